@@ -1,0 +1,14 @@
+//! The legacy devices of a PC: UART 16550, CMOS RTC, i8042, PIC 8259, PIT 8254, IOAPIC, ACPI PM
+//! timer and power button, debug-exit port, debug console port.
+//!
+//! `no_std` with `alloc`, because the bare-metal monitor runs the same devices as the VMM. A device
+//! here knows ports, lines and a clock, never a VMM, an engine or a thread: the caller brings the
+//! bus, the locks and the time. Nothing a guest writes may panic.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod device;
+
+pub use device::{Device, Line, LineFn, MemoryDevice, PortDevice, Timed};

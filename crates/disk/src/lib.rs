@@ -1,0 +1,1 @@
+//! Disk images: raw and qcow2, locking, creation, backing-chain policy.

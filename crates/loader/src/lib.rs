@@ -1,0 +1,1 @@
+//! Puts a kernel into guest memory: Linux bzImage, PVH ELF, Multiboot 1.

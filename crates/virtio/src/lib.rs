@@ -1,0 +1,22 @@
+//! Virtio devices (virtio 1.2): back ends that know queues and guest memory, and the transports
+//! that bring them to a guest: virtio-pci in this process, vhost-user to another VMM (engine `tcg`).
+//!
+//! A device is two halves. The *control half* ([`Device`]) lives with the transport: identity,
+//! features, configuration space. The *data half* is one or more [`Worker`]s made when the driver
+//! says DRIVER_OK, each on a thread of its own with `&mut self`; they are stopped before state is
+//! read, so start, stop and save need no locks.
+//!
+//! Everything in guest memory is hostile and may change under us: read once, check, then use. A
+//! guest that breaks the rules gets what virtio says (an error status, DEVICE_NEEDS_RESET), never a
+//! panic.
+#![deny(unsafe_code)]
+
+mod device;
+
+pub use device::{
+    Device, DeviceId, Interrupts, Queue, QueueState, Session, Source, StartError, Worker,
+    WorkerError,
+};
+
+/// Guest memory as devices see it. One type for both transports.
+pub type GuestMemory = vm_memory::GuestMemoryAtomic<vm_memory::GuestMemoryMmap>;

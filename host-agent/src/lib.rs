@@ -1,0 +1,1 @@
+//! The host side: CLI `macrohard-hypervisor`, daemon `macrohardd`, VM process `macrohard-vm`.

@@ -1,0 +1,1 @@
+//! gRPC, generated from the .proto files.

@@ -1,0 +1,1 @@
+//! Seven tiny guest programs, assembled by the build.
