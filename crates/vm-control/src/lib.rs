@@ -1,5 +1,7 @@
 //! How a VM process is started and steered. The daemon (or the CLI, for `run`) starts
-//! `macrohard-vm` with a [`LaunchSpec`] on standard input as one JSON document; from then on it
+//! `macrohard-vm` with a [`LaunchSpec`] as the first line of its standard input (in the foreground
+//! the keyboard follows on the same stream). A specification that cannot run leaves an
+//! [`ExitRecord`] with [`Ending::Failed`]; else the control socket appears, and from then on it
 //! speaks one JSON [`Request`] per line on the process's control socket and gets one JSON [`Reply`]
 //! per line back, in order. Several clients may be connected at once.
 //!
@@ -8,6 +10,10 @@
 //! the `CONNECT port` line protocol. Both ends of this protocol ship together; `version` catches a
 //! daemon that meets a VM process of another release.
 #![forbid(unsafe_code)]
+
+mod wire;
+
+pub use wire::{Client, MAX_LINE, WireError, read_line, serve, write_line};
 
 use definition::VmDefinition;
 use serde::{Deserialize, Serialize};
