@@ -1,5 +1,7 @@
 //! One function on the bus, and where its interrupts go.
 
+use std::os::fd::BorrowedFd;
+
 /// A message-signalled interrupt as programmed into an MSI-X table entry (PCIe 6.0 7.7.2.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MsiMessage {
@@ -28,6 +30,17 @@ pub enum BarKind {
     Prefetchable64,
 }
 
+/// A place in a BAR where a write, whatever its value, does nothing but signal a descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Doorbell<'a> {
+    /// The BAR.
+    pub bar: u8,
+    /// Offset inside the BAR.
+    pub offset: u64,
+    /// An eventfd; the same one as long as the function lives.
+    pub event: BorrowedFd<'a>,
+}
+
 /// A PCI function. Accesses come one at a time, under the bus's lock for this function.
 pub trait Function: Send {
     /// Short name for logs and `inspect`, e.g. `virtio-blk`.
@@ -51,6 +64,13 @@ pub trait Function: Send {
 
     /// Writes inside BAR `index`; 1 to 8 bytes.
     fn write_bar(&mut self, index: u8, offset: u64, data: &[u8]);
+
+    /// Its doorbells. Whoever maps the BARs may have the engine watch them
+    /// (`Partition::doorbell`), so that a ring needs no exit; [`Self::write_bar`] does the same for
+    /// a write that still comes this way.
+    fn doorbells(&self) -> Vec<Doorbell<'_>> {
+        Vec::new()
+    }
 
     /// Back to the state after power-on; stops all work first.
     fn reset(&mut self);

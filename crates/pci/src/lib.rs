@@ -8,4 +8,4 @@
 
 mod function;
 
-pub use function::{BarKind, Function, MsiMessage, MsiSink};
+pub use function::{BarKind, Doorbell, Function, MsiMessage, MsiSink};

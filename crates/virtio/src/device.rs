@@ -1,9 +1,9 @@
 //! The two halves of a device.
 
-use crate::GuestMemory;
+use crate::{GuestMemory, Queue, QueueState};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::EventFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Device types (virtio 1.2, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,16 +41,6 @@ pub trait Interrupts: Send + Sync {
     fn needs_reset(&self);
 }
 
-/// One virtqueue handed to a worker.
-pub struct Queue {
-    /// Its index on the device.
-    pub index: u16,
-    /// The ring, validated by the transport.
-    pub ring: virtio_queue::Queue,
-    /// Signalled when the driver rings.
-    pub kick: EventFd,
-}
-
 /// What a device gets when the driver says DRIVER_OK.
 pub struct Session {
     /// Guest memory.
@@ -61,17 +51,6 @@ pub struct Session {
     pub queues: Vec<Queue>,
     /// The way back to the driver.
     pub interrupts: Arc<dyn Interrupts>,
-}
-
-/// Where a queue stood when its worker stopped; enough to go on later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct QueueState {
-    /// Its index on the device.
-    pub index: u16,
-    /// Next available entry to take.
-    pub next_avail: u16,
-    /// Next used entry to fill.
-    pub next_used: u16,
 }
 
 /// Why a device could not start its workers; the transport answers with DEVICE_NEEDS_RESET.
@@ -90,6 +69,33 @@ pub struct StartError {
 pub struct WorkerError {
     /// What was found and what is allowed.
     pub what: String,
+}
+
+/// A number that only grows: counted by a worker, read by the control half without locks.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Counts `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A saved device state does not fit this device.
+#[derive(Debug, thiserror::Error)]
+#[error("{device}: cannot restore its saved state: {reason}")]
+pub struct RestoreError {
+    /// Which device.
+    pub device: String,
+    /// What was found and what is allowed.
+    pub reason: String,
 }
 
 /// The control half.
@@ -126,7 +132,36 @@ pub trait Device: Send {
         drop(workers);
     }
 
+    /// The driver reset the device (after [`Self::stop`]): forget the conversation with it, such
+    /// as open connections. What the host set stays.
+    fn reset(&mut self) {}
+
     /// The device's own state for a snapshot, while stopped; `Null` when it has none.
+    fn save(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    /// Takes back what [`Self::save`] gave, while stopped.
+    ///
+    /// # Errors
+    /// The state is not one this device could have saved.
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), RestoreError> {
+        if state.is_null() {
+            return Ok(());
+        }
+        Err(RestoreError {
+            device: self.name().to_owned(),
+            reason: "found a state, but this device has none".to_owned(),
+        })
+    }
+
+    /// What it did so far, by name: `requests`, `bytes-read`, `bytes-written`, `refused` (requests
+    /// that broke a rule) and what else is worth a number. Read while workers run.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// Settings and state in words, for a person.
     fn inspect(&self) -> Vec<(&'static str, String)> {
         Vec::new()
     }
@@ -151,7 +186,8 @@ pub trait Worker: Send {
     fn name(&self) -> &str;
 
     /// What to wait for now. Asked again after every [`Self::ready`], so a worker may come to wait
-    /// for other things.
+    /// for other things. A worker with hundreds of descriptors keeps an epoll of its own and gives
+    /// that one.
     fn sources(&self) -> Vec<Source>;
 
     /// The next instant (`CLOCK_MONOTONIC`) at which [`Self::timeout`] wants to be called.

@@ -12,11 +12,20 @@
 #![deny(unsafe_code)]
 
 mod device;
+mod queue;
+#[cfg(any(test, feature = "test-support"))]
+pub mod test_support;
+mod worker;
 
 pub use device::{
-    Device, DeviceId, Interrupts, Queue, QueueState, Session, Source, StartError, Worker,
+    Counter, Device, DeviceId, Interrupts, RestoreError, Session, Source, StartError, Worker,
     WorkerError,
 };
+pub use queue::{Chain, Queue, QueueState, RING_FEATURES};
+pub use worker::WorkerThread;
 
 /// Guest memory as devices see it. One type for both transports.
 pub type GuestMemory = vm_memory::GuestMemoryAtomic<vm_memory::GuestMemoryMmap>;
+
+/// What [`GuestMemory`] gives out: the memory as it is laid out now, kept alive while held.
+pub type MemoryGuard = vm_memory::GuestMemoryLoadGuard<vm_memory::GuestMemoryMmap>;

@@ -1,0 +1,161 @@
+//! A virtqueue in a worker's hands: taking chains, giving them back, deciding about interrupts.
+//!
+//! `virtio-queue` walks the ring. Here its errors become [`WorkerError`]s, so that no worker can
+//! mistake a broken ring for an empty one and spin on it.
+
+use crate::{Interrupts, MemoryGuard, WorkerError};
+use std::sync::atomic::Ordering;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
+};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Ring features every device offers (virtio 1.2, 6): the queue code does the work.
+pub const RING_FEATURES: u64 = 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+/// A request: one descriptor chain of the driver.
+pub type Chain = DescriptorChain<MemoryGuard>;
+
+/// One virtqueue handed to a worker.
+#[derive(Debug)]
+pub struct Queue {
+    /// Its index on the device.
+    pub index: u16,
+    /// The ring, validated by the transport.
+    pub ring: virtio_queue::Queue,
+    /// Signalled when the driver rings.
+    pub kick: EventFd,
+}
+
+/// Where a queue stood when its worker stopped; enough to go on later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct QueueState {
+    /// Its index on the device.
+    pub index: u16,
+    /// Next available entry to take.
+    pub next_avail: u16,
+    /// Next used entry to fill.
+    pub next_used: u16,
+}
+
+impl Queue {
+    /// Takes the ring of the doorbell off the eventfd.
+    pub fn take_kick(&self) {
+        // Nothing to take (another reader, a spurious wake) is as good as taken.
+        let _ = self.kick.read();
+    }
+
+    /// The next request, `None` when the driver has no more.
+    ///
+    /// # Errors
+    /// The available index is further ahead than the queue is long, or cannot be read.
+    pub fn pop(&mut self, memory: &MemoryGuard) -> Result<Option<Chain>, WorkerError> {
+        // The index is read first: seen as ahead, it stays ahead, so that no chain then means a
+        // broken ring and not a race with the driver.
+        if !self.pending(memory)? {
+            return Ok(None);
+        }
+        match self.ring.iter(memory.clone()).map(|mut iter| iter.next()) {
+            Ok(Some(chain)) => Ok(Some(chain)),
+            Ok(None) => Err(WorkerError {
+                what: format!("queue {}: available entry cannot be read", self.index),
+            }),
+            Err(error) => Err(self.broken("take from", &error)),
+        }
+    }
+
+    /// Puts the last taken request back: the next [`Self::pop`] gives it again. Only valid when no
+    /// other request was taken since.
+    pub fn put_back(&mut self) {
+        self.ring.go_to_previous_position();
+    }
+
+    /// Gives a request back to the driver with `length` bytes written to its writable buffers.
+    ///
+    /// # Errors
+    /// The head is outside the ring, or the ring outside memory.
+    pub fn add_used(
+        &mut self,
+        memory: &MemoryGuard,
+        head: u16,
+        length: u32,
+    ) -> Result<(), WorkerError> {
+        self.ring
+            .add_used(&**memory, head, length)
+            .map_err(|error| self.broken("give back to", &error))
+    }
+
+    /// Interrupts the driver if it wants to know about what was given back since the last call
+    /// (virtio 1.2, 2.7.7 and 2.7.10).
+    ///
+    /// # Errors
+    /// The ring cannot be read.
+    pub fn notify(
+        &mut self,
+        memory: &MemoryGuard,
+        interrupts: &dyn Interrupts,
+    ) -> Result<(), WorkerError> {
+        let wanted = self
+            .ring
+            .needs_notification(&**memory)
+            .map_err(|error| self.broken("read the event index of", &error))?;
+        if wanted && (self.ring.event_idx_enabled() || !self.interrupts_suppressed(memory)?) {
+            interrupts.queue(self.index);
+        }
+        Ok(())
+    }
+
+    /// Asks the driver not to ring while the worker looks at the queue anyway.
+    ///
+    /// # Errors
+    /// The ring cannot be written.
+    pub fn disable_kicks(&mut self, memory: &MemoryGuard) -> Result<(), WorkerError> {
+        self.ring
+            .disable_notification(&**memory)
+            .map_err(|error| self.broken("silence", &error))
+    }
+
+    /// Asks the driver to ring again. True when requests came meanwhile: look once more before
+    /// waiting.
+    ///
+    /// # Errors
+    /// The ring cannot be written.
+    pub fn enable_kicks(&mut self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
+        self.ring
+            .enable_notification(&**memory)
+            .map_err(|error| self.broken("listen to", &error))
+    }
+
+    /// Where the queue stands.
+    #[must_use]
+    pub fn state(&self) -> QueueState {
+        QueueState {
+            index: self.index,
+            next_avail: self.ring.next_avail(),
+            next_used: self.ring.next_used(),
+        }
+    }
+
+    fn pending(&self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
+        self.ring
+            .avail_idx(&**memory, Ordering::Acquire)
+            .map(|index| index.0 != self.ring.next_avail())
+            .map_err(|error| self.broken("read the index of", &error))
+    }
+
+    /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.7), valid without EVENT_IDX.
+    fn interrupts_suppressed(&self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
+        memory
+            .load::<u16>(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
+            .map(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0)
+            .map_err(|error| self.broken("read the flags of", &error))
+    }
+
+    fn broken(&self, tried: &str, error: &dyn std::fmt::Display) -> WorkerError {
+        WorkerError {
+            what: format!("queue {}: cannot {tried} the ring: {error}", self.index),
+        }
+    }
+}
