@@ -13,6 +13,7 @@
 
 mod device;
 mod queue;
+pub mod scatter;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
 mod worker;
