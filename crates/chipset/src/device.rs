@@ -54,14 +54,87 @@ pub trait Device: Send {
     }
 }
 
-/// A device reached through I/O ports.
-pub trait PortDevice {
-    /// The guest reads `data.len()` (1, 2 or 4) bytes at `offset` from the start of the region the
-    /// bus gave the device. Every byte of `data` is written.
-    fn read(&mut self, offset: u16, data: &mut [u8]);
+/// A run of I/O ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first port.
+    pub first: u16,
+    /// How many ports follow it, itself included; at least 1.
+    pub count: u16,
+}
 
-    /// The guest writes `data.len()` (1, 2 or 4) bytes.
-    fn write(&mut self, offset: u16, data: &[u8]);
+impl PortRange {
+    /// `count` ports from `first`.
+    #[must_use]
+    pub const fn new(first: u16, count: u16) -> Self {
+        Self { first, count }
+    }
+
+    /// Whether `port` is one of them.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        port.wrapping_sub(self.first) < self.count
+    }
+}
+
+/// A device reached through I/O ports. Ports are absolute: most PC devices own several separate
+/// ranges (the 8259 pair has three), and what a register means depends on the port alone.
+pub trait PortDevice {
+    /// The ports it answers. Asked when the device is put on the bus, and again after anything
+    /// that moves it (a base register in PCI configuration space).
+    fn ranges(&self) -> &[PortRange];
+
+    /// The guest reads `data.len()` (1, 2 or 4) bytes at `port`, which is in [`Self::ranges`]
+    /// (later bytes of a wide access may lie past the end). Every byte of `data` is written; bytes
+    /// nobody drives read as 0xff.
+    fn read(&mut self, port: u16, data: &mut [u8]);
+
+    /// The guest writes `data.len()` (1, 2 or 4) bytes at `port`.
+    fn write(&mut self, port: u16, data: &[u8]);
+}
+
+/// Splits a wide read into byte reads at ascending ports, as the ISA bus does for 8-bit devices.
+pub(crate) fn read_bytes(port: u16, data: &mut [u8], mut read: impl FnMut(u16) -> u8) {
+    let mut at = port;
+    for byte in data {
+        *byte = read(at);
+        at = at.wrapping_add(1);
+    }
+}
+
+/// Splits a wide write into byte writes at ascending ports.
+pub(crate) fn write_bytes(port: u16, data: &[u8], mut write: impl FnMut(u16, u8)) {
+    let mut at = port;
+    for &byte in data {
+        write(at, byte);
+        at = at.wrapping_add(1);
+    }
+}
+
+/// Where bytes go that the guest sends: a serial line, a debug console.
+pub trait ByteSink: Send {
+    /// Takes `bytes`, all of them, without waiting for anyone.
+    fn write(&mut self, bytes: &[u8]);
+
+    /// The device has room for input again after it refused some. Called under the device's own
+    /// lock: only note it, and push later.
+    fn input_wanted(&mut self) {}
+}
+
+/// A byte sink made of a closure.
+pub struct SinkFn<F>(pub F);
+
+impl<F: FnMut(&[u8]) + Send> ByteSink for SinkFn<F> {
+    fn write(&mut self, bytes: &[u8]) {
+        (self.0)(bytes);
+    }
+}
+
+/// Reads guest-physical memory on behalf of a device.
+pub trait GuestBytes: Send {
+    /// Fills `into` from guest-physical `address` on and says how many bytes were there before
+    /// RAM ended.
+    fn read(&self, address: u64, into: &mut [u8]) -> usize;
 }
 
 /// A device reached through guest-physical memory.
@@ -82,4 +155,16 @@ pub trait Timed {
 
     /// When [`Self::advance`] is needed next, if at all.
     fn deadline(&self) -> Option<u64>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_contains_its_ports_and_no_other() {
+        let range = PortRange::new(0xfffe, 2);
+        assert!(range.contains(0xfffe) && range.contains(0xffff));
+        assert!(!range.contains(0xfffd) && !range.contains(0));
+    }
 }

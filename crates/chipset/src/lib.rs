@@ -10,5 +10,11 @@
 extern crate alloc;
 
 mod device;
+mod event;
+mod state;
 
-pub use device::{Device, Line, LineFn, MemoryDevice, PortDevice, Timed};
+pub use device::{
+    ByteSink, Device, GuestBytes, Line, LineFn, MemoryDevice, PortDevice, PortRange, SinkFn, Timed,
+};
+pub use event::{EventFn, MachineEvent, MachineEvents};
+pub use state::{SaveRestore, Saved, StateError};
