@@ -1,11 +1,29 @@
 //! PCI Express as a guest sees it: a root complex with configuration space (ports 0xcf8/0xcfc and
-//! ECAM), functions with BARs, capabilities and MSI-X.
+//! ECAM), the two Q35 bridges, functions with BARs, capabilities and MSI-X.
 //!
-//! Called by `vmm`, which owns the address spaces, and by `virtio`, whose PCI transport is a
-//! [`Function`]. Knows no engine: interrupts leave through [`MsiSink`]. Nothing a guest writes may
-//! panic.
+//! Called by `vmm`, which owns the address spaces and hands accesses to [`Bus`], and by `virtio`,
+//! whose PCI transport is a [`Function`] built from [`ConfigSpace`] and [`Msix`]. Knows no engine:
+//! interrupts leave through [`MsiSink`]. Nothing a guest writes may panic.
+//!
+//! All functions sit on bus 0 as root complex integrated endpoints and interrupt by MSI-X only;
+//! their interrupt pin reads 0, so no guest waits for an INTx that never comes.
 #![forbid(unsafe_code)]
 
+mod address_space;
+mod bus;
+mod config_space;
 mod function;
+mod host_bridge;
+mod lpc_bridge;
+mod msix;
+mod place;
 
+pub use address_space::{AddressSpace, Apertures, Owner, Region, Space};
+pub use bus::{Bus, BusError, BusState, SharedFunction};
+pub use config_space::{
+    CAPABILITY_VENDOR, ConfigError, ConfigSpace, ConfigState, Identity, StateError,
+};
 pub use function::{BarKind, Doorbell, Function, MsiMessage, MsiSink};
+pub use host_bridge::{HOST_BRIDGE_DEVICE, HostBridge};
+pub use lpc_bridge::{LPC_BRIDGE_DEVICE, LpcBridge};
+pub use msix::{Msix, MsixLayout, MsixState, VectorListener};
