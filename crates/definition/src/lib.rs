@@ -5,9 +5,25 @@
 //! (which runs one). Knows no engine and opens no device.
 #![forbid(unsafe_code)]
 
+mod atomic;
+mod check;
+mod host;
 mod machine;
+mod name;
+mod network;
+mod places;
+mod store;
+mod text;
 
+pub use atomic::{Existing, WriteError, write_atomically};
+pub use check::{Field, FieldProblem, Step, limits};
+pub use host::HostFacts;
 pub use machine::{
     Boot, Disk, DiskFormat, EngineChoice, Network, NetworkMode, RateLimit, Share, ShareKind,
     VmDefinition,
 };
+pub use name::check_name;
+pub use network::MacAddress;
+pub use places::{PlaceError, Places};
+pub use store::{Store, StoreError};
+pub use text::{TextError, parse};

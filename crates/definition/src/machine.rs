@@ -1,5 +1,6 @@
 //! The definition's types: exactly what stands in the TOML file.
 
+use crate::network::NetworkTable;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ pub enum EngineChoice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct VmDefinition {
-    /// Any text a person would give: 1 to 100 characters, no slash, no control characters.
+    /// 1 to 100 letters, digits, spaces and some punctuation ([`crate::check_name`]).
     pub name: String,
     /// Guest RAM in MiB.
     pub memory: u64,
@@ -102,8 +103,7 @@ pub struct RateLimit {
 }
 
 /// How a network card reaches the world.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "mode")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkMode {
     /// User-mode networking by a passt process; needs no privilege.
     Passt,
@@ -116,13 +116,12 @@ pub enum NetworkMode {
 
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "NetworkTable", into = "NetworkTable")]
 pub struct Network {
     /// Its other end.
-    #[serde(flatten)]
     pub mode: NetworkMode,
-    /// Its hardware address as `52:54:00:xx:xx:xx`; derived from the VM's name when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Its hardware address as `52:54:00:xx:xx:xx`; derived from the VM's name when absent
+    /// ([`VmDefinition::mac_address`]).
     pub mac: Option<String>,
 }
 

@@ -1,0 +1,116 @@
+//! From TOML text to a checked definition and back; every refusal points at its place.
+
+use crate::check::{Field, FieldProblem, Step};
+use crate::machine::VmDefinition;
+use std::fmt;
+use std::ops::Range;
+use toml::de::{DeTable, DeValue};
+
+/// A definition text that is not a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextError {
+    /// Line from 1.
+    pub line: usize,
+    /// Character within the line, from 1.
+    pub column: usize,
+    /// The line itself.
+    pub source_line: String,
+    /// What is wrong there.
+    pub message: String,
+    /// The rule that is broken, when the text is TOML but a value is not allowed.
+    pub problem: Option<FieldProblem>,
+}
+
+impl fmt::Display for TextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            line,
+            column,
+            source_line,
+            message,
+            ..
+        } = self;
+        let margin = line.to_string().len();
+        let under = column.saturating_sub(1);
+        write!(
+            f,
+            "line {line}, column {column}: {message}\n{line} | {source_line}\n{:margin$} | {:under$}^",
+            "", ""
+        )
+    }
+}
+
+impl std::error::Error for TextError {}
+
+impl TextError {
+    fn at(text: &str, offset: usize, message: String) -> Self {
+        let offset = (0..=offset.min(text.len()))
+            .rev()
+            .find(|offset| text.is_char_boundary(*offset))
+            .unwrap_or(0);
+        let (before, _) = text.split_at(offset);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let source_line = text[line_start..].lines().next().unwrap_or_default();
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: text[line_start..offset].chars().count() + 1,
+            source_line: source_line.replace(char::is_control, " "),
+            message,
+            problem: None,
+        }
+    }
+}
+
+/// Reads and checks a definition; looks at no file the definition names.
+///
+/// # Errors
+/// The text is not TOML, has unknown, missing or wrongly typed fields, or a value that is not
+/// allowed; the error carries line and column.
+pub fn parse(text: &str) -> Result<VmDefinition, TextError> {
+    let definition: VmDefinition = toml::from_str(text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        TextError::at(text, offset, error.message().to_owned())
+    })?;
+    definition.check().map_err(|problem| {
+        let offset = place_of(text, &problem.field).map_or(0, |span| span.start);
+        TextError {
+            problem: Some(problem.clone()),
+            ..TextError::at(text, offset, problem.to_string())
+        }
+    })?;
+    Ok(definition)
+}
+
+/// Where `field` stands in `text`, or its closest ancestor that stands there.
+fn place_of(text: &str, field: &Field) -> Option<Range<usize>> {
+    let root = DeTable::parse(text).ok()?;
+    let mut steps = field.0.iter();
+    let Some(Step::Key(first)) = steps.next() else {
+        return None;
+    };
+    let mut value = root.get_ref().get(*first)?;
+    for step in steps {
+        let next = match (step, value.get_ref()) {
+            (Step::Key(key), DeValue::Table(table)) => table.get(*key),
+            (Step::Index(index), DeValue::Array(array)) => array.get(*index),
+            _ => None,
+        };
+        match next {
+            Some(next) => value = next,
+            None => break,
+        }
+    }
+    Some(value.span())
+}
+
+impl VmDefinition {
+    /// The definition as the TOML text that [`parse`] reads back to an equal value.
+    ///
+    /// # Errors
+    /// The definition is not allowed ([`VmDefinition::check`]), so it must not be stored.
+    pub fn to_toml(&self) -> Result<String, FieldProblem> {
+        self.check()?;
+        toml::to_string_pretty(self)
+            .map_err(|error| FieldProblem::new(Field::default(), &self.name, error.to_string()))
+    }
+}
