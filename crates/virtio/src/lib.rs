@@ -12,7 +12,9 @@
 #![deny(unsafe_code)]
 
 mod device;
+pub mod pci;
 mod queue;
+mod running;
 pub mod scatter;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
@@ -23,6 +25,7 @@ pub use device::{
     WorkerError,
 };
 pub use queue::{Chain, Queue, QueueState, RING_FEATURES};
+pub use running::Running;
 pub use worker::WorkerThread;
 
 /// Guest memory as devices see it. One type for both transports.

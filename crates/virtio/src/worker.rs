@@ -39,12 +39,17 @@ impl WorkerThread {
         Ok(Self { stop, thread, name })
     }
 
+    /// Tells the worker to stop without waiting for it; [`Self::stop`] must follow.
+    pub fn request_stop(&self) {
+        // An eventfd write fails only when the counter is full, and then the signal stands anyway.
+        let _ = self.stop.write(1);
+    }
+
     /// Has the worker finish what is in flight and takes it back with the places of its queues.
     /// `None` when its thread died, which costs the device its worker's state.
     #[must_use]
     pub fn stop(self) -> Option<(Box<dyn Worker>, Vec<QueueState>)> {
-        // An eventfd write fails only when the counter is full, and then the signal stands anyway.
-        let _ = self.stop.write(1);
+        self.request_stop();
         let mut worker = self.thread.join().ok()?;
         match catch_unwind(AssertUnwindSafe(|| worker.stop())) {
             Ok(states) => Some((worker, states)),

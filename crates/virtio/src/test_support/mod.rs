@@ -13,7 +13,7 @@ pub use attack::attack;
 pub use random::Random;
 pub use ring::{Ring, Used};
 
-use crate::{Device, GuestMemory, Interrupts, Queue, QueueState, Session, Worker, WorkerThread};
+use crate::{Device, GuestMemory, Interrupts, Queue, QueueState, Running, Session};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
@@ -143,7 +143,7 @@ pub struct TestDriver {
     memory: GuestMemory,
     interrupts: Arc<TestInterrupts>,
     rings: Vec<Ring>,
-    threads: Vec<WorkerThread>,
+    running: Option<Running>,
     buffers: u64,
 }
 
@@ -185,7 +185,7 @@ impl TestDriver {
             memory,
             interrupts: Arc::default(),
             rings,
-            threads: Vec::new(),
+            running: None,
             buffers: BUFFERS,
         };
         driver.resume();
@@ -197,7 +197,7 @@ impl TestDriver {
     /// # Panics
     /// When the device does not start.
     pub fn resume(&mut self) {
-        assert!(self.threads.is_empty(), "already running");
+        assert!(self.running.is_none(), "already running");
         let queues = self.rings.iter().map(Ring::queue).collect::<Vec<Queue>>();
         let session = Session {
             memory: self.memory.clone(),
@@ -205,11 +205,8 @@ impl TestDriver {
             queues,
             interrupts: self.interrupts.clone(),
         };
-        let workers = self.device.start(session).expect("the device starts");
-        self.threads = workers
-            .into_iter()
-            .map(|worker| WorkerThread::spawn(worker, self.interrupts.clone()).unwrap())
-            .collect();
+        let running = Running::start(self.device.as_mut(), session).expect("the device starts");
+        self.running = Some(running);
         for ring in &self.rings {
             ring.kick();
         }
@@ -220,14 +217,10 @@ impl TestDriver {
     /// # Panics
     /// When a worker died.
     pub fn stop(&mut self) -> Vec<QueueState> {
-        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
-        let mut states = Vec::new();
-        for thread in self.threads.drain(..) {
-            let (worker, stopped) = thread.stop().expect("the worker did not panic");
-            workers.push(worker);
-            states.extend(stopped);
-        }
-        self.device.stop(workers);
+        let Some(running) = self.running.take() else {
+            return Vec::new();
+        };
+        let mut states = running.finish(self.device.as_mut());
         for state in &states {
             self.rings[usize::from(state.index)].set_state(*state);
         }
