@@ -14,6 +14,7 @@
 mod device;
 pub mod pci;
 mod queue;
+pub mod rng;
 mod running;
 pub mod scatter;
 #[cfg(any(test, feature = "test-support"))]

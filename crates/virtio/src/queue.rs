@@ -66,6 +66,41 @@ impl Queue {
         }
     }
 
+    /// Answers requests that can be answered at once: `answer` says how many bytes it wrote. Takes
+    /// no more than the ring is long, so that the worker's other events get their turn; what is
+    /// left rings again.
+    ///
+    /// # Errors
+    /// The ring is broken, or `answer` said so.
+    pub fn serve(
+        &mut self,
+        memory: &MemoryGuard,
+        interrupts: &dyn Interrupts,
+        mut answer: impl FnMut(Chain) -> Result<u32, WorkerError>,
+    ) -> Result<(), WorkerError> {
+        self.take_kick();
+        self.disable_kicks(memory)?;
+        for _ in 0..self.ring.size() {
+            let Some(chain) = self.pop(memory)? else {
+                break;
+            };
+            let head = chain.head_index();
+            let written = answer(chain)?;
+            self.add_used(memory, head, written)?;
+        }
+        self.notify(memory, interrupts)?;
+        if self.enable_kicks(memory)? {
+            self.ring_again();
+        }
+        Ok(())
+    }
+
+    /// Rings the queue for the worker itself: it looks again after its other events.
+    pub fn ring_again(&self) {
+        // Fails only when the counter is full: it rings already.
+        let _ = self.kick.write(1);
+    }
+
     /// Puts the last taken request back: the next [`Self::pop`] gives it again. Only valid when no
     /// other request was taken since.
     pub fn put_back(&mut self) {
