@@ -14,6 +14,9 @@ mod registers;
 mod save;
 mod shared;
 
+#[cfg(test)]
+mod tests;
+
 pub use save::{PciState, PciStateError};
 
 use crate::{Device, DeviceId, GuestMemory, Running};
