@@ -34,6 +34,14 @@ pub enum EngineError {
         /// The capability.
         what: &'static str,
     },
+    /// More processors than the engine can give one partition, or none.
+    #[error("a partition of {asked} processors: the engine allows 1 to {limit}")]
+    ProcessorCount {
+        /// How many were asked for.
+        asked: u32,
+        /// The most there can be.
+        limit: u32,
+    },
     /// A processor index outside the partition, or used twice.
     #[error("processor {index} is not free in a partition of {limit} processors")]
     ProcessorIndex {

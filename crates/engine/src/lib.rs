@@ -11,6 +11,7 @@
 
 mod error;
 mod exit;
+pub mod kvm;
 mod memory;
 mod state;
 
@@ -158,6 +159,7 @@ pub trait Partition: Send + Sync {
     ) -> Result<Option<Box<dyn Send + Sync>>, EngineError>;
 
     /// One bit per page of the mapping at `guest`, set where the guest wrote since the last call.
+    /// The first call turns the log on and answers "every page".
     ///
     /// # Errors
     /// Not offered, or nothing mapped there.
@@ -205,7 +207,7 @@ pub trait Processor: Send {
     fn kicker(&self) -> Arc<dyn Kick>;
 
     /// True when an external interrupt (8259 style) would be accepted right now.
-    fn accepts_external_interrupt(&self) -> bool;
+    fn accepts_external_interrupt(&mut self) -> bool;
 
     /// Queues the vector an 8259 gave on acknowledge. Only when
     /// [`Self::accepts_external_interrupt`] says so.
@@ -278,8 +280,14 @@ pub trait Processor: Send {
     /// The engine refused.
     fn reset(&mut self) -> Result<(), EngineError>;
 
-    /// Counters by the engine's own names (exits by reason where it keeps them).
-    fn statistics(&self) -> Vec<(String, u64)>;
+    /// A handle with which other threads read this processor's counters while it runs.
+    fn statistics(&self) -> Arc<dyn Statistics>;
+}
+
+/// The counters of one processor.
+pub trait Statistics: Send + Sync {
+    /// Exits by [`Exit::reason`], then the engine's own by its own names.
+    fn read(&self) -> Vec<(String, u64)>;
 }
 
 /// Guest RAM is mapped with this granularity at least.

@@ -1,0 +1,194 @@
+//! Messages to local APICs: sent at once, by descriptor, or only announced (IOAPIC pins, so that
+//! KVM knows which vectors' ends to report).
+
+use super::{LINE_PINS, failed};
+use crate::{EngineError, InterruptFd, Msi};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_msi, kvm_msi,
+};
+use kvm_ioctls::VmFd;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// KVM_SIGNAL_MSI.
+pub(super) fn inject(vm: &VmFd, msi: Msi) -> Result<(), EngineError> {
+    let (address_lo, address_hi) = halves(msi.address);
+    vm.signal_msi(kvm_msi {
+        address_lo,
+        address_hi,
+        data: msi.data,
+        ..Default::default()
+    })
+    // 0 is "blocked by the guest": no local APIC takes it, and the message is lost as on hardware.
+    .map(|_delivered| ())
+    .map_err(|error| failed("KVM_SIGNAL_MSI", error))
+}
+
+fn halves(address: u64) -> (u32, u32) {
+    (address as u32, (address >> 32) as u32)
+}
+
+/// KVM's one routing table of this partition: GSI 0 to 23 are the IOAPIC's pins, those above
+/// belong to interrupt descriptors.
+#[derive(Default)]
+pub(super) struct Routes {
+    pins: Vec<Option<Msi>>,
+    descriptors: BTreeMap<u32, Option<Msi>>,
+}
+
+impl Routes {
+    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+        let pins = (0u32..).zip(self.pins.iter().copied());
+        let descriptors = self.descriptors.iter().map(|(gsi, msi)| (*gsi, *msi));
+        pins.chain(descriptors)
+            .filter_map(|(gsi, msi)| Some(entry(gsi, msi?)))
+            .collect()
+    }
+
+    fn apply(&self, vm: &VmFd) -> Result<(), EngineError> {
+        const OPERATION: &str = "KVM_SET_GSI_ROUTING";
+        let table = KvmIrqRouting::from_entries(&self.entries()).map_err(|_too_many| {
+            EngineError::call(OPERATION, io::Error::from_raw_os_error(libc::E2BIG))
+        })?;
+        vm.set_gsi_routing(&table)
+            .map_err(|error| failed(OPERATION, error))
+    }
+
+    pub(super) fn set_pins(&mut self, vm: &VmFd, pins: &[Option<Msi>]) -> Result<(), EngineError> {
+        if pins.len() > LINE_PINS {
+            return Err(EngineError::NotOffered {
+                engine: "kvm",
+                what: "more than 24 IOAPIC pins",
+            });
+        }
+        if self.pins != pins {
+            self.pins = pins.to_vec();
+            self.apply(vm)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, vm: &VmFd, msi: Msi) -> Result<u32, EngineError> {
+        let first = LINE_PINS as u32;
+        let gsi = (first..)
+            .find(|gsi| !self.descriptors.contains_key(gsi))
+            .unwrap_or(u32::MAX);
+        self.descriptors.insert(gsi, Some(msi));
+        self.apply(vm).inspect_err(|_| {
+            self.descriptors.remove(&gsi);
+        })?;
+        Ok(gsi)
+    }
+}
+
+fn entry(gsi: u32, msi: Msi) -> kvm_irq_routing_entry {
+    let (address_lo, address_hi) = halves(msi.address);
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        u: kvm_irq_routing_entry__bindgen_ty_1 {
+            msi: kvm_irq_routing_msi {
+                address_lo,
+                address_hi,
+                data: msi.data,
+                ..Default::default()
+            },
+        },
+        ..Default::default()
+    }
+}
+
+/// An irqfd with its route.
+pub(super) struct Irqfd {
+    vm: Arc<VmFd>,
+    routes: Arc<Mutex<Routes>>,
+    gsi: u32,
+    event: EventFd,
+}
+
+impl Irqfd {
+    pub(super) fn new(
+        vm: Arc<VmFd>,
+        routes: Arc<Mutex<Routes>>,
+        msi: Msi,
+    ) -> Result<Self, EngineError> {
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(|source| EngineError::call("eventfd", source))?;
+        let gsi = lock(&routes).add(&vm, msi)?;
+        let irqfd = Self {
+            vm,
+            routes,
+            gsi,
+            event,
+        };
+        irqfd
+            .vm
+            .register_irqfd(&irqfd.event, gsi)
+            .map_err(|error| failed("KVM_IRQFD", error))?;
+        Ok(irqfd)
+    }
+}
+
+impl InterruptFd for Irqfd {
+    fn descriptor(&self) -> Result<OwnedFd, EngineError> {
+        // SAFETY: the descriptor belongs to `self.event`, open as long as `self` is borrowed.
+        let event = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&self.event)) };
+        event
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| EngineError::call("dup", source))
+    }
+
+    fn set(&self, msi: Option<Msi>) -> Result<(), EngineError> {
+        let mut routes = lock(&self.routes);
+        if routes.descriptors.insert(self.gsi, msi) == Some(msi) {
+            return Ok(());
+        }
+        routes.apply(&self.vm)
+    }
+}
+
+impl Drop for Irqfd {
+    fn drop(&mut self) {
+        if let Err(error) = self.vm.unregister_irqfd(&self.event, self.gsi) {
+            tracing::debug!(gsi = self.gsi, %error, "irqfd was not registered");
+        }
+        let mut routes = lock(&self.routes);
+        routes.descriptors.remove(&self.gsi);
+        if let Err(error) = routes.apply(&self.vm) {
+            tracing::warn!(gsi = self.gsi, %error, "stale interrupt route");
+        }
+    }
+}
+
+/// The table is valid after every statement that changes it, so a panic elsewhere spoils nothing.
+pub(super) fn lock(routes: &Mutex<Routes>) -> std::sync::MutexGuard<'_, Routes> {
+    routes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masked_pins_and_descriptors_have_no_route() {
+        let msi = Msi {
+            address: 0x1_fee0_1000,
+            data: 0x8031,
+        };
+        let routes = Routes {
+            pins: vec![None, Some(msi)],
+            descriptors: BTreeMap::from([(24, None), (25, Some(msi))]),
+        };
+        let entries = routes.entries();
+        let gsis: Vec<u32> = entries.iter().map(|entry| entry.gsi).collect();
+        assert_eq!(gsis, [1, 25]);
+        // SAFETY: every entry of this table is an MSI route.
+        let route = unsafe { entries[0].u.msi };
+        assert_eq!((route.address_lo, route.address_hi), (0xfee0_1000, 1));
+    }
+}
