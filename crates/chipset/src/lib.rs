@@ -8,13 +8,29 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 mod device;
 mod event;
+mod ioapic;
+mod pic;
+mod pit;
+mod router;
 mod state;
+#[cfg(test)]
+mod test_wires;
+mod uart;
 
 pub use device::{
     ByteSink, Device, GuestBytes, Line, LineFn, MemoryDevice, PortDevice, PortRange, SinkFn, Timed,
 };
 pub use event::{EventFn, MachineEvent, MachineEvents};
+pub use ioapic::{
+    IOAPIC_BASE, IOAPIC_PINS, IOAPIC_SIZE, IoApic, IoApicRegisters, IoApicSink, PinRoutes,
+};
+pub use pic::{Pic, PicRegisters};
+pub use pit::{Pit, PitRegisters};
+pub use router::{FIRST_PCI_PIN, InterruptRouter, PCI_LINES, RouterRegisters};
 pub use state::{SaveRestore, Saved, StateError};
+pub use uart::{Uart, UartRegisters};
