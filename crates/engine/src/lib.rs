@@ -9,6 +9,7 @@
 //! `unsafe` lives in `kvm` (memory registration, the run page) and nowhere else.
 #![deny(unsafe_code)]
 
+pub mod discovery;
 mod error;
 mod exit;
 pub mod kvm;
@@ -19,6 +20,8 @@ pub use error::EngineError;
 pub use exit::{Exit, FailureFacts};
 pub use memory::{Access, HostMapping};
 pub use state::{CpuidEntry, DescriptorTable, Msr, Registers, RunState, Segment, SystemRegisters};
+
+pub use discovery::EngineKind;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -55,6 +58,21 @@ pub struct Capabilities {
     pub read_only_memory: bool,
     /// A guest may itself run a hypervisor.
     pub nested: bool,
+}
+
+/// Opens the engine `kind`.
+///
+/// # Errors
+/// It is not there, not accessible, or not one that makes partitions: `tcg` is a whole machine
+/// (`vmm`), and `core` has no host side yet.
+pub fn open(kind: EngineKind) -> Result<Arc<dyn Engine>, EngineError> {
+    match kind {
+        EngineKind::Kvm => Ok(Arc::new(kvm::KvmEngine::open()?)),
+        EngineKind::Core | EngineKind::Tcg => Err(EngineError::NotOffered {
+            engine: kind.name(),
+            what: "partitions",
+        }),
+    }
 }
 
 /// A source of partitions: KVM, our core.
