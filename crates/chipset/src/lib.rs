@@ -17,6 +17,7 @@ mod ioapic;
 mod pic;
 mod pit;
 mod router;
+mod rtc;
 mod state;
 #[cfg(test)]
 mod test_wires;
@@ -32,5 +33,6 @@ pub use ioapic::{
 pub use pic::{Pic, PicRegisters};
 pub use pit::{Pit, PitRegisters};
 pub use router::{FIRST_PCI_PIN, InterruptRouter, PCI_LINES, RouterRegisters};
+pub use rtc::{ClockFn, RTC_CENTURY_CELL, Rtc, RtcRegisters, WallClock};
 pub use state::{SaveRestore, Saved, StateError};
 pub use uart::{Uart, UartRegisters};
