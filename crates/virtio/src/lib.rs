@@ -11,6 +11,7 @@
 //! panic.
 #![deny(unsafe_code)]
 
+mod config;
 mod device;
 pub mod pci;
 mod queue;
@@ -19,6 +20,7 @@ mod running;
 pub mod scatter;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
+pub mod vsock;
 mod worker;
 
 pub use device::{

@@ -178,6 +178,20 @@ impl<'m, Direction> Scatter<'m, Direction> {
         self.entries.drain(..gone);
     }
 
+    /// Takes the first `count` bytes, or all when there are fewer, off the list into one of their
+    /// own.
+    #[must_use]
+    pub fn split_to(&mut self, count: usize) -> Self {
+        let mut front = Self {
+            entries: self.entries.clone(),
+            bytes: self.bytes,
+            memory: PhantomData,
+        };
+        front.truncate(count);
+        self.skip(count);
+        front
+    }
+
     /// Keeps at most the first `count` bytes.
     pub fn truncate(&mut self, count: usize) {
         let mut left = count;
