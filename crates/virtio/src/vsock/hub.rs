@@ -143,10 +143,7 @@ impl Hub {
 
     /// Takes in waiting programs as long as there is room for half-open ones.
     pub(super) fn accept(&mut self) {
-        while self.acceptable
-            && self.half_open < MAX_HALF_OPEN
-            && self.live() < MAX_CONNECTIONS
-        {
+        while self.acceptable && self.half_open < MAX_HALF_OPEN && self.live() < MAX_CONNECTIONS {
             let Some(socket) = self.listener.accept() else {
                 self.acceptable = false;
                 return;
@@ -200,7 +197,10 @@ impl Hub {
     /// The guest asks for a host port; false when nobody is there or there is no room.
     pub(super) fn connect(&mut self, key: Key, header: &Header) -> bool {
         if self.live() >= MAX_CONNECTIONS {
-            tracing::warn!(port = key.host, "vsock: more than {MAX_CONNECTIONS} connections");
+            tracing::warn!(
+                port = key.host,
+                "vsock: more than {MAX_CONNECTIONS} connections"
+            );
             return false;
         }
         let socket = match self.listener.connect(key.host) {
@@ -358,9 +358,9 @@ impl Hub {
 
     /// A connection that had its turn: again later, or only the guest's farewell is missing.
     pub(super) fn after_turn(&mut self, slot: usize) {
-        let gone = self.get(slot).is_some_and(|connection| {
-            connection.host_gone() && connection.deadline.is_none()
-        });
+        let gone = self
+            .get(slot)
+            .is_some_and(|connection| connection.host_gone() && connection.deadline.is_none());
         if gone {
             self.set_deadline(slot, Some(Instant::now() + FAREWELL));
         }

@@ -150,7 +150,9 @@ impl Device for Vsock {
             }
         }
         let [Some(rx), Some(tx), event] = queues else {
-            return Err(fail("the driver must enable the receive and the transmit queue"));
+            return Err(fail(
+                "the driver must enable the receive and the transmit queue",
+            ));
         };
         let hub = self.hub.take();
         let hub = hub.ok_or_else(|| fail("its last worker died with the host's sockets"))?;

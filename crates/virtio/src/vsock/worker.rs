@@ -244,10 +244,7 @@ impl VsockWorker {
     }
 
     /// The next buffer of the guest.
-    fn receive<'m>(
-        &mut self,
-        memory: &'m MemoryGuard,
-    ) -> Result<Option<Receive<'m>>, WorkerError> {
+    fn receive<'m>(&mut self, memory: &'m MemoryGuard) -> Result<Option<Receive<'m>>, WorkerError> {
         let Some(chain) = self.rx.pop(memory)? else {
             return Ok(None);
         };
