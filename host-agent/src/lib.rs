@@ -1,1 +1,16 @@
 //! The host side: CLI `macrohard-hypervisor`, daemon `macrohardd`, VM process `macrohard-vm`.
+//!
+//! The CLI ([`cli`]) is a client of the daemon and nothing more, except for what needs none
+//! (`run`, `doctor`, `image build`). The daemon ([`daemon`]) owns the definitions and starts one
+//! process per VM; it can be killed at any time without harm to a VM, and finds the running ones
+//! again. [`lifecycle`] says what a state is and what it allows; [`problem`] is how all of them
+//! refuse.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod client;
+pub mod daemon;
+pub mod engines;
+pub mod launch;
+pub mod lifecycle;
+pub mod problem;

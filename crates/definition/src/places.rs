@@ -70,7 +70,7 @@ impl Places {
             make(folder)?;
         }
         private(&places.runtime)?;
-        private(&places.runtime.join("vms"))?;
+        private(&places.vm_runtimes())?;
         Ok(places)
     }
 
@@ -89,7 +89,13 @@ impl Places {
     /// Sockets and process id of VM `name`. Its path is short, whatever the name.
     #[must_use]
     pub fn runtime_of(&self, name: &str) -> PathBuf {
-        self.runtime.join("vms").join(short(name))
+        self.vm_runtimes().join(short(name))
+    }
+
+    /// Folder of all folders that [`Self::runtime_of`] names.
+    #[must_use]
+    pub fn vm_runtimes(&self) -> PathBuf {
+        self.runtime.join("vms")
     }
 
     /// Folder for a VM that belongs to process `pid` alone (`run`).

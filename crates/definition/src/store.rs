@@ -37,7 +37,7 @@ pub enum StoreError {
         path: Option<PathBuf>,
         /// What is wrong and where.
         #[source]
-        source: TextError,
+        source: Box<TextError>,
     },
     /// File name and name inside differ.
     #[error(
@@ -148,7 +148,7 @@ impl Store {
         let definition = parse(text).map_err(|source| StoreError::Text {
             name: String::new(),
             path: None,
-            source,
+            source: Box::new(source),
         })?;
         let path = self.path(&definition.name)?;
         match write_atomically(&path, text.as_bytes(), Existing::Keep) {
@@ -191,7 +191,7 @@ fn read(name: &str, path: Option<&Path>, text: &str) -> Result<VmDefinition, Sto
     let definition = parse(text).map_err(|source| StoreError::Text {
         name: name.to_owned(),
         path: path.map(Path::to_owned),
-        source,
+        source: Box::new(source),
     })?;
     if definition.name == name {
         Ok(definition)

@@ -18,7 +18,7 @@ pub struct TextError {
     /// What is wrong there.
     pub message: String,
     /// The rule that is broken, when the text is TOML but a value is not allowed.
-    pub problem: Option<FieldProblem>,
+    pub problem: Option<Box<FieldProblem>>,
 }
 
 impl fmt::Display for TextError {
@@ -74,7 +74,7 @@ pub fn parse(text: &str) -> Result<VmDefinition, TextError> {
     definition.check().map_err(|problem| {
         let offset = place_of(text, &problem.field).map_or(0, |span| span.start);
         TextError {
-            problem: Some(problem.clone()),
+            problem: Some(Box::new(problem.clone())),
             ..TextError::at(text, offset, problem.to_string())
         }
     })?;

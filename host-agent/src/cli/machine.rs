@@ -1,0 +1,117 @@
+//! From options to a definition, and the disks that are made on the way.
+
+use super::arguments::MachineArguments;
+use super::parse::{NetArgument, ShareArgument};
+use crate::problem::Problem;
+use definition::{Boot, Disk, Network, NetworkMode, Share, VmDefinition};
+use std::path::{Path, PathBuf};
+
+/// What a VM gets that was given no `--net`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DefaultNetwork {
+    Passt,
+    None,
+}
+
+/// The definition that the options describe, checked by itself but not against the host.
+pub(super) fn definition(
+    name: &str,
+    options: &MachineArguments,
+    default_network: DefaultNetwork,
+) -> Result<VmDefinition, Problem> {
+    let disks = options.disks.iter().map(|disk| {
+        Ok(Disk {
+            path: absolute(&disk.path)?,
+            format: disk.format,
+            read_only: disk.read_only,
+            limit: None,
+        })
+    });
+    let definition = VmDefinition {
+        name: name.to_owned(),
+        memory: options.memory,
+        cpus: options.cpus,
+        engine: options.engine.into(),
+        huge_pages: options.huge_pages,
+        boot: Boot {
+            kernel: optional(options.kernel.as_deref())?,
+            initrd: optional(options.initrd.as_deref())?,
+            append: options.append.clone(),
+            firmware: optional(options.firmware.as_deref())?,
+        },
+        disks: disks.collect::<Result<_, Problem>>()?,
+        networks: networks(&options.networks, default_network)?,
+        shares: options
+            .shares
+            .iter()
+            .map(share)
+            .collect::<Result<_, Problem>>()?,
+    };
+    definition.check()?;
+    Ok(definition)
+}
+
+fn networks(
+    given: &[NetArgument],
+    default_network: DefaultNetwork,
+) -> Result<Vec<Network>, Problem> {
+    if given.contains(&NetArgument::None) && given.len() > 1 {
+        return Err(Problem::usage(
+            "--net none is given beside another --net; allowed: either",
+        ));
+    }
+    if given.is_empty() && default_network == DefaultNetwork::Passt {
+        return Ok(vec![Network {
+            mode: NetworkMode::Passt,
+            mac: None,
+        }]);
+    }
+    let cards = given.iter().filter_map(|card| match card {
+        NetArgument::None => None,
+        NetArgument::Card { mode, mac } => Some(Network {
+            mode: mode.clone(),
+            mac: mac.clone(),
+        }),
+    });
+    Ok(cards.collect())
+}
+
+fn share(argument: &ShareArgument) -> Result<Share, Problem> {
+    let path = absolute(&argument.path)?;
+    let tag = match &argument.tag {
+        Some(tag) => tag.clone(),
+        None => tag_of(&path),
+    };
+    Ok(Share {
+        tag,
+        path,
+        kind: argument.kind,
+        read_only: argument.read_only,
+    })
+}
+
+/// The folder's name, with what a tag may not contain replaced.
+fn tag_of(folder: &Path) -> String {
+    let name = folder
+        .file_name()
+        .map_or("root".into(), |name| name.to_string_lossy());
+    name.chars()
+        .take(31)
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Problem> {
+    std::path::absolute(path)
+        .map_err(|error| Problem::usage(format!("{path:?} is not a path: {error}")))
+}
+
+fn optional(path: Option<&Path>) -> Result<Option<PathBuf>, Problem> {
+    path.map(absolute).transpose()
+}

@@ -1,0 +1,135 @@
+//! The daemon: owns the definitions of one user, starts and watches one process per VM, and serves
+//! clients over gRPC on a Unix socket that only this user can open.
+//!
+//! It holds nothing that is not also on disk or in a VM process, so it may be killed at any time:
+//! VMs go on, and the next daemon finds them ([`vms`]).
+
+mod logs;
+mod process;
+mod records;
+mod service;
+mod socket;
+mod vm;
+mod vms;
+
+use crate::problem::{EXIT_FAILURE, Kind, Problem};
+use clap::Parser;
+use definition::Places;
+use proto::v1::control_server::ControlServer;
+use rustix::fs::Mode;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tonic::transport::Server;
+
+/// The per-user daemon of macrohard-hypervisor. Clients start it when they need it; systemd may do
+/// so by socket activation.
+#[derive(Debug, Parser)]
+#[command(name = "macrohardd", version)]
+struct Arguments {
+    /// Say `ready`, or why not, on standard output, then close it.
+    #[arg(long, hide = true)]
+    announce: bool,
+}
+
+/// The word a daemon started with `--announce` says when it serves.
+pub const READY: &str = "ready";
+/// The word it says when another daemon runs.
+pub const BUSY: &str = "busy";
+
+/// The daemon's `main`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MACROHARD_LOG")
+                .unwrap_or_else(|_| "info".into()),
+        )
+        .with_ansi(false)
+        .init();
+    // What the daemon and its VM processes create is this user's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    // Its own session, so that no terminal's end reaches it. Refused when it leads a process group
+    // already, as in the foreground of a shell, where it should end with the terminal.
+    let _ = rustix::process::setsid();
+    match run(arguments.announce) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            if arguments.announce {
+                match problem.kind {
+                    Kind::Taken => announce(BUSY),
+                    _ => announce(&problem.to_string()),
+                }
+            }
+            eprintln!("macrohardd: {problem}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+/// Tells the starter how it went. It may have gone away, which is no failure.
+fn announce(message: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{message}").and_then(|()| out.flush());
+    if let Ok(null) = std::fs::File::open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(null);
+    }
+}
+
+fn run(announced: bool) -> Result<(), Problem> {
+    let places = Places::from_environment()?;
+    let _lock = socket::lock(&places)?;
+    let listener = socket::listener(&places)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(format!("cannot start worker threads: {error}")))?;
+    let done = runtime.block_on(serve(places.clone(), listener, announced));
+    // Waiting for answers of VM processes is not worth holding up the end.
+    runtime.shutdown_background();
+    socket::remove(&places);
+    done
+}
+
+async fn serve(
+    places: Places,
+    listener: std::os::unix::net::UnixListener,
+    announced: bool,
+) -> Result<(), Problem> {
+    let failed = |error: std::io::Error| Problem::failed(format!("cannot serve: {error}"));
+    let incoming = socket::own_clients(listener).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let vms = vms::Vms::new(places);
+    vms.adopt_all().await;
+    let end = Arc::new(Notify::new());
+    let service = service::Service::new(vms, Arc::clone(&end));
+    tracing::info!(pid = std::process::id(), "ready");
+    if announced {
+        announce(READY);
+    }
+    let asked = async {
+        tokio::select! {
+            () = end.notified() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let serving = Server::builder()
+        .add_service(ControlServer::new(service))
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        served = serving => served.map_err(Problem::failed),
+        // Streams that follow a log never end by themselves, so a graceful end would wait for them;
+        // a moment suffices for the answer to the one who asked.
+        () = asked => {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! All VMs of the user: definitions on disk joined with what runs.
+
+use super::records::launched_in;
+use super::vm::Vm;
+use crate::engines;
+use crate::problem::{Kind, Problem};
+use definition::{HostFacts, Places, Store, VmDefinition, check_name};
+use proto::v1;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+
+/// Events a slow watcher may fall behind before it loses the oldest.
+const EVENT_BACKLOG: usize = 256;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Vms {
+    places: Places,
+    store: Store,
+    known: Arc<Mutex<BTreeMap<String, Arc<Vm>>>>,
+    events: broadcast::Sender<v1::Event>,
+}
+
+impl Vms {
+    pub(super) fn new(places: Places) -> Self {
+        Self {
+            store: Store::new(places.definitions()),
+            known: Arc::default(),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            places,
+        }
+    }
+
+    pub(super) fn events(&self) -> broadcast::Receiver<v1::Event> {
+        self.events.subscribe()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Finds the VM processes that an earlier daemon left running, also those whose definition is
+    /// gone.
+    pub(super) async fn adopt_all(&self) {
+        for name in self.running_folders() {
+            let vm = self.vm(&name);
+            if vm.adopt() {
+                let state = vm.look().await.state;
+                tracing::info!(vm = name, %state, "found running");
+            }
+        }
+    }
+
+    /// Names of the VMs that have a runtime folder.
+    fn running_folders(&self) -> Vec<String> {
+        let Ok(folders) = std::fs::read_dir(self.places.vm_runtimes()) else {
+            return Vec::new();
+        };
+        folders
+            .filter_map(|folder| launched_in(&folder.ok()?.path()))
+            .map(|spec| spec.definition.name)
+            .filter(|name| check_name(name).is_ok())
+            .collect()
+    }
+
+    /// The VM of this name, whether or not it is defined.
+    fn vm(&self, name: &str) -> Arc<Vm> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let vm = known
+            .entry(name.to_owned())
+            .or_insert_with(|| Vm::new(name, &self.places, self.events.clone()));
+        Arc::clone(vm)
+    }
+
+    /// The VM of this name, which is defined or runs.
+    pub(super) async fn get(&self, name: &str) -> Result<Arc<Vm>, Problem> {
+        let defined = self.store.text(name);
+        match defined {
+            Ok(_) => Ok(self.vm(name)),
+            Err(definition::StoreError::Unknown { .. }) => {
+                let vm = self.vm(name);
+                if vm.look().await.state.is_active() {
+                    return Ok(vm);
+                }
+                self.known
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(name);
+                Err(self.unknown(name))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Problem {
+        let close = self.store.names().ok().and_then(|names| {
+            names
+                .into_iter()
+                .find(|other| other.to_lowercase() == name.to_lowercase())
+        });
+        let problem = Problem::new(Kind::Unknown, format!("there is no VM \"{name}\""));
+        match close {
+            Some(close) => problem.advise(format!("there is one called \"{close}\"")),
+            None => problem.advise("`list --all` shows the VMs there are"),
+        }
+    }
+
+    pub(super) async fn describe(&self, name: &str) -> Result<v1::Vm, Problem> {
+        let vm = self.get(name).await?;
+        let definition = self.store.load(name);
+        // A definition that became nonsense hides nothing about a run.
+        let described = vm.describe(definition.as_ref().ok()).await;
+        match definition {
+            Err(error) if described.pid == 0 => Err(error.into()),
+            _ => Ok(described),
+        }
+    }
+
+    pub(super) async fn list(&self, all: bool) -> Result<v1::ListReply, Problem> {
+        let mut names: BTreeSet<String> = self.store.names()?.into_iter().collect();
+        names.extend(self.running_folders());
+        let mut reply = v1::ListReply::default();
+        let mut looks = JoinSet::new();
+        for name in names {
+            let definition = self.store.load(&name);
+            let broken = match &definition {
+                Err(definition::StoreError::Unknown { .. }) | Ok(_) => None,
+                Err(error) => Some(v1::BrokenDefinition {
+                    name: name.clone(),
+                    path: self
+                        .store
+                        .path(&name)
+                        .map(|path| path.display().to_string())
+                        .unwrap_or_default(),
+                    message: error.to_string(),
+                }),
+            };
+            let vm = self.vm(&name);
+            looks.spawn(async move {
+                let described = vm.describe(definition.as_ref().ok()).await;
+                (described, broken, definition.is_ok())
+            });
+        }
+        while let Some(looked) = looks.join_next().await {
+            let (vm, broken, defined) = looked.map_err(Problem::failed)?;
+            reply.broken.extend(broken);
+            let active = vm.pid != 0 || vm.state == i32::from(v1::State::Starting);
+            if active || (all && defined) {
+                reply.vms.push(vm);
+            }
+        }
+        reply.vms.sort_by(|a, b| a.name.cmp(&b.name));
+        reply.broken.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(reply)
+    }
+
+    pub(super) fn create(&self, text: &str) -> Result<VmDefinition, Problem> {
+        let definition = definition::parse(text).map_err(|error| match error.problem {
+            Some(problem) => (*problem).into(),
+            None => Problem::from(error),
+        })?;
+        definition.check_host(&HostFacts::of_this_host())?;
+        Ok(self.store.create(text)?)
+    }
+
+    pub(super) fn update(&self, name: &str, text: &str) -> Result<(), Problem> {
+        // Files the definition names are checked at the next start: a person may edit before they
+        // are there.
+        self.store.replace(name, text)?;
+        Ok(())
+    }
+
+    pub(super) async fn start(&self, name: &str) -> Result<v1::StartReply, Problem> {
+        let vm = self.get(name).await?;
+        vm.look()
+            .await
+            .state
+            .check(name, crate::lifecycle::Action::Start)?;
+        let definition = self.store.load(name)?;
+        definition.check_host(&HostFacts::of_this_host())?;
+        self.check_disks_are_free(&definition).await?;
+        let (engine, engine_choice) = engines::choose(definition.engine)?;
+        vm.start(definition.clone(), engine).await?;
+        Ok(v1::StartReply {
+            vm: Some(vm.describe(Some(&definition)).await),
+            engine_choice,
+        })
+    }
+
+    /// Refuses a disk that a running VM writes to, or that this one would write to while another
+    /// reads it. The VM process locks the file as well; this gives the name of the other VM.
+    async fn check_disks_are_free(&self, definition: &VmDefinition) -> Result<(), Problem> {
+        let others: Vec<Arc<Vm>> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known
+                .iter()
+                .filter(|(name, _)| **name != definition.name)
+                .map(|(_, vm)| Arc::clone(vm))
+                .collect()
+        };
+        for other in others {
+            let Some(launched) = other.records().launched() else {
+                continue;
+            };
+            let shared = definition.disks.iter().enumerate().find(|(_, disk)| {
+                launched.disks.iter().any(|theirs| {
+                    !(disk.read_only && theirs.read_only) && same_file(&disk.path, &theirs.path)
+                })
+            });
+            if let Some((index, disk)) = shared
+                && other.look().await.state.is_active()
+            {
+                return Err(Problem::failed(format!(
+                    "disk[{index}].path is {:?}, which the running VM \"{}\" uses",
+                    disk.path, launched.name
+                ))
+                .advise("stop that VM first, or set read-only = true in both"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), Problem> {
+        let vm = self.get(name).await?;
+        vm.delete(|| Ok(self.store.remove(name)?)).await?;
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+        Ok(())
+    }
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
