@@ -4,7 +4,7 @@
 //! mistake a broken ring for an empty one and spin on it.
 
 use crate::{Interrupts, MemoryGuard, WorkerError};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
 };
@@ -27,6 +27,8 @@ pub struct Queue {
     pub ring: virtio_queue::Queue,
     /// Signalled when the driver rings.
     pub kick: EventFd,
+    /// The used index at the last [`Self::notify`].
+    told: u16,
 }
 
 /// Where a queue stood when its worker stopped; enough to go on later.
@@ -41,6 +43,18 @@ pub struct QueueState {
 }
 
 impl Queue {
+    /// A queue whose ring stands where the transport (or a saved state) put it.
+    #[must_use]
+    pub fn new(index: u16, ring: virtio_queue::Queue, kick: EventFd) -> Self {
+        let told = ring.next_used();
+        Self {
+            index,
+            ring,
+            kick,
+            told,
+        }
+    }
+
     /// Takes the ring of the doorbell off the eventfd.
     pub fn take_kick(&self) {
         // Nothing to take (another reader, a spurious wake) is as good as taken.
@@ -122,6 +136,38 @@ impl Queue {
             .map_err(|error| self.broken("give back to", &error))
     }
 
+    /// Gives several requests back at once: the driver sees either none or all of them, as it must
+    /// when they hold one frame together (virtio 1.2, 5.1.6.4).
+    ///
+    /// # Errors
+    /// As for [`Self::add_used`].
+    pub fn add_used_together(
+        &mut self,
+        memory: &MemoryGuard,
+        used: &[(u16, u32)],
+    ) -> Result<(), WorkerError> {
+        let Some((&(last_head, last_length), first)) = used.split_last() else {
+            return Ok(());
+        };
+        let size = self.ring.size();
+        let mut position = self.ring.next_used();
+        for &(head, length) in first {
+            // Elements of 8 bytes behind flags and index (virtio 1.2, 2.7.8).
+            let element = 4 + 8 * u64::from(position.checked_rem(size).unwrap_or(0));
+            let entry = u64::from(u32::from(head)) | u64::from(length) << 32;
+            self.ring
+                .used_ring()
+                .checked_add(element)
+                .filter(|_| head < size)
+                .and_then(|at| memory.write_obj(entry.to_le(), GuestAddress(at)).ok())
+                .ok_or_else(|| self.broken("give back to", &format!("head {head}")))?;
+            position = position.wrapping_add(1);
+        }
+        // The index becomes visible with the last one.
+        self.ring.set_next_used(position);
+        self.add_used(memory, last_head, last_length)
+    }
+
     /// Interrupts the driver if it wants to know about what was given back since the last call
     /// (virtio 1.2, 2.7.7 and 2.7.10).
     ///
@@ -132,11 +178,20 @@ impl Queue {
         memory: &MemoryGuard,
         interrupts: &dyn Interrupts,
     ) -> Result<(), WorkerError> {
-        let wanted = self
-            .ring
-            .needs_notification(&**memory)
-            .map_err(|error| self.broken("read the event index of", &error))?;
-        if wanted && (self.ring.event_idx_enabled() || !self.interrupts_suppressed(memory)?) {
+        let now = self.ring.next_used();
+        let before = std::mem::replace(&mut self.told, now);
+        if now == before {
+            return Ok(());
+        }
+        // The used index must be out before the driver's wish is read (virtio 1.2, 2.7.7.2).
+        fence(Ordering::SeqCst);
+        let wanted = if self.ring.event_idx_enabled() {
+            let event = self.used_event(memory)?;
+            now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
+        } else {
+            !self.interrupts_suppressed(memory)?
+        };
+        if wanted {
             interrupts.queue(self.index);
         }
         Ok(())
@@ -178,6 +233,17 @@ impl Queue {
             .avail_idx(&**memory, Ordering::Acquire)
             .map(|index| index.0 != self.ring.next_avail())
             .map_err(|error| self.broken("read the index of", &error))
+    }
+
+    /// The used index after which the driver wants an interrupt: behind the available ring (virtio
+    /// 1.2, 2.7.6).
+    fn used_event(&self, memory: &MemoryGuard) -> Result<u16, WorkerError> {
+        let offset = 4 + 2 * u64::from(self.ring.size());
+        let at = GuestAddress(self.ring.avail_ring().wrapping_add(offset));
+        memory
+            .load::<u16>(at, Ordering::Relaxed)
+            .map(u16::from_le)
+            .map_err(|error| self.broken("read the event index of", &error))
     }
 
     /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.7), valid without EVENT_IDX.

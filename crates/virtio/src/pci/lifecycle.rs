@@ -335,6 +335,6 @@ impl VirtioPci {
             .kick
             .try_clone()
             .map_err(|error| refused(format!("queue {index}: its doorbell: {error}")))?;
-        Ok(Queue { index, ring, kick })
+        Ok(Queue::new(index, ring, kick))
     }
 }

@@ -123,11 +123,7 @@ impl Ring {
         ring.set_next_used(self.state.next_used);
         ring.set_ready(true);
         assert!(ring.is_valid(&*self.memory.memory()));
-        Queue {
-            index: self.index,
-            ring,
-            kick: self.kick.try_clone().unwrap(),
-        }
+        Queue::new(self.index, ring, self.kick.try_clone().unwrap())
     }
 
     pub(super) fn set_state(&mut self, state: QueueState) {
