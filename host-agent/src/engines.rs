@@ -2,29 +2,40 @@
 
 use crate::problem::Problem;
 use definition::EngineChoice;
+use engine::discovery::{self, EngineKind};
 
 /// The name as in `--engine`.
 #[must_use]
 pub fn name(engine: EngineChoice) -> &'static str {
     match engine {
         EngineChoice::Auto => "auto",
-        EngineChoice::Kvm => "kvm",
-        EngineChoice::Tcg => "tcg",
+        EngineChoice::Kvm => EngineKind::Kvm.name(),
+        EngineChoice::Tcg => EngineKind::Tcg.name(),
     }
 }
 
-/// Chooses an engine and says in one line which and why.
+/// Chooses an engine and says in one line which and why. An engine asked for by name is taken as
+/// it is; starting the VM shows whether it works.
 ///
 /// # Errors
-/// The host has no engine at all, or not the one asked for.
+/// The host has no engine at all.
 pub fn choose(wanted: EngineChoice) -> Result<(EngineChoice, String), Problem> {
     match wanted {
         EngineChoice::Kvm | EngineChoice::Tcg => {
             Ok((wanted, format!("engine {}: as asked", name(wanted))))
         }
-        EngineChoice::Auto => Ok((
-            EngineChoice::Tcg,
-            "engine tcg: it runs everywhere".to_owned(),
-        )),
+        EngineChoice::Auto => {
+            let choice = discovery::choose()
+                .map_err(|none| Problem::failed(none).advise("`doctor` shows what is missing"))?;
+            let line = format!("engine {}: {}", choice.engine, choice.reason);
+            match choice.engine {
+                EngineKind::Kvm => Ok((EngineChoice::Kvm, line)),
+                EngineKind::Tcg => Ok((EngineChoice::Tcg, line)),
+                EngineKind::Core => Err(Problem::failed(
+                    "this host runs our core, which definitions cannot name yet",
+                )
+                .advise("choose --engine kvm or tcg")),
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod contents;
 pub mod daemon;
 pub mod engines;
 pub mod launch;

@@ -2,6 +2,7 @@
 
 use super::arguments::MachineArguments;
 use super::parse::{NetArgument, ShareArgument};
+use crate::contents;
 use crate::problem::Problem;
 use definition::{Boot, Disk, Network, NetworkMode, Share, VmDefinition};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,46 @@ pub(super) fn definition(
     };
     definition.check()?;
     Ok(definition)
+}
+
+/// Makes the images that were given a size. They are removed again unless kept: a VM that cannot
+/// be made leaves nothing behind.
+#[derive(Debug)]
+pub(super) struct NewDisks(Vec<PathBuf>);
+
+impl NewDisks {
+    pub(super) fn make(options: &MachineArguments) -> Result<Self, Problem> {
+        let mut made = Self(Vec::new());
+        for disk in &options.disks {
+            let Some(size) = disk.size else { continue };
+            let options = disk::CreateOptions {
+                format: contents::format(disk.format),
+                size,
+                backing: None,
+            };
+            disk::create(&disk.path, &options).map_err(|error| {
+                let problem = Problem::failed(error);
+                if disk.path.exists() {
+                    return problem.advise("leave size= out to use the image that is there");
+                }
+                problem
+            })?;
+            made.0.push(disk.path.clone());
+        }
+        Ok(made)
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for NewDisks {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 fn networks(

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod console;
+mod doctor;
 mod documents;
 mod edit;
 mod machine;
@@ -39,6 +40,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode, Problem> {
     let done = match command {
         Command::Run(arguments) => return run::run(*arguments),
+        Command::Doctor(arguments) => return doctor::doctor(arguments.json),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { output } => documents::man_pages(&output),
         Command::Console(name) => vm::console(&name.name),

@@ -1,9 +1,10 @@
 //! `run`: one VM in the foreground, without a daemon and without leaving anything behind.
 
 use super::arguments::RunArguments;
-use super::machine::{DefaultNetwork, definition};
+use super::machine::{DefaultNetwork, NewDisks, definition};
 use super::terminal::{Raw, Silence, type_into};
 use super::vm::block_on;
+use crate::contents;
 use crate::engines;
 use crate::launch::sibling;
 use crate::lifecycle::describe;
@@ -57,7 +58,9 @@ impl Drop for Folders {
 
 pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Problem> {
     let definition = definition("run", &arguments.machine, DefaultNetwork::None)?;
+    let disks = NewDisks::make(&arguments.machine)?;
     definition.check_host(&HostFacts::of_this_host())?;
+    contents::check(&definition)?;
     let (engine, choice) = engines::choose(definition.engine)?;
     if definition.engine != engine {
         eprintln!("{choice}");
@@ -74,6 +77,7 @@ pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Problem> {
     };
     let raw = Raw::enter()
         .map_err(|error| Problem::failed(format!("cannot use the terminal: {error}")))?;
+    disks.keep();
     let ended = block_on(foreground(&spec));
     drop(raw);
     let record = exit_record(&folders.runtime, &folders.state);

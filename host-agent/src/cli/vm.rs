@@ -4,7 +4,7 @@ use super::arguments::{
     Command, CreateArguments, DaemonCommand, DeleteArguments, ListArguments, LogsArguments,
     StopArguments,
 };
-use super::machine::{DefaultNetwork, definition};
+use super::machine::{DefaultNetwork, NewDisks, definition};
 use super::{console as terminal_console, output};
 use crate::client::{Daemon, connect, connect_if_running};
 use crate::problem::{Kind, Problem};
@@ -81,10 +81,12 @@ pub(super) fn dispatch(command: Command) -> Result<(), Problem> {
 async fn create(arguments: CreateArguments) -> Result<(), Problem> {
     let definition = definition(&arguments.name, &arguments.machine, DefaultNetwork::Passt)?;
     let definition = definition.to_toml()?;
+    let disks = NewDisks::make(&arguments.machine)?;
     daemon()
         .await?
         .create(v1::CreateRequest { definition })
         .await?;
+    disks.keep();
     output::print(&format!(
         "created VM \"{name}\"; `start \"{name}\"` starts it\n",
         name = arguments.name

@@ -52,7 +52,7 @@ impl Control for Service {
     }
 
     async fn create(&self, request: Request<v1::CreateRequest>) -> Answer<Vm> {
-        let definition = self.vms.create(&request.into_inner().definition)?;
+        let definition = self.vms.create(request.into_inner().definition).await?;
         answer(self.vms.describe(&definition.name).await)
     }
 

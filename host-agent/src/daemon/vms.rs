@@ -158,13 +158,18 @@ impl Vms {
         Ok(reply)
     }
 
-    pub(super) fn create(&self, text: &str) -> Result<VmDefinition, Problem> {
-        let definition = definition::parse(text).map_err(|error| match error.problem {
-            Some(problem) => (*problem).into(),
-            None => Problem::from(error),
-        })?;
-        definition.check_host(&HostFacts::of_this_host())?;
-        Ok(self.store.create(text)?)
+    pub(super) async fn create(&self, text: String) -> Result<VmDefinition, Problem> {
+        let store = self.store.clone();
+        let created = tokio::task::spawn_blocking(move || {
+            let definition = definition::parse(&text).map_err(|error| match error.problem {
+                Some(problem) => (*problem).into(),
+                None => Problem::from(error),
+            })?;
+            definition.check_host(&HostFacts::of_this_host())?;
+            crate::contents::check(&definition)?;
+            Ok(store.create(&text)?)
+        });
+        created.await.map_err(Problem::failed)?
     }
 
     pub(super) fn update(&self, name: &str, text: &str) -> Result<(), Problem> {
