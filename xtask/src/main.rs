@@ -1,2 +1,61 @@
-//! The task runner.
-fn main() {}
+//! The task runner: `cargo xtask demo | test | lab | bench | package | docs`.
+//!
+//! Whatever a task needs, it prepares: missing system packages, builds, images. It uses nothing that
+//! a machine merely happens to have. It is never part of the product.
+#![forbid(unsafe_code)]
+
+mod binaries;
+mod cpio;
+mod failure;
+mod image;
+mod lab;
+mod packages;
+mod process;
+mod sources;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Runs the project's tasks."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs scenarios on emulated machines with virtualization hardware.
+    #[command(args_conflicts_with_subcommands = true)]
+    Lab {
+        #[command(subcommand)]
+        command: Option<LabCommand>,
+    },
+}
+
+#[derive(Subcommand)]
+enum LabCommand {
+    /// Boots a lab machine, runs a script in it and exits with the script's status.
+    Host(lab::HostArguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Lab {
+            command: Some(LabCommand::Host(arguments)),
+        } => lab::host(&arguments),
+        Task::Lab { command: None } => Ok(0),
+    };
+    match result {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Builds the product: release, linked statically, so that the same files run on this machine, in
+//! the lab machine and anywhere else with a Linux kernel.
+
+use crate::failure::{Failure, Result};
+use crate::process::{Output, Step, during};
+use crate::{packages, workspace};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The one target the product is built for so far.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The product's programs.
+pub(crate) const PROGRAMS: &[&str] = &["macrohard-hypervisor", "macrohardd", "macrohard-vm"];
+/// Version of virtiofsd, a separate program that serves virtio-fs shares.
+const VIRTIOFSD: &str = "1.13.2";
+
+/// The cargo that runs this task runner.
+pub(crate) fn cargo() -> Step {
+    Step::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .limit(Duration::from_secs(2400))
+}
+
+/// The folder with the built programs of `packages`.
+pub(crate) fn build(cargo_packages: &[&str]) -> Result<PathBuf> {
+    packages::require(packages::BUILD)?;
+    let log = workspace::folder("lab")?.join("build.log");
+    let _ = std::fs::remove_file(&log);
+    during(
+        &format!("building {} (release, static)", cargo_packages.join(", ")),
+        || {
+            cargo()
+                .arguments(["build", "--release", "--target", TARGET])
+                .arguments(
+                    cargo_packages
+                        .iter()
+                        .flat_map(|package| ["--package", package]),
+                )
+                .variable("RUSTFLAGS", "-C target-feature=+crt-static")
+                .run(Output::Logged(log))
+        },
+    )?;
+    Ok(workspace::target().join(TARGET).join("release"))
+}
+
+/// The product's folder and nothing else's.
+pub(crate) fn product() -> Result<PathBuf> {
+    let folder = build(&["host-agent"])?;
+    for program in PROGRAMS {
+        if !folder.join(program).exists() {
+            return Err(Failure::new(format!(
+                "the build made no {}",
+                folder.join(program).display()
+            )));
+        }
+    }
+    Ok(folder)
+}
+
+/// virtiofsd, built from its crate once per version: no Debian 12 package of it is left once QEMU
+/// comes from backports.
+pub(crate) fn virtiofsd() -> Result<PathBuf> {
+    let folder = workspace::folder("tools")?.join(format!("virtiofsd-{VIRTIOFSD}"));
+    let program = folder.join("bin/virtiofsd");
+    if program.exists() {
+        return Ok(program);
+    }
+    packages::require(packages::BUILD)?;
+    packages::require(packages::VIRTIOFSD)?;
+    let log = workspace::folder("lab")?.join("virtiofsd.log");
+    during(&format!("building virtiofsd {VIRTIOFSD}"), || {
+        cargo()
+            .arguments([
+                "install",
+                "--locked",
+                "--version",
+                VIRTIOFSD,
+                "virtiofsd",
+                "--root",
+            ])
+            .argument(&folder)
+            .within(workspace::folder("tools")?)
+            .run(Output::Logged(log))
+    })?;
+    Ok(program)
+}

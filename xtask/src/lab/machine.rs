@@ -1,0 +1,247 @@
+//! One lab machine: QEMU's software CPU with AMD's virtualization extensions, the Debian kernel with
+//! the real `kvm_amd`, a read-only root image, and a script that is its whole life.
+
+use crate::failure::{Context, Failure, Result};
+use crate::image::Image;
+use crate::process::{Output, Step, tail};
+use crate::workspace;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The script, and what init reads to know what to bring up.
+const INIT: &str = include_str!("../../../tests/lab/machine/init.sh");
+/// The kernel's command line. The serial console carries kernel messages only.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check random.trust_cpu=on \
+                            kvm_amd.npt=1 loglevel=4 net.ifnames=0";
+
+/// What a lab machine is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// RAM in MiB.
+    pub(crate) memory: u64,
+    /// CPUs.
+    pub(crate) cpus: u32,
+    /// Count instructions instead of time: one host thread, repeatable figures.
+    pub(crate) icount: bool,
+    /// Files of this machine and where they lie in the lab machine.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// What it runs.
+    pub(crate) script: PathBuf,
+    /// Which hypervisor it loads for the engine under test.
+    pub(crate) engine: String,
+    /// Size of an empty disk `/dev/vdc`, in MiB; 0 for none.
+    pub(crate) scratch: u64,
+    /// It is killed after this long.
+    pub(crate) limit: Duration,
+}
+
+impl Machine {
+    /// Runs the machine to its end; gives every line the script prints to `each`; returns the
+    /// script's status.
+    pub(crate) fn run(&self, image: &Image, each: &mut dyn FnMut(&str)) -> Result<i32> {
+        let folder = workspace::folder("lab/runs")?.join(std::process::id().to_string());
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
+        let result = self.run_in(&folder, image, each);
+        if result.is_ok() {
+            let _ = std::fs::remove_dir_all(&folder);
+        }
+        result
+    }
+
+    fn run_in(&self, folder: &Path, image: &Image, each: &mut dyn FnMut(&str)) -> Result<i32> {
+        let files = self.pack(folder)?;
+        let console = folder.join("console.log");
+        let status = folder.join("status");
+        let start = Instant::now();
+        let ended = self.qemu(folder, image, &files)?.lines(each)?;
+        let seconds = start.elapsed().as_secs();
+        let said = std::fs::read_to_string(&status).unwrap_or_default();
+        if let Some(status) = said
+            .trim()
+            .strip_prefix("status ")
+            .and_then(|text| text.parse().ok())
+        {
+            return Ok(status);
+        }
+        let how = match ended {
+            None => format!(
+                "the lab machine was killed after its limit of {} s",
+                self.limit.as_secs()
+            ),
+            Some(status) => {
+                format!("the lab machine ended after {seconds} s without a result (QEMU: {status})")
+            }
+        };
+        Err(Failure::new(format!(
+            "{how}; the last it wrote ({}):\n{}",
+            console.display(),
+            tail(&console, 40)
+        )))
+    }
+
+    /// The disk with this run's files, laid over the root image.
+    fn pack(&self, folder: &Path) -> Result<PathBuf> {
+        let stage = folder.join("stage");
+        place(&stage, "/lab/init", |to| std::fs::write(to, INIT), 0o755)?;
+        place(
+            &stage,
+            "/lab/engine",
+            |to| std::fs::write(to, format!("{}\n", self.engine)),
+            0o644,
+        )?;
+        let script = read_script(&self.script)?;
+        place(
+            &stage,
+            "/lab/script",
+            |to| std::fs::write(to, &script),
+            0o755,
+        )?;
+        for (from, to) in &self.files {
+            let from = from
+                .canonicalize()
+                .context(|| format!("find the file {}", from.display()))?;
+            if from.is_dir() {
+                let to = stage.join(to.trim_start_matches('/'));
+                std::fs::create_dir_all(&to).context(|| format!("make {}", to.display()))?;
+                Step::new("cp")
+                    .argument("-aT")
+                    .argument(&from)
+                    .argument(&to)
+                    .run(Output::Shown)?;
+            } else {
+                let mode = std::fs::metadata(&from)
+                    .context(|| format!("read {}", from.display()))?
+                    .permissions()
+                    .mode();
+                let to = stage.join(to.trim_start_matches('/'));
+                make_above(&to)?;
+                let _ = std::fs::remove_file(&to);
+                if std::fs::hard_link(&from, &to).is_err() {
+                    std::fs::copy(&from, &to).context(|| format!("copy {}", from.display()))?;
+                    std::fs::set_permissions(&to, std::fs::Permissions::from_mode(mode & 0o7777))
+                        .context(|| format!("set the mode of {}", to.display()))?;
+                }
+            }
+        }
+        let squash = folder.join("files.squashfs");
+        Step::new("mksquashfs")
+            .argument(&stage)
+            .argument(&squash)
+            .arguments([
+                "-noI",
+                "-noD",
+                "-noF",
+                "-noX",
+                "-all-root",
+                "-no-progress",
+                "-quiet",
+                "-no-xattrs",
+            ])
+            .run(Output::Logged(folder.join("pack.log")))?;
+        std::fs::remove_dir_all(&stage).context(|| format!("remove {}", stage.display()))?;
+        Ok(squash)
+    }
+
+    fn qemu(&self, folder: &Path, image: &Image, files: &Path) -> Result<Step> {
+        let drive = |id: &str, path: &Path, rest: &str| {
+            format!("if=none,id={id},format=raw,file={}{rest}", path.display())
+        };
+        let mut step = Step::new("qemu-system-x86_64")
+            .arguments([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-machine",
+                "q35",
+                "-cpu",
+                "max",
+            ])
+            .arguments([
+                "-smp",
+                &if self.icount { 1 } else { self.cpus }.to_string(),
+                "-m",
+                &self.memory.to_string(),
+            ])
+            .argument("-kernel")
+            .argument(image.kernel())
+            .argument("-initrd")
+            .argument(image.initrd())
+            .arguments(["-append", COMMAND_LINE])
+            .argument("-serial")
+            .argument(format!("file:{}", folder.join("console.log").display()))
+            .arguments(["-device", "virtio-serial-pci"])
+            // A file, not QEMU's stdio: that one closes the port once standard input ends.
+            .arguments([
+                "-chardev",
+                "file,id=output,path=/proc/self/fd/1",
+                "-device",
+                "virtserialport,chardev=output,name=lab.output",
+            ])
+            .argument("-chardev")
+            .argument(format!(
+                "file,id=status,path={}",
+                folder.join("status").display()
+            ))
+            .arguments(["-device", "virtserialport,chardev=status,name=lab.status"])
+            .argument("-drive")
+            .argument(drive("root", &image.root(), ",readonly=on"))
+            .arguments(["-device", "virtio-blk-pci,drive=root"])
+            .argument("-drive")
+            .argument(drive("files", files, ",readonly=on"))
+            .arguments(["-device", "virtio-blk-pci,drive=files"])
+            .limit(self.limit);
+        if self.scratch > 0 {
+            let path = folder.join("scratch.img");
+            let file =
+                std::fs::File::create(&path).context(|| format!("make {}", path.display()))?;
+            file.set_len(self.scratch << 20)
+                .context(|| format!("size {}", path.display()))?;
+            step = step
+                .argument("-drive")
+                .argument(drive("scratch", &path, ",cache=unsafe,discard=unmap"))
+                .arguments(["-device", "virtio-blk-pci,drive=scratch"]);
+        }
+        Ok(if self.icount {
+            step.arguments([
+                "-accel",
+                "tcg,thread=single,tb-size=512",
+                "-icount",
+                "shift=0,sleep=off",
+            ])
+        } else {
+            step.arguments(["-accel", "tcg,thread=multi,tb-size=512"])
+        })
+    }
+}
+
+/// The script, with an interpreter line when it brings none.
+fn read_script(path: &Path) -> Result<Vec<u8>> {
+    let mut script =
+        std::fs::read(path).context(|| format!("read the script {}", path.display()))?;
+    if !script.starts_with(b"#!") && !script.starts_with(b"\x7fELF") {
+        script.splice(0..0, b"#!/bin/bash\n".iter().copied());
+    }
+    Ok(script)
+}
+
+fn make_above(path: &Path) -> Result {
+    let above = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(above).context(|| format!("make {}", above.display()))
+}
+
+fn place(
+    stage: &Path,
+    path: &str,
+    write: impl FnOnce(&Path) -> std::io::Result<()>,
+    mode: u32,
+) -> Result {
+    let to = stage.join(path.trim_start_matches('/'));
+    make_above(&to)?;
+    write(&to).context(|| format!("write {}", to.display()))?;
+    std::fs::set_permissions(&to, std::fs::Permissions::from_mode(mode))
+        .context(|| format!("set the mode of {}", to.display()))
+}

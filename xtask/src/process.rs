@@ -1,0 +1,292 @@
+//! Runs other programs: shows which, bounds how long, keeps what they wrote.
+//!
+//! A step that hangs must fail loudly instead of eating a CI machine's whole time, so every run has
+//! a limit, and a program does not outlive the task runner (`setpriv --pdeathsig`).
+
+use crate::failure::{Context, Failure, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Pid, Signal};
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Where a program's output goes.
+pub(crate) enum Output {
+    /// To this terminal as it comes.
+    Shown,
+    /// To this file, appended; its last lines are part of the error.
+    Logged(PathBuf),
+}
+
+/// One program to run.
+pub(crate) struct Step {
+    program: OsString,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    folder: PathBuf,
+    limit: Duration,
+}
+
+impl Step {
+    /// Runs `program` in the root of the clone for at most ten minutes unless told otherwise.
+    pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            folder: crate::workspace::root(),
+            limit: Duration::from_secs(600),
+        }
+    }
+
+    /// As root: as it is for root, through sudo for everyone else.
+    pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Self {
+        if rustix::process::geteuid().is_root() {
+            Self::new(program)
+        } else {
+            Self::new("sudo").argument(program)
+        }
+    }
+
+    /// Adds one argument.
+    pub(crate) fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().into());
+        self
+    }
+
+    /// Adds several arguments.
+    pub(crate) fn arguments<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
+        mut self,
+        arguments: I,
+    ) -> Self {
+        self.arguments.extend(
+            arguments
+                .into_iter()
+                .map(|argument| argument.as_ref().into()),
+        );
+        self
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.into(), value.as_ref().into()));
+        self
+    }
+
+    /// Runs in this folder.
+    pub(crate) fn within(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = folder.into();
+        self
+    }
+
+    /// Kills the program after this long.
+    pub(crate) fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The command line, for messages.
+    pub(crate) fn line(&self) -> String {
+        let mut line = self.program.to_string_lossy().into_owned();
+        for argument in &self.arguments {
+            line.push(' ');
+            line.push_str(&argument.to_string_lossy());
+        }
+        line
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(&self.program)
+            .args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&self.folder).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end and fails unless it ends with status 0.
+    pub(crate) fn run(self, output: Output) -> Result {
+        let line = self.line();
+        let mut command = self.command();
+        let log = match &output {
+            Output::Shown => None,
+            Output::Logged(path) => {
+                let file = std::fs::File::options()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .context(|| format!("write {}", path.display()))?;
+                let again = file
+                    .try_clone()
+                    .context(|| format!("write {}", path.display()))?;
+                command.stdout(file).stderr(again);
+                Some(path.clone())
+            }
+        };
+        let mut running = Running::start(command, &line)?;
+        let status = running.finish(self.limit)?;
+        let limit = self.limit.as_secs();
+        match status {
+            Some(status) if status.success() => Ok(()),
+            ended => {
+                let how = ended.map_or_else(
+                    || format!("was killed after its limit of {limit} s"),
+                    |status| format!("ended with {status}"),
+                );
+                let tail = log
+                    .map(|path| format!("\n{}\nall of it: {}", tail(&path, 30), path.display()))
+                    .unwrap_or_default();
+                Err(Failure::new(format!("{} {how}{tail}", shorten(&line))))
+            }
+        }
+    }
+
+    /// Runs it to its end, gives every line of its standard output to `each`, and returns how it ended
+    /// (`None`: killed at its limit). Standard error is shown.
+    pub(crate) fn lines(self, each: &mut dyn FnMut(&str)) -> Result<Option<ExitStatus>> {
+        let line = self.line();
+        let mut command = self.command();
+        command.stdout(Stdio::piped());
+        let mut running = Running::start(command, &line)?;
+        let stdout = running
+            .child
+            .stdout
+            .take()
+            .expect("standard output is a pipe");
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stdout);
+            let mut bytes = Vec::new();
+            while matches!(reader.read_until(b'\n', &mut bytes), Ok(n) if n > 0) {
+                let text = String::from_utf8_lossy(&bytes)
+                    .trim_end_matches(['\n', '\r'])
+                    .to_owned();
+                bytes.clear();
+                if sender.send(text).is_err() {
+                    break;
+                }
+            }
+        });
+        let end = Instant::now() + self.limit;
+        loop {
+            match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(text) => each(&text),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    running.kill();
+                    return Ok(None);
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        running.finish(
+            end.saturating_duration_since(Instant::now())
+                .max(Duration::from_secs(10)),
+        )
+    }
+
+    /// Runs it and returns its standard output when it ends with status 0.
+    pub(crate) fn text(self) -> Option<String> {
+        let output = self.command().stderr(Stdio::null()).output().ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// A started program in a process group of its own; killed with its group when dropped.
+struct Running {
+    child: Child,
+    done: bool,
+}
+
+impl Running {
+    fn start(mut command: Command, line: &str) -> Result<Self> {
+        command.process_group(0);
+        let child = command
+            .spawn()
+            .context(|| format!("run {}", shorten(line)))?;
+        Ok(Self { child, done: false })
+    }
+
+    fn finish(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .context(|| "wait for a program".to_owned())?
+            {
+                self.done = true;
+                return Ok(Some(status));
+            }
+            if Instant::now() >= end {
+                self.kill();
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process_group(group, Signal::TERM);
+            std::thread::sleep(Duration::from_millis(300));
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.wait();
+        self.done = true;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.done {
+            self.kill();
+        }
+    }
+}
+
+/// The last `count` lines of a file, or nothing.
+pub(crate) fn tail(path: &std::path::Path, count: usize) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+fn shorten(line: &str) -> String {
+    if line.chars().count() > 160 {
+        line.chars().take(157).chain("...".chars()).collect()
+    } else {
+        line.to_owned()
+    }
+}
+
+/// Says what is being done: a spinner on a terminal, one line elsewhere.
+pub(crate) fn during<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    if !std::io::stderr().is_terminal() {
+        eprintln!("==> {what}");
+        let _ = std::io::stderr().flush();
+        return work();
+    }
+    let bar = ProgressBar::new_spinner()
+        .with_message(what.to_owned())
+        .with_style(
+            ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                .expect("the template is well formed"),
+        );
+    bar.enable_steady_tick(Duration::from_millis(120));
+    let result = work();
+    bar.finish_and_clear();
+    let mark = if result.is_ok() { "done" } else { "failed" };
+    eprintln!("==> {what}: {mark} after {} s", start.elapsed().as_secs());
+    result
+}
