@@ -11,6 +11,7 @@
 //! panic.
 #![deny(unsafe_code)]
 
+pub mod block;
 mod config;
 mod device;
 pub mod pci;

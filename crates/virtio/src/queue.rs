@@ -68,7 +68,7 @@ impl Queue {
     pub fn pop(&mut self, memory: &MemoryGuard) -> Result<Option<Chain>, WorkerError> {
         // The index is read first: seen as ahead, it stays ahead, so that no chain then means a
         // broken ring and not a race with the driver.
-        if !self.pending(memory)? {
+        if !self.more(memory)? {
             return Ok(None);
         }
         match self.ring.iter(memory.clone()).map(|mut iter| iter.next()) {
@@ -228,7 +228,11 @@ impl Queue {
         }
     }
 
-    fn pending(&self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
+    /// Whether the driver has made more available.
+    ///
+    /// # Errors
+    /// The ring cannot be read.
+    pub fn more(&self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
         self.ring
             .avail_idx(&**memory, Ordering::Acquire)
             .map(|index| index.0 != self.ring.next_avail())

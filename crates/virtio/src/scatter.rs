@@ -6,6 +6,8 @@
 //! a Rust reference into them; the kernel or a raw copy moves them.
 #![allow(unsafe_code)]
 
+mod file;
+
 use crate::{Chain, MemoryGuard, WorkerError};
 use std::io;
 use std::marker::PhantomData;
