@@ -8,9 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod acpi;
+mod flash;
 mod fw_cfg;
+mod smbios;
 
 pub use acpi::{
     ACPI_FILES, AcpiConfig, AcpiError, LOADER_FILE, RSDP_FILE, TABLES_FILE, write_acpi,
 };
+pub use flash::{FileStore, Flash, FlashRegisters, FlashStore};
 pub use fw_cfg::{Basics, DmaMemory, FileError, FwCfg, FwCfgRegisters, GuestDma, Items};
+pub use smbios::{SmbiosConfig, SmbiosError, add_smbios, write_smbios};
