@@ -11,6 +11,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod acpi_pm;
+mod debug_ports;
 mod device;
 mod event;
 mod ioapic;
@@ -23,6 +25,12 @@ mod state;
 mod test_wires;
 mod uart;
 
+pub use acpi_pm::{
+    ACPI_DISABLE, ACPI_ENABLE, AcpiPm, AcpiPmRegisters, GPE0, PM_BASE, PM_TIMER,
+    PM_TIMER_FREQUENCY, PM1_CONTROL, PM1_EVENT, PmTimerWidth, RESET_CONTROL, RESET_VALUE,
+    SLEEP_TYPE_SOFT_OFF, SMI_COMMAND,
+};
+pub use debug_ports::{DebugConsole, DebugExit, HypercallPorts, HypercallRegisters, PUTS_LIMIT};
 pub use device::{
     ByteSink, Device, GuestBytes, Line, LineFn, MemoryDevice, PortDevice, PortRange, SinkFn, Timed,
 };
