@@ -11,6 +11,7 @@
 pub mod console;
 mod descriptor;
 pub mod machine;
+pub mod native;
 
 pub use console::Console;
 pub use machine::{EndingSlot, LifeCycle, Machine, MachineError, Surroundings};
