@@ -1,0 +1,341 @@
+//! The walls around a VM process. After [`close`] it can use what it has open, the two folders of
+//! its VM and the folders it shares, and nothing else of the host: no other file, no program, no
+//! new privilege. A guest that takes the process over gains no more than that.
+
+use crate::MachineError;
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+use std::path::{Path, PathBuf};
+
+/// What a system call outside the list does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Denied {
+    /// Ends the process, with the call's name in the log and the exit record.
+    #[default]
+    Fatal,
+    /// Fails with EPERM; the kernel's audit log names it. For diagnosis.
+    Logged,
+    /// Everything is allowed. For diagnosis.
+    Off,
+}
+
+/// Files a process keeps access to.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// Folders with full access below them.
+    pub writable: Vec<PathBuf>,
+    /// Folders or files that can be read.
+    pub readable: Vec<PathBuf>,
+}
+
+/// Builds the walls; the calling process keeps them for ever, on all its threads.
+///
+/// # Errors
+/// The kernel refused. A kernel without landlock is accepted with a warning in the log.
+pub fn close(reach: &Reach, denied: Denied) -> Result<(), MachineError> {
+    restrict_files(reach)?;
+    if denied != Denied::Off {
+        restrict_calls(denied)?;
+    }
+    Ok(())
+}
+
+fn refused(what: &str, error: impl std::fmt::Display) -> MachineError {
+    MachineError::Part {
+        part: "sandbox",
+        reason: format!("{what}: {error}"),
+    }
+}
+
+fn restrict_files(reach: &Reach) -> Result<(), MachineError> {
+    let abi = ABI::V3;
+    let wall = |e: landlock::RulesetError| refused("landlock", e);
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))
+        .map_err(wall)?
+        .create()
+        .map_err(wall)?;
+    let mut allow = |path: &Path, access| -> Result<(), MachineError> {
+        let file = PathFd::new(path).map_err(|e| refused("landlock", e))?;
+        (&mut rules)
+            .add_rule(PathBeneath::new(file, access))
+            .map_err(wall)?;
+        Ok(())
+    };
+    for path in &reach.writable {
+        allow(path, AccessFs::from_all(abi) & !AccessFs::Execute)?;
+    }
+    for path in &reach.readable {
+        allow(path, AccessFs::from_read(abi) & !AccessFs::Execute)?;
+    }
+    let status = rules.restrict_self().map_err(wall)?;
+    if status.ruleset == RulesetStatus::NotEnforced {
+        tracing::warn!("this kernel has no landlock: file access is limited by seccomp alone");
+    }
+    Ok(())
+}
+
+/// Calls with any arguments.
+const ALLOWED: &[libc::c_long] = &[
+    // memory and threads
+    libc::SYS_brk,
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_get_robust_list,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_membarrier,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+    // waiting and time
+    libc::SYS_clock_getres,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_eventfd2,
+    libc::SYS_gettimeofday,
+    libc::SYS_nanosleep,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_signalfd4,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_gettime,
+    libc::SYS_timerfd_settime,
+    // open descriptors
+    libc::SYS_close,
+    libc::SYS_copy_file_range,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_fadvise64,
+    libc::SYS_fallocate,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_lseek,
+    libc::SYS_memfd_create,
+    libc::SYS_pipe2,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_sync_file_range,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // files, where landlock lets them
+    libc::SYS_access,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_fgetxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_getcwd,
+    libc::SYS_linkat,
+    libc::SYS_lstat,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_newfstatat,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_rmdir,
+    libc::SYS_stat,
+    libc::SYS_statfs,
+    libc::SYS_statx,
+    libc::SYS_symlinkat,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    // sockets
+    libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_listen,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    // children started before, and facts about the process
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+    libc::SYS_getuid,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_prlimit64,
+    libc::SYS_sysinfo,
+    libc::SYS_uname,
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+];
+
+/// The type byte of KVM's ioctl numbers (`KVMIO`, linux/kvm.h).
+const KVM_IOCTLS: u64 = 0xae00;
+/// The type byte of vhost's (`VHOST_VIRTIO`, linux/vhost.h) and tun's (`_IOW('T', ...)`, which it
+/// shares with terminals).
+const TUN_AND_TERMINAL_IOCTLS: u64 = 0x5400;
+/// Bits 8 to 15 of an ioctl number are its type (asm-generic/ioctl.h).
+const IOCTL_TYPE: u64 = 0xff00;
+/// Pushes a character into the terminal's input, as if typed: a way out of the sandbox.
+const TIOCSTI: u64 = 0x5412;
+/// Selects and pastes on a virtual console; the same danger.
+const TIOCLINUX: u64 = 0x541c;
+
+fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::BackendError> {
+    use SeccompCmpArgLen::{Dword, Qword};
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
+    let condition = |argument, length, operator, value| {
+        SeccompCondition::new(argument, length, operator, value)
+    };
+    let mut rules: Vec<_> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    // Threads only: CLONE_VM and CLONE_THREAD must be set.
+    let thread = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
+    rules.push((
+        libc::SYS_clone,
+        vec![SeccompRule::new(vec![condition(
+            0,
+            Qword,
+            MaskedEq(thread),
+            thread,
+        )?])?],
+    ));
+    rules.push((
+        libc::SYS_ioctl,
+        vec![
+            SeccompRule::new(vec![condition(
+                1,
+                Dword,
+                MaskedEq(IOCTL_TYPE),
+                KVM_IOCTLS,
+            )?])?,
+            SeccompRule::new(vec![
+                condition(1, Dword, MaskedEq(IOCTL_TYPE), TUN_AND_TERMINAL_IOCTLS)?,
+                condition(1, Dword, Ne, TIOCSTI)?,
+                condition(1, Dword, Ne, TIOCLINUX)?,
+            ])?,
+        ],
+    ));
+    let prctl = |option: libc::c_int| {
+        SeccompRule::new(vec![condition(0, Dword, Eq, option as u64)?])
+    };
+    rules.push((
+        libc::SYS_prctl,
+        vec![
+            prctl(libc::PR_SET_NAME)?,
+            prctl(libc::PR_SET_VMA)?,
+            // Asked by the second call of no_new_privs and by thread start-up code.
+            prctl(libc::PR_GET_NAME)?,
+        ],
+    ));
+    // Local sockets only; connections to the host's network belong to passt.
+    rules.push((
+        libc::SYS_socket,
+        vec![SeccompRule::new(vec![condition(
+            0,
+            Dword,
+            Eq,
+            libc::AF_UNIX as u64,
+        )?])?],
+    ));
+    rules.push((
+        libc::SYS_socketpair,
+        vec![SeccompRule::new(vec![condition(
+            0,
+            Dword,
+            Eq,
+            libc::AF_UNIX as u64,
+        )?])?],
+    ));
+    Ok(rules)
+}
+
+fn program(denied: Denied) -> Result<BpfProgram, MachineError> {
+    let wall = |e: seccompiler::BackendError| refused("seccomp", e);
+    let action = match denied {
+        Denied::Fatal | Denied::Off => SeccompAction::Trap,
+        Denied::Logged => SeccompAction::Log,
+    };
+    let architecture = std::env::consts::ARCH.try_into().map_err(wall)?;
+    SeccompFilter::new(
+        rules().map_err(wall)?.into_iter().collect(),
+        action,
+        SeccompAction::Allow,
+        architecture,
+    )
+    .and_then(TryInto::try_into)
+    .map_err(wall)
+}
+
+fn restrict_calls(denied: Denied) -> Result<(), MachineError> {
+    seccompiler::apply_filter_all_threads(&program(denied)?).map_err(|e| refused("seccomp", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_is_small_enough_for_the_kernel_and_has_no_call_twice() {
+        // BPF_MAXINSNS.
+        assert!(program(Denied::Fatal).unwrap().len() <= 4096);
+        let mut calls: Vec<_> = rules().unwrap().into_iter().map(|r| r.0).collect();
+        let count = calls.len();
+        calls.sort_unstable();
+        calls.dedup();
+        assert_eq!(calls.len(), count);
+        for never in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_kill, libc::SYS_mount] {
+            assert!(!calls.contains(&never));
+        }
+    }
+}
