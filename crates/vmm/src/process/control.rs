@@ -1,0 +1,223 @@
+//! The control socket: JSON lines, several clients, answered in order. Only the user who runs the
+//! VM (and root) is heard.
+
+use super::stream::{Backlog, Outcome, read_some};
+use crate::{EndingSlot, LifeCycle, MachineError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use units::Bytes;
+use vm_control::{Ending, LaunchSpec, Reply, Request, Status};
+
+/// A request is a short document.
+const LONGEST_REQUEST: usize = 64 << 10;
+/// A client that lets this much of its answers wait is dropped.
+const BACKLOG_LIMIT: usize = 2 * vm_control::MAX_LINE;
+/// Clients at once; the daemon keeps one.
+const MOST_CLIENTS: usize = 32;
+
+/// What the requests are about.
+pub(super) struct Subject {
+    pub(super) life: LifeCycle,
+    pub(super) ending: Arc<EndingSlot>,
+    pub(super) spec: LaunchSpec,
+    pub(super) started: Instant,
+}
+
+/// A client of the control socket.
+pub(super) struct ControlClient {
+    stream: UnixStream,
+    line: Vec<u8>,
+    replies: Backlog,
+    closed: bool,
+}
+
+/// Listens at `path`, which nobody but the owner can connect to.
+pub(super) fn listen(path: &Path) -> Result<UnixListener, MachineError> {
+    let failed = |e| MachineError::file("cannot listen at", path, e);
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// The next client waiting at `listener`, if it is the user's own.
+pub(super) fn accept(listener: &UnixListener) -> Option<UnixStream> {
+    let (stream, _) = listener.accept().ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    let own = rustix::process::geteuid();
+    if peer.uid != own && !peer.uid.is_root() {
+        tracing::warn!(uid = peer.uid.as_raw(), "a client of another user was turned away");
+        return None;
+    }
+    stream.set_nonblocking(true).ok()?;
+    Some(stream)
+}
+
+impl ControlClient {
+    /// The next client waiting, unless there are too many.
+    pub(super) fn accept(listener: &UnixListener, present: usize) -> Option<Self> {
+        let stream = accept(listener)?;
+        if present >= MOST_CLIENTS {
+            tracing::warn!(limit = MOST_CLIENTS, "too many control clients");
+            return None;
+        }
+        Some(Self {
+            stream,
+            line: Vec::new(),
+            replies: Backlog::default(),
+            closed: false,
+        })
+    }
+
+    /// Whether it is to be dropped.
+    pub(super) fn finished(&self) -> bool {
+        self.closed && self.replies.is_empty()
+    }
+
+    /// Whether answers wait to be written.
+    pub(super) fn wants_write(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
+    /// Whether requests are read: not while the client leaves its answers lying.
+    pub(super) fn wants_read(&self) -> bool {
+        !self.closed && self.replies.is_empty()
+    }
+
+    /// Reads requests and answers them.
+    pub(super) fn readable(&mut self, subject: &Subject) {
+        if read_some(&mut self.stream, &mut self.line) == Outcome::Closed {
+            self.closed = true;
+        }
+        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            self.answer(&subject.handle_line(&line));
+        }
+        if self.line.len() > LONGEST_REQUEST {
+            self.answer(&Reply::Refused {
+                message: format!("a request is longer than {LONGEST_REQUEST} bytes"),
+            });
+            self.line.clear();
+            self.closed = true;
+        }
+        self.writable();
+    }
+
+    fn answer(&mut self, reply: &Reply) {
+        match serde_json::to_vec(reply) {
+            Ok(mut line) => {
+                line.push(b'\n');
+                self.replies.push(&line);
+            }
+            Err(error) => tracing::error!(%error, "a reply cannot be encoded"),
+        }
+        if self.replies.len() > BACKLOG_LIMIT {
+            self.replies = Backlog::default();
+            self.closed = true;
+        }
+    }
+
+    /// Writes answers.
+    pub(super) fn writable(&mut self) {
+        if self.replies.flush(&mut self.stream, usize::MAX) == Outcome::Closed {
+            self.replies = Backlog::default();
+            self.closed = true;
+        }
+    }
+}
+
+impl AsFd for ControlClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Subject {
+    fn handle_line(&self, line: &[u8]) -> Reply {
+        match serde_json::from_slice(line) {
+            Ok(request) => self.handle(&request),
+            Err(error) => Reply::Refused {
+                message: format!(
+                    "the request is not understood ({error}); this process speaks version {}",
+                    vm_control::VERSION
+                ),
+            },
+        }
+    }
+
+    fn handle(&self, request: &Request) -> Reply {
+        let done = match request {
+            Request::Status => return Reply::Status(self.status()),
+            Request::Statistics => return self.statistics(),
+            Request::Inspect => return self.inspect(),
+            Request::Pause => self.life.pause(),
+            Request::Resume => self.life.resume(),
+            Request::Reset => self.life.reset(),
+            Request::PowerButton => self.life.press_power_button(),
+            Request::Quit => {
+                self.ending.end(Ending::Stopped);
+                Ok(())
+            }
+            Request::Balloon { target } => match target.checked_mul(1 << 20) {
+                Some(bytes) => self.life.set_balloon(Bytes(bytes)),
+                None => Err(MachineError::Definition {
+                    field: "balloon target",
+                    value: format!("{target} MiB"),
+                    reason: format!("the VM has {} MiB", self.spec.definition.memory),
+                }),
+            },
+        };
+        match done {
+            Ok(()) => {
+                tracing::info!(?request, "done");
+                Reply::Done
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: vm_control::VERSION,
+            name: self.spec.definition.name.clone(),
+            phase: self.life.phase(),
+            engine: self.life.machine().engine().to_owned(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            memory: self.spec.definition.memory,
+            cpus: self.spec.definition.cpus,
+        }
+    }
+
+    fn statistics(&self) -> Reply {
+        match self.life.machine().statistics() {
+            Ok(mut statistics) => {
+                statistics.overhead = super::overhead::kib();
+                Reply::Statistics(statistics)
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    fn inspect(&self) -> Reply {
+        match self.life.machine().inspect() {
+            Ok(tree) => Reply::Inspect { tree },
+            Err(error) => refused(&error),
+        }
+    }
+}
+
+fn refused(error: &MachineError) -> Reply {
+    Reply::Refused {
+        message: error.to_string(),
+    }
+}

@@ -1,0 +1,246 @@
+//! The clients of a console: sockets, and for `run` the process's own standard input and output.
+
+use super::control::accept;
+use super::stream::{Backlog, Outcome, read_some};
+use crate::{Console, MachineError};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Output a slow client may leave lying before it loses the oldest.
+const BACKLOG_LIMIT: usize = 256 << 10;
+const MOST_CLIENTS: usize = 16;
+/// Standard output may be a blocking terminal or pipe: no more than this at once, and only when it
+/// is ready, so that the write does not wait (a pipe that is ready takes `PIPE_BUF`, 4096).
+const STDOUT_CHUNK: usize = 512;
+/// Ctrl-] ends a foreground VM, when standard input is a terminal.
+pub(super) const ESCAPE: u8 = 0x1d;
+
+/// A console and whoever is attached to it.
+pub(super) struct Terminal {
+    pub(super) console: Arc<Console>,
+    pub(super) listener: UnixListener,
+    pub(super) clients: Vec<TerminalClient>,
+}
+
+pub(super) struct TerminalClient {
+    stream: UnixStream,
+    backlog: Backlog,
+    /// Typed, but the guest has no room yet.
+    waiting: Vec<u8>,
+    closed: bool,
+}
+
+impl Terminal {
+    pub(super) fn new(console: Arc<Console>, path: &Path) -> Result<Self, MachineError> {
+        Ok(Self {
+            console,
+            listener: super::control::listen(path)?,
+            clients: Vec::new(),
+        })
+    }
+
+    /// Someone attaches: shows the end of what was printed, and has the keyboard from now on.
+    pub(super) fn accept(&mut self) {
+        let Some(stream) = accept(&self.listener) else {
+            return;
+        };
+        if self.clients.len() >= MOST_CLIENTS {
+            tracing::warn!(limit = MOST_CLIENTS, "too many console clients");
+            return;
+        }
+        let mut client = TerminalClient {
+            stream,
+            backlog: Backlog::default(),
+            waiting: Vec::new(),
+            closed: false,
+        };
+        client.backlog.push(&self.console.recent());
+        client.writable();
+        self.clients.push(client);
+    }
+
+    /// Spreads what the guest printed.
+    pub(super) fn spread(&mut self, output: &[u8]) {
+        for client in &mut self.clients {
+            client.backlog.push_bounded(output, BACKLOG_LIMIT);
+            client.writable();
+        }
+    }
+
+    /// The guest has room for input again.
+    pub(super) fn room(&mut self) {
+        if let Some(client) = self.clients.last_mut() {
+            client.offer(&self.console);
+        }
+    }
+
+    /// Client `index` typed or hung up. Only the newest client's keyboard counts.
+    pub(super) fn readable(&mut self, index: usize) {
+        let newest = index + 1 == self.clients.len();
+        if let Some(client) = self.clients.get_mut(index) {
+            if read_some(&mut client.stream, &mut client.waiting) == Outcome::Closed {
+                client.closed = true;
+            }
+            if newest {
+                client.offer(&self.console);
+            } else {
+                client.waiting.clear();
+            }
+        }
+    }
+
+    /// Drops clients that hung up.
+    pub(super) fn sweep(&mut self) {
+        self.clients.retain(|client| !client.closed);
+    }
+}
+
+impl TerminalClient {
+    fn offer(&mut self, console: &Console) {
+        let taken = console.offer_input(&self.waiting);
+        self.waiting.drain(..taken);
+    }
+
+    pub(super) fn writable(&mut self) {
+        if self.backlog.flush(&mut self.stream, usize::MAX) == Outcome::Closed {
+            self.closed = true;
+        }
+    }
+
+    pub(super) fn wants_write(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// While the guest takes no input, the client's stays in its socket.
+    pub(super) fn wants_read(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+impl AsFd for TerminalClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// The process's own standard input and output as a client of the first console.
+pub(super) struct Standard {
+    input: Option<File>,
+    output: File,
+    backlog: Backlog,
+    waiting: Vec<u8>,
+    /// The terminal's settings before, when there is one.
+    before: Option<Termios>,
+}
+
+/// What came of reading standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Typed {
+    /// Nothing special.
+    Text,
+    /// The escape key.
+    Escape,
+}
+
+impl Standard {
+    /// Takes standard input and output over; a terminal becomes raw. `typed` was read already.
+    pub(super) fn new(typed: Vec<u8>) -> Result<Self, MachineError> {
+        let duplicate = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map(File::from)
+                .map_err(|e| MachineError::system("cannot duplicate standard input", e))
+        };
+        let input = duplicate(std::io::stdin().as_fd())?;
+        let before = tcgetattr(&input).ok();
+        if let Some(before) = &before {
+            let mut raw = before.clone();
+            raw.make_raw();
+            tcsetattr(&input, OptionalActions::Now, &raw)
+                .map_err(|e| MachineError::system("cannot make the terminal raw", e.into()))?;
+        }
+        Ok(Self {
+            input: Some(input),
+            output: duplicate(std::io::stdout().as_fd())?,
+            backlog: Backlog::default(),
+            waiting: typed,
+            before,
+        })
+    }
+
+    /// The input, while it is wanted.
+    pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.input
+            .as_ref()
+            .filter(|_| self.waiting.is_empty())
+            .map(AsFd::as_fd)
+    }
+
+    /// The output, while something waits for it.
+    pub(super) fn output(&self) -> Option<BorrowedFd<'_>> {
+        (!self.backlog.is_empty()).then(|| self.output.as_fd())
+    }
+
+    pub(super) fn readable(&mut self, console: &Console) -> Typed {
+        let Some(input) = &mut self.input else {
+            return Typed::Text;
+        };
+        let mut buffer = [0; 1024];
+        let count = match input.read(&mut buffer) {
+            Ok(0) | Err(_) => {
+                self.input = None;
+                return Typed::Text;
+            }
+            Ok(count) => count,
+        };
+        let typed = &buffer[..count];
+        if self.before.is_some() && typed.contains(&ESCAPE) {
+            return Typed::Escape;
+        }
+        self.waiting.extend_from_slice(typed);
+        self.offer(console);
+        Typed::Text
+    }
+
+    pub(super) fn offer(&mut self, console: &Console) {
+        let taken = console.offer_input(&self.waiting);
+        self.waiting.drain(..taken);
+    }
+
+    /// Output of the guest. Unlike a socket's client, standard output loses nothing while the
+    /// machine runs slower than it; a stopped terminal loses the oldest.
+    pub(super) fn push(&mut self, output: &[u8]) {
+        self.backlog.push_bounded(output, 16 * BACKLOG_LIMIT);
+    }
+
+    pub(super) fn writable(&mut self) {
+        if self.backlog.flush(&mut self.output, STDOUT_CHUNK) == Outcome::Closed {
+            self.backlog = Backlog::default();
+        }
+    }
+
+    /// Writes the rest, waiting for the reader, and gives the terminal back as it was.
+    pub(super) fn finish(&mut self) {
+        while !self.backlog.is_empty() {
+            self.writable();
+        }
+        self.restore();
+    }
+
+    fn restore(&mut self) {
+        if let (Some(before), Some(input)) = (self.before.take(), &self.input) {
+            // Nothing is left to be done about a terminal that is gone.
+            let _ = tcsetattr(input, OptionalActions::Now, &before);
+        }
+    }
+}
+
+impl Drop for Standard {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
