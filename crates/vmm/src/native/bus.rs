@@ -5,7 +5,7 @@
 
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What answers in a region. Offsets are from the region's start; an access never passes its end.
 pub trait Handler: Send + Sync {
@@ -13,6 +13,15 @@ pub trait Handler: Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]);
     /// The guest writes 1 to 8 bytes.
     fn write(&self, offset: u64, data: &[u8]);
+}
+
+/// What decodes addresses by rules of its own (PCI); asked when no claimed region holds the whole
+/// access.
+pub trait Subtractive: Send + Sync {
+    /// True when it answered; then all of `data` is written.
+    fn read(&self, address: u64, data: &mut [u8]) -> bool;
+    /// True when it took the write.
+    fn write(&self, address: u64, data: &[u8]) -> bool;
 }
 
 #[derive(Clone)]
@@ -38,6 +47,7 @@ pub struct Overlap {
 pub struct Bus {
     regions: ArcSwap<Vec<Region>>,
     edit: Mutex<()>,
+    subtractive: OnceLock<Arc<dyn Subtractive>>,
     unclaimed_reads: AtomicU64,
     unclaimed_writes: AtomicU64,
 }
@@ -55,9 +65,15 @@ impl Bus {
         Self {
             regions: ArcSwap::from_pointee(Vec::new()),
             edit: Mutex::new(()),
+            subtractive: OnceLock::new(),
             unclaimed_reads: AtomicU64::new(0),
             unclaimed_writes: AtomicU64::new(0),
         }
+    }
+
+    /// Asks `decoder` for what no region claims. Only the first call counts.
+    pub fn set_subtractive(&self, decoder: Arc<dyn Subtractive>) {
+        let _ = self.subtractive.set(decoder);
     }
 
     /// Gives `size` addresses from `start` to `handler`.
@@ -112,36 +128,42 @@ impl Bus {
     /// splits it into byte lanes.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         let regions = self.regions.load();
-        match find(&regions, address, data.len()) {
-            Found::Whole(region) => region.handler.read(address - region.start, data),
-            Found::Nothing => self.unclaimed_read(data),
-            Found::Parts => {
-                for (i, byte) in data.chunks_mut(1).enumerate() {
-                    let at = address.wrapping_add(i as u64);
-                    match find(&regions, at, 1) {
-                        Found::Whole(region) => region.handler.read(at - region.start, byte),
-                        _ => self.unclaimed_read(byte),
-                    }
-                }
-            }
+        let parts = match find(&regions, address, data.len()) {
+            Found::Whole(region) => return region.handler.read(address - region.start, data),
+            Found::Parts => true,
+            Found::Nothing => false,
+        };
+        if let Some(decoder) = self.subtractive.get()
+            && decoder.read(address, data)
+        {
+            return;
+        }
+        if !parts || data.len() == 1 {
+            return self.unclaimed_read(data);
+        }
+        for (i, byte) in data.chunks_mut(1).enumerate() {
+            self.read(address.wrapping_add(i as u64), byte);
         }
     }
 
     /// The guest writes; split like [`Self::read`].
     pub fn write(&self, address: u64, data: &[u8]) {
         let regions = self.regions.load();
-        match find(&regions, address, data.len()) {
-            Found::Whole(region) => region.handler.write(address - region.start, data),
-            Found::Nothing => self.unclaimed_write(),
-            Found::Parts => {
-                for (i, byte) in data.chunks(1).enumerate() {
-                    let at = address.wrapping_add(i as u64);
-                    match find(&regions, at, 1) {
-                        Found::Whole(region) => region.handler.write(at - region.start, byte),
-                        _ => self.unclaimed_write(),
-                    }
-                }
-            }
+        let parts = match find(&regions, address, data.len()) {
+            Found::Whole(region) => return region.handler.write(address - region.start, data),
+            Found::Parts => true,
+            Found::Nothing => false,
+        };
+        if let Some(decoder) = self.subtractive.get()
+            && decoder.write(address, data)
+        {
+            return;
+        }
+        if !parts || data.len() == 1 {
+            return self.unclaimed_write();
+        }
+        for (i, byte) in data.chunks(1).enumerate() {
+            self.write(address.wrapping_add(i as u64), byte);
         }
     }
 
