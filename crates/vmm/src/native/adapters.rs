@@ -77,7 +77,11 @@ pub(super) fn claim_ports(
     device: &SharedDevice,
     timers: &Arc<Timers>,
 ) -> Result<(), Overlap> {
-    let ranges = match device.lock().unwrap_or_else(PoisonError::into_inner).ports() {
+    let ranges = match device
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .ports()
+    {
         Some(ports) => ports.ranges().to_vec(),
         None => Vec::new(),
     };

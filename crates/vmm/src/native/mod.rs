@@ -1,8 +1,151 @@
 //! The native machine: our own devices and an [`engine::Engine`] for the processors.
+//!
+//! [`NativeMachine`] holds the threads; `motherboard` everything the guest can reach; `gate` is
+//! where processors stop and start.
 
+mod adapters;
+mod boot;
 pub mod bus;
+mod chipset;
 mod clock;
 pub mod cpuid;
+mod expansion;
 mod gate;
+mod lines;
 pub mod memory;
+mod motherboard;
+mod processors;
+mod start_state;
 mod timers;
+
+use crate::{Machine, MachineError, Surroundings};
+use engine::{Engine, PartitionConfig};
+use gate::Gate;
+use motherboard::Motherboard;
+use processors::{Board, Processors};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use units::Bytes;
+use vm_control::{LaunchSpec, Statistics};
+
+/// See the module.
+pub struct NativeMachine {
+    engine: &'static str,
+    board: Arc<Motherboard>,
+    processors: Processors,
+    timers: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl NativeMachine {
+    /// Builds the machine `spec` describes on `engine`, ready to start.
+    ///
+    /// # Errors
+    /// The definition asks for what cannot be built, or a resource failed.
+    pub fn new(
+        engine: &dyn Engine,
+        spec: &LaunchSpec,
+        surroundings: Surroundings,
+    ) -> Result<Self, MachineError> {
+        let processors = spec.definition.cpus;
+        let partition = engine.create_partition(&PartitionConfig { processors })?;
+        let gate = Arc::new(Gate::new(processors as usize));
+        let board = Arc::new(Motherboard::new(
+            spec,
+            Arc::clone(&partition),
+            Arc::clone(&gate),
+            surroundings,
+        )?);
+        board.load()?;
+        let shared: Arc<dyn Board> = Arc::clone(&board) as _;
+        let timers = spawn_timers(&board)?;
+        let processors = Processors::new(&*partition, processors, gate, &board.halted, &shared)?;
+        Ok(Self {
+            engine: engine.name(),
+            board,
+            processors,
+            timers: Mutex::new(Some(timers)),
+        })
+    }
+}
+
+fn spawn_timers(board: &Motherboard) -> Result<JoinHandle<()>, MachineError> {
+    let timers = Arc::clone(&board.timers);
+    let devices = board.chipset.timed();
+    let console = Arc::clone(&board.surroundings.console);
+    let wake = Arc::clone(&board.timers);
+    console.on_input(move || wake.wake());
+    let chores = vec![board.chipset.input_chore(console)];
+    std::thread::Builder::new()
+        .name("chipset".to_owned())
+        .stack_size(128 << 10)
+        .spawn(move || timers.run(&devices, &chores))
+        .map_err(|e| MachineError::system("cannot start the chipset thread", e))
+}
+
+impl Machine for NativeMachine {
+    fn engine(&self) -> &'static str {
+        self.engine
+    }
+
+    fn start(&self) -> Result<(), MachineError> {
+        self.resume()
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        self.board.gate.close();
+        if let Err(stuck) = self.board.gate.wait_still() {
+            self.board.gate.open();
+            return Err(motherboard::part("pause")(&stuck));
+        }
+        self.board.timers.clock().stop();
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), MachineError> {
+        self.board.timers.clock().run();
+        self.board.timers.wake();
+        self.board.gate.open();
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), MachineError> {
+        self.board.gate.request_reset();
+        self.board
+            .gate
+            .wait_reset()
+            .map_err(|stuck| motherboard::part("reset")(&stuck))
+    }
+
+    fn press_power_button(&self) -> Result<(), MachineError> {
+        Err(MachineError::Absent("power button"))
+    }
+
+    fn quit(&self) {
+        self.processors.quit(&self.board.halted);
+        self.board.timers.quit();
+        let thread = self
+            .timers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // A panic has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+
+    fn statistics(&self) -> Result<Statistics, MachineError> {
+        Ok(Statistics {
+            processors: self.processors.statistics(),
+            ..Statistics::default()
+        })
+    }
+
+    fn inspect(&self) -> Result<serde_json::Value, MachineError> {
+        Ok(serde_json::Value::Null)
+    }
+
+    fn set_balloon(&self, _target: Bytes) -> Result<(), MachineError> {
+        Err(MachineError::Absent("balloon"))
+    }
+}

@@ -103,7 +103,10 @@ impl Processors {
                     for thread in threads {
                         let _: std::thread::Result<()> = thread.join();
                     }
-                    return Err(MachineError::system("cannot start a processor thread", error));
+                    return Err(MachineError::system(
+                        "cannot start a processor thread",
+                        error,
+                    ));
                 }
             }
         }
@@ -126,12 +129,8 @@ impl Processors {
     pub(super) fn quit(&self, halted: &Halted) {
         self.gate.quit();
         halted.notify();
-        let threads = std::mem::take(
-            &mut *self
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A panic has been reported by the thread itself.
             let _ = thread.join();

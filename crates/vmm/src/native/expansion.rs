@@ -1,0 +1,145 @@
+//! PCI on the buses of the machine: its own decoding asked where no fixed device answers, and what
+//! follows when the guest moves a region (doorbells, the ACPI power management ports).
+
+use super::bus::Subtractive;
+use engine::{Doorbell, DoorbellAddress, Partition};
+use pci::{AddressSpace, Apertures, Bus, Owner, Region, Space};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use units::GuestPhysical;
+
+/// Memory accesses for PCI.
+pub(super) struct PciMemory(pub(super) Arc<Bus>);
+/// Port accesses for PCI.
+pub(super) struct PciPorts(pub(super) Arc<Bus>);
+
+impl Subtractive for PciMemory {
+    fn read(&self, address: u64, data: &mut [u8]) -> bool {
+        self.0.read_memory(address, data)
+    }
+    fn write(&self, address: u64, data: &[u8]) -> bool {
+        self.0.write_memory(address, data)
+    }
+}
+
+impl Subtractive for PciPorts {
+    fn read(&self, address: u64, data: &mut [u8]) -> bool {
+        u16::try_from(address).is_ok_and(|port| self.0.read_port(port, data))
+    }
+    fn write(&self, address: u64, data: &[u8]) -> bool {
+        u16::try_from(address).is_ok_and(|port| self.0.write_port(port, data))
+    }
+}
+
+/// Called with the first port of the power management block, `None` when it is gone.
+pub(super) type PowerManagementMoved = Box<dyn Fn(Option<u16>) + Send + Sync>;
+
+/// What keeps a doorbell with the engine.
+type Guard = Box<dyn Send + Sync>;
+
+/// Follows regions that come and go.
+pub(super) struct Follower {
+    partition: Arc<dyn Partition>,
+    bus: OnceLock<Weak<Bus>>,
+    doorbells: Mutex<BTreeMap<Region, Vec<Guard>>>,
+    power_management: PowerManagementMoved,
+}
+
+/// Makes PCI bus 0 for a machine with this memory map.
+pub(super) fn bus(
+    partition: &Arc<dyn Partition>,
+    map: &layout::MemoryMap,
+    power_management: PowerManagementMoved,
+) -> Arc<Bus> {
+    let ecam = layout::Range {
+        base: layout::ECAM,
+        size: layout::ECAM_SIZE,
+    };
+    let last = |range: &layout::Range| (range.base.0, range.end().0 - 1);
+    let mut memory: Vec<(u64, u64)> = map.pci_low(Some(ecam)).iter().map(last).collect();
+    memory.push(last(&map.pci_high()));
+    let follower = Arc::new(Follower {
+        partition: Arc::clone(partition),
+        bus: OnceLock::new(),
+        doorbells: Mutex::new(BTreeMap::new()),
+        power_management,
+    });
+    let apertures = Apertures {
+        ports: layout::PCI_PORTS,
+        memory,
+    };
+    let bus = Arc::new(Bus::new(apertures, Arc::clone(&follower) as _));
+    // Set once, here.
+    let _ = follower.bus.set(Arc::downgrade(&bus));
+    bus
+}
+
+impl Follower {
+    fn doorbells_of(&self, region: &Region, device: u8, index: u8) -> Vec<Guard> {
+        let Some(function) = self
+            .bus
+            .get()
+            .and_then(Weak::upgrade)
+            .and_then(|bus| bus.function(device))
+        else {
+            return Vec::new();
+        };
+        let function = function.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guards = Vec::new();
+        for bell in function.doorbells() {
+            if bell.bar != index || bell.offset >= region.size {
+                continue;
+            }
+            let at = region.base + bell.offset;
+            let address = match (region.space, u16::try_from(at)) {
+                (Space::Memory, _) => DoorbellAddress::Memory(GuestPhysical(at)),
+                (Space::Port, Ok(port)) => DoorbellAddress::Port(port),
+                (Space::Port, Err(_)) => continue,
+            };
+            let doorbell = Doorbell {
+                address,
+                width: 0,
+                value: None,
+            };
+            match self.partition.doorbell(doorbell, bell.event) {
+                Ok(guard) => guards.extend(guard),
+                // Then the write comes as an exit and rings the same bell.
+                Err(error) => tracing::debug!(at, %error, "no doorbell"),
+            }
+        }
+        guards
+    }
+}
+
+impl AddressSpace for Follower {
+    fn added(&self, region: &Region) {
+        match region.owner {
+            Owner::Bar { device, index } => {
+                let guards = self.doorbells_of(region, device, index);
+                if !guards.is_empty() {
+                    self.doorbells
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(*region, guards);
+                }
+            }
+            Owner::PowerManagement => {
+                (self.power_management)(u16::try_from(region.base).ok());
+            }
+            Owner::Ecam => {}
+        }
+    }
+
+    fn removed(&self, region: &Region) {
+        match region.owner {
+            Owner::Bar { .. } => {
+                self.doorbells
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(region);
+            }
+            Owner::PowerManagement => (self.power_management)(None),
+            Owner::Ecam => {}
+        }
+    }
+}
