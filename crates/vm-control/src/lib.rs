@@ -66,6 +66,11 @@ impl<'a> Files<'a> {
     pub fn console(&self) -> PathBuf {
         self.runtime.join("console.sock")
     }
+    /// The socket of the virtio console (`hvc0`).
+    #[must_use]
+    pub fn virtio_console(&self) -> PathBuf {
+        self.runtime.join("hvc0.sock")
+    }
     /// The guest's vsock ports (`CONNECT port\n`, answered `OK port\n`); a guest that connects out
     /// to host port P reaches the socket `vsock.sock_P`.
     #[must_use]
@@ -86,6 +91,11 @@ impl<'a> Files<'a> {
     #[must_use]
     pub fn console_log(&self) -> PathBuf {
         self.state.join("console.log")
+    }
+    /// Everything the guest wrote to its virtio console.
+    #[must_use]
+    pub fn virtio_console_log(&self) -> PathBuf {
+        self.state.join("hvc0.log")
     }
     /// The VM process's own log.
     #[must_use]

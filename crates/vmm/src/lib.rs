@@ -12,6 +12,7 @@ pub mod console;
 mod descriptor;
 pub mod machine;
 pub mod native;
+pub mod process;
 
 pub use console::Console;
 pub use machine::{EndingSlot, LifeCycle, Machine, MachineError, Surroundings};

@@ -55,7 +55,10 @@ pub(super) fn accept(listener: &UnixListener) -> Option<UnixStream> {
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     let own = rustix::process::geteuid();
     if peer.uid != own && !peer.uid.is_root() {
-        tracing::warn!(uid = peer.uid.as_raw(), "a client of another user was turned away");
+        tracing::warn!(
+            uid = peer.uid.as_raw(),
+            "a client of another user was turned away"
+        );
         return None;
     }
     stream.set_nonblocking(true).ok()?;

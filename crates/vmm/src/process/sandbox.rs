@@ -253,12 +253,7 @@ fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::Backend
     rules.push((
         libc::SYS_ioctl,
         vec![
-            SeccompRule::new(vec![condition(
-                1,
-                Dword,
-                MaskedEq(IOCTL_TYPE),
-                KVM_IOCTLS,
-            )?])?,
+            SeccompRule::new(vec![condition(1, Dword, MaskedEq(IOCTL_TYPE), KVM_IOCTLS)?])?,
             SeccompRule::new(vec![
                 condition(1, Dword, MaskedEq(IOCTL_TYPE), TUN_AND_TERMINAL_IOCTLS)?,
                 condition(1, Dword, Ne, TIOCSTI)?,
@@ -266,9 +261,8 @@ fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::Backend
             ])?,
         ],
     ));
-    let prctl = |option: libc::c_int| {
-        SeccompRule::new(vec![condition(0, Dword, Eq, option as u64)?])
-    };
+    let prctl =
+        |option: libc::c_int| SeccompRule::new(vec![condition(0, Dword, Eq, option as u64)?]);
     rules.push((
         libc::SYS_prctl,
         vec![
@@ -334,7 +328,12 @@ mod tests {
         calls.sort_unstable();
         calls.dedup();
         assert_eq!(calls.len(), count);
-        for never in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_kill, libc::SYS_mount] {
+        for never in [
+            libc::SYS_execve,
+            libc::SYS_ptrace,
+            libc::SYS_kill,
+            libc::SYS_mount,
+        ] {
             assert!(!calls.contains(&never));
         }
     }

@@ -3,9 +3,7 @@
 use super::control::accept;
 use super::stream::{Backlog, Outcome, read_some};
 use crate::{Console, MachineError};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -17,8 +15,6 @@ const MOST_CLIENTS: usize = 16;
 /// Standard output may be a blocking terminal or pipe: no more than this at once, and only when it
 /// is ready, so that the write does not wait (a pipe that is ready takes `PIPE_BUF`, 4096).
 const STDOUT_CHUNK: usize = 512;
-/// Ctrl-] ends a foreground VM, when standard input is a terminal.
-pub(super) const ESCAPE: u8 = 0x1d;
 
 /// A console and whoever is attached to it.
 pub(super) struct Terminal {
@@ -134,21 +130,11 @@ pub(super) struct Standard {
     output: File,
     backlog: Backlog,
     waiting: Vec<u8>,
-    /// The terminal's settings before, when there is one.
-    before: Option<Termios>,
-}
-
-/// What came of reading standard input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Typed {
-    /// Nothing special.
-    Text,
-    /// The escape key.
-    Escape,
 }
 
 impl Standard {
-    /// Takes standard input and output over; a terminal becomes raw. `typed` was read already.
+    /// Takes standard input and output over. `typed` was read already. A terminal is left as it is:
+    /// raw mode and the escape key are the caller's.
     pub(super) fn new(typed: Vec<u8>) -> Result<Self, MachineError> {
         let duplicate = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned()
@@ -156,19 +142,11 @@ impl Standard {
                 .map_err(|e| MachineError::system("cannot duplicate standard input", e))
         };
         let input = duplicate(std::io::stdin().as_fd())?;
-        let before = tcgetattr(&input).ok();
-        if let Some(before) = &before {
-            let mut raw = before.clone();
-            raw.make_raw();
-            tcsetattr(&input, OptionalActions::Now, &raw)
-                .map_err(|e| MachineError::system("cannot make the terminal raw", e.into()))?;
-        }
         Ok(Self {
             input: Some(input),
             output: duplicate(std::io::stdout().as_fd())?,
             backlog: Backlog::default(),
             waiting: typed,
-            before,
         })
     }
 
@@ -185,25 +163,15 @@ impl Standard {
         (!self.backlog.is_empty()).then(|| self.output.as_fd())
     }
 
-    pub(super) fn readable(&mut self, console: &Console) -> Typed {
+    /// Someone types, or the input ended, which ends nothing else.
+    pub(super) fn readable(&mut self, console: &Console) {
         let Some(input) = &mut self.input else {
-            return Typed::Text;
+            return;
         };
-        let mut buffer = [0; 1024];
-        let count = match input.read(&mut buffer) {
-            Ok(0) | Err(_) => {
-                self.input = None;
-                return Typed::Text;
-            }
-            Ok(count) => count,
-        };
-        let typed = &buffer[..count];
-        if self.before.is_some() && typed.contains(&ESCAPE) {
-            return Typed::Escape;
+        if read_some(input, &mut self.waiting) == Outcome::Closed {
+            self.input = None;
         }
-        self.waiting.extend_from_slice(typed);
         self.offer(console);
-        Typed::Text
     }
 
     pub(super) fn offer(&mut self, console: &Console) {
@@ -223,24 +191,10 @@ impl Standard {
         }
     }
 
-    /// Writes the rest, waiting for the reader, and gives the terminal back as it was.
+    /// Writes the rest, waiting for the reader.
     pub(super) fn finish(&mut self) {
         while !self.backlog.is_empty() {
             self.writable();
         }
-        self.restore();
-    }
-
-    fn restore(&mut self) {
-        if let (Some(before), Some(input)) = (self.before.take(), &self.input) {
-            // Nothing is left to be done about a terminal that is gone.
-            let _ = tcsetattr(input, OptionalActions::Now, &before);
-        }
-    }
-}
-
-impl Drop for Standard {
-    fn drop(&mut self) {
-        self.restore();
     }
 }
