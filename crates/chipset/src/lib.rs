@@ -15,6 +15,7 @@ mod acpi_pm;
 mod debug_ports;
 mod device;
 mod event;
+mod i8042;
 mod ioapic;
 mod pic;
 mod pit;
@@ -35,6 +36,7 @@ pub use device::{
     ByteSink, Device, GuestBytes, Line, LineFn, MemoryDevice, PortDevice, PortRange, SinkFn, Timed,
 };
 pub use event::{EventFn, MachineEvent, MachineEvents};
+pub use i8042::{I8042, I8042Registers};
 pub use ioapic::{
     IOAPIC_BASE, IOAPIC_PINS, IOAPIC_SIZE, IoApic, IoApicRegisters, IoApicSink, PinRoutes,
 };
