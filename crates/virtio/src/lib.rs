@@ -21,6 +21,7 @@ mod running;
 pub mod scatter;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
+pub mod vhost_user;
 pub mod vsock;
 mod worker;
 

@@ -345,6 +345,6 @@ impl Drop for TestDriver {
 }
 
 /// A doorbell.
-fn eventfd() -> EventFd {
+pub(crate) fn eventfd() -> EventFd {
     EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).expect("the kernel gives an eventfd")
 }

@@ -38,7 +38,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(
+    pub(crate) fn new(
         memory: &GuestMemory,
         index: u16,
         base: u64,
@@ -194,6 +194,12 @@ impl Ring {
         self.available = index;
         let at = GuestAddress(self.available_ring() + 2);
         self.memory.memory().write_obj(index.to_le(), at).unwrap();
+    }
+
+    /// The doorbell.
+    #[must_use]
+    pub fn doorbell(&self) -> &EventFd {
+        &self.kick
     }
 
     /// Rings.
