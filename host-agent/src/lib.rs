@@ -12,6 +12,7 @@ pub mod client;
 pub mod contents;
 pub mod daemon;
 pub mod engines;
+pub mod image;
 pub mod launch;
 pub mod lifecycle;
 pub mod problem;

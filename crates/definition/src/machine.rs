@@ -31,10 +31,10 @@ pub struct VmDefinition {
     #[serde(default)]
     pub engine: EngineChoice,
     /// Back guest RAM with huge pages where the host has them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub huge_pages: bool,
     /// What the machine starts.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Boot::is_empty")]
     pub boot: Boot,
     /// Disks in the order the guest sees them.
     #[serde(default, rename = "disk", skip_serializing_if = "Vec::is_empty")]
@@ -63,6 +63,12 @@ pub struct Boot {
     /// Firmware image to use instead of the system's OVMF.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<PathBuf>,
+}
+
+impl Boot {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How the bytes of a disk file are to be read. Never guessed from content: a guest could write a

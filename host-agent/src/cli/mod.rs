@@ -7,6 +7,7 @@ mod console;
 mod doctor;
 mod documents;
 mod edit;
+mod image;
 mod machine;
 mod output;
 mod parse;
@@ -44,6 +45,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Problem> {
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { output } => documents::man_pages(&output),
         Command::Console(name) => vm::console(&name.name),
+        Command::Image(command) => image::dispatch(command),
         Command::Edit(name) => edit::edit(&name.name),
         other => vm::dispatch(other),
     };
