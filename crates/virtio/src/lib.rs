@@ -14,6 +14,7 @@
 pub mod block;
 mod config;
 mod device;
+pub mod net;
 pub mod pci;
 mod queue;
 pub mod rng;

@@ -210,19 +210,6 @@ impl<'m, Direction> Scatter<'m, Direction> {
         self.bytes = self.bytes.min(count);
     }
 
-    /// The list as a system call takes it, shortened to what one call takes.
-    fn raw(&self) -> (*const libc::iovec, libc::c_int) {
-        let count = self.entries.len().min(MAX_ENTRIES);
-        (self.entries.as_ptr(), count as libc::c_int)
-    }
-}
-
-impl<'m> Readable<'m> {
-    /// Appends host bytes.
-    pub fn push_bytes(&mut self, bytes: &'m [u8]) {
-        self.push_raw(bytes.as_ptr().cast_mut(), bytes.len());
-    }
-
     /// Copies the first bytes out, as many as both sides have; says how many.
     pub fn copy_to(&self, target: &mut [u8]) -> usize {
         let mut done = 0;
@@ -242,6 +229,26 @@ impl<'m> Readable<'m> {
             done += length;
         }
         done
+    }
+
+    /// Keeps at most the first `count` pieces.
+    pub fn limit_pieces(&mut self, count: usize) {
+        for entry in self.entries.drain(count.min(self.entries.len())..) {
+            self.bytes -= entry.iov_len;
+        }
+    }
+
+    /// The list as a system call takes it, shortened to what one call takes.
+    fn raw(&self) -> (*const libc::iovec, libc::c_int) {
+        let count = self.entries.len().min(MAX_ENTRIES);
+        (self.entries.as_ptr(), count as libc::c_int)
+    }
+}
+
+impl<'m> Readable<'m> {
+    /// Appends host bytes.
+    pub fn push_bytes(&mut self, bytes: &'m [u8]) {
+        self.push_raw(bytes.as_ptr().cast_mut(), bytes.len());
     }
 
     /// Takes the first `N` bytes off the list; `None`, and nothing taken, when there are fewer.
