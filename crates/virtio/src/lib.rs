@@ -13,6 +13,7 @@
 
 pub mod block;
 mod config;
+pub mod console;
 mod device;
 pub mod net;
 pub mod pci;

@@ -155,3 +155,126 @@ fn poll_entry<'a>(descriptor: RawFd, flags: PollFlags) -> PollFd<'a> {
     // worker lives, which outlives this poll. A worker that broke this gets POLLNVAL, no more.
     PollFd::from_borrowed_fd(unsafe { BorrowedFd::borrow_raw(descriptor) }, flags)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::TestInterrupts;
+    use std::any::Any;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    /// Notes what is called, and does what it is told.
+    struct Scripted {
+        event: EventFd,
+        deadline: Option<Instant>,
+        calls: Arc<Mutex<Vec<String>>>,
+        script: fn(&mut Scripted) -> Result<(), WorkerError>,
+    }
+
+    impl Scripted {
+        fn new(script: fn(&mut Scripted) -> Result<(), WorkerError>) -> Self {
+            let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).unwrap();
+            Self {
+                event,
+                deadline: None,
+                calls: Arc::default(),
+                script,
+            }
+        }
+
+        fn note(&self, call: String) {
+            self.calls.lock().unwrap().push(call);
+        }
+    }
+
+    impl Worker for Scripted {
+        fn name(&self) -> &str {
+            "scripted"
+        }
+
+        fn sources(&self) -> Vec<Source> {
+            let source = |readable, writable, token| Source {
+                descriptor: self.event.as_raw_fd(),
+                readable,
+                writable,
+                token,
+            };
+            vec![source(false, false, 1), source(true, false, 2)]
+        }
+
+        fn deadline(&self) -> Option<Instant> {
+            self.deadline
+        }
+
+        fn ready(&mut self, token: u32) -> Result<(), WorkerError> {
+            self.event.read().unwrap();
+            self.note(format!("ready {token}"));
+            (self.script)(self)
+        }
+
+        fn timeout(&mut self) -> Result<(), WorkerError> {
+            self.deadline = None;
+            self.note("timeout".to_owned());
+            Ok(())
+        }
+
+        fn stop(&mut self) -> Vec<QueueState> {
+            self.note("stop".to_owned());
+            vec![QueueState {
+                index: 7,
+                next_avail: 1,
+                next_used: 1,
+            }]
+        }
+
+        fn into_any(self: Box<Self>) -> Box<dyn Any> {
+            self
+        }
+    }
+
+    /// Runs a worker, rings once, waits until `done`, stops it; what was called.
+    fn run_until(worker: Scripted, done: &str, interrupts: &Arc<TestInterrupts>) -> Vec<String> {
+        let (event, calls) = (worker.event.try_clone().unwrap(), worker.calls.clone());
+        let thread = WorkerThread::spawn(Box::new(worker), interrupts.clone()).unwrap();
+        event.write(1).unwrap();
+        while !calls.lock().unwrap().iter().any(|call| call == done) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (worker, states) = thread.stop().expect("the worker comes back");
+        assert_eq!(states[0].index, 7);
+        assert!(worker.into_any().downcast::<Scripted>().is_ok());
+        let calls = calls.lock().unwrap();
+        calls.clone()
+    }
+
+    #[test]
+    fn a_worker_hears_of_its_sources_and_its_deadline_and_comes_back() {
+        let interrupts = Arc::default();
+        let worker = Scripted::new(|worker| {
+            worker.deadline = Some(Instant::now() + Duration::from_millis(5));
+            Ok(())
+        });
+        let calls = run_until(worker, "timeout", &interrupts);
+        assert_eq!(calls, ["ready 2", "timeout", "stop"]);
+        assert!(!interrupts.seen().needs_reset);
+    }
+
+    #[test]
+    fn a_broken_rule_or_a_panic_asks_for_a_reset_and_the_worker_still_comes_back() {
+        let scripts: [fn(&mut Scripted) -> Result<(), WorkerError>; 2] = [
+            |_| {
+                Err(WorkerError {
+                    what: "told to".to_owned(),
+                })
+            },
+            |_| panic!("told to"),
+        ];
+        for script in scripts {
+            let interrupts = Arc::<TestInterrupts>::default();
+            let calls = run_until(Scripted::new(script), "ready 2", &interrupts);
+            assert_eq!(calls, ["ready 2", "stop"]);
+            assert!(interrupts.seen().needs_reset);
+        }
+    }
+}
