@@ -4,7 +4,7 @@
 use super::bus::{Bus, Handler, Overlap};
 use super::lines::SharedRouter;
 use super::timers::{SharedDevice, Timers};
-use chipset::{Device, MemoryDevice, PortDevice};
+use chipset::{Device, MemoryDevice, PortDevice, PortRange};
 use std::sync::{Arc, PoisonError};
 
 /// Ports of a device, from `first` on.
@@ -12,12 +12,6 @@ struct Ports {
     device: SharedDevice,
     timers: Arc<Timers>,
     first: u16,
-}
-
-/// Memory registers of a device.
-struct Registers {
-    device: SharedDevice,
-    timers: Arc<Timers>,
 }
 
 /// Lets `action` at the device at the present time.
@@ -54,24 +48,22 @@ impl Handler for Ports {
     }
 }
 
-impl Handler for Registers {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        access(&self.device, &self.timers, |device| match device.memory() {
-            Some(memory) => memory.read(offset, data),
-            None => data.fill(0xff),
-        });
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        access(&self.device, &self.timers, |device| {
-            if let Some(memory) = device.memory() {
-                memory.write(offset, data);
-            }
-        });
-    }
+/// Puts one run of the device's ports on the bus.
+pub(super) fn claim_port_range(
+    bus: &Bus,
+    device: &SharedDevice,
+    timers: &Arc<Timers>,
+    range: PortRange,
+) -> Result<(), Overlap> {
+    let handler = Ports {
+        device: Arc::clone(device),
+        timers: Arc::clone(timers),
+        first: range.first,
+    };
+    bus.claim(range.first.into(), range.count.into(), Arc::new(handler))
 }
 
-/// Puts the device's ports on the bus.
+/// Puts all of the device's ports on the bus.
 pub(super) fn claim_ports(
     bus: &Bus,
     device: &SharedDevice,
@@ -86,35 +78,9 @@ pub(super) fn claim_ports(
         None => Vec::new(),
     };
     for range in ranges {
-        bus.claim(
-            u64::from(range.first),
-            u64::from(range.count),
-            Arc::new(Ports {
-                device: Arc::clone(device),
-                timers: Arc::clone(timers),
-                first: range.first,
-            }),
-        )?;
+        claim_port_range(bus, device, timers, range)?;
     }
     Ok(())
-}
-
-/// Puts the device's registers at `start` of the memory bus.
-pub(super) fn claim_memory(
-    bus: &Bus,
-    device: &SharedDevice,
-    timers: &Arc<Timers>,
-    start: u64,
-    size: u64,
-) -> Result<(), Overlap> {
-    bus.claim(
-        start,
-        size,
-        Arc::new(Registers {
-            device: Arc::clone(device),
-            timers: Arc::clone(timers),
-        }),
-    )
 }
 
 /// The 8259 pair, which lives in the router.

@@ -3,9 +3,10 @@
 use crate::MachineError;
 use definition::Boot;
 use layout::MemoryMap;
-use loader::{EntryPoint, Request};
+use loader::{Loaded, Request};
 use std::fs::File;
 use std::path::Path;
+use units::GuestPhysical;
 use vm_memory::GuestMemoryMmap;
 
 /// A kernel, opened once: after the sandbox is closed its path is out of reach.
@@ -52,20 +53,21 @@ impl Kernel {
         &mut self,
         memory: &GuestMemoryMmap,
         map: &MemoryMap,
-    ) -> Result<EntryPoint, MachineError> {
+        rsdp: GuestPhysical,
+    ) -> Result<Loaded, MachineError> {
         let request = Request {
             kernel: &mut self.kernel,
             kernel_name: &self.kernel_name,
             initrd: self.initrd.as_mut(),
             initrd_name: &self.initrd_name,
             command_line: &self.append,
-            rsdp: None,
+            rsdp: Some(rsdp),
         };
         let loaded = loader::load(memory, map, request).map_err(|e| MachineError::Part {
             part: "kernel",
             reason: e.to_string(),
         })?;
         tracing::info!(kernel = %self.kernel_name, kind = ?loaded.kind, "loaded");
-        Ok(loaded.entry)
+        Ok(loaded)
     }
 }

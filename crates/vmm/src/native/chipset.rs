@@ -1,15 +1,20 @@
 //! The legacy devices and how they are wired: which port, which interrupt, whose output goes where.
 
-use super::adapters::{IoApicRegisters, PicPorts, Scratch, claim_ports};
+use super::adapters::{IoApicRegisters, PicPorts, Scratch, claim_port_range, claim_ports};
 use super::bus::{Bus, Overlap};
 use super::lines::{ExternalInterrupt, IsaLine, MessageSink, SharedRouter};
+use super::memory::GuestRam;
+use super::power::PowerManagement;
 use super::timers::{Chore, SharedDevice, Timers};
 use crate::Console;
 use chipset::{
-    ByteSink, ClockFn, Device, IOAPIC_SIZE, InterruptRouter, IoApic, Line, Pic, Pit, PortDevice,
+    AcpiPm, ByteSink, ClockFn, DebugExit, Device, GuestBytes, HypercallPorts, IOAPIC_SIZE,
+    InterruptRouter, IoApic, Line, MachineEvents, Pic, Pit, PmTimerWidth, PortDevice, PortRange,
     Rtc, Uart,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 /// ISA interrupts of a PC (ICH9 5.8.3, table 5-15).
 const TIMER_IRQ: u8 = 0;
@@ -21,18 +26,21 @@ const POST_PORT: u64 = 0x80;
 pub(super) struct Chipset {
     pub(super) router: SharedRouter,
     pub(super) uart: Arc<Mutex<Uart>>,
+    hypercalls: Arc<Mutex<HypercallPorts>>,
+    /// Input goes to the hypercall ports (tiny guests) instead of the serial port.
+    input_to_hypercalls: Arc<AtomicBool>,
+    pub(super) power: Arc<PowerManagement>,
     /// Everything that is reset and inspected, the router excepted.
     pub(super) devices: Vec<SharedDevice>,
 }
 
-/// What the guest prints on the serial port goes to the console; room for input wakes the thread
-/// that brings it.
-struct SerialSink {
+/// What the guest prints goes to the console; room for input wakes the thread that brings it.
+struct PrintSink {
     console: Arc<Console>,
     timers: Arc<Timers>,
 }
 
-impl ByteSink for SerialSink {
+impl ByteSink for PrintSink {
     fn write(&mut self, bytes: &[u8]) {
         self.console.output(bytes);
     }
@@ -49,16 +57,27 @@ fn wall_clock() -> i128 {
         .map_or(0, |since| since.as_nanos().cast_signed())
 }
 
+/// What the devices are wired to.
+pub(super) struct Wires<'a> {
+    pub(super) messages: Arc<MessageSink>,
+    pub(super) external: Arc<ExternalInterrupt>,
+    pub(super) events: Arc<dyn MachineEvents>,
+    pub(super) timers: &'a Arc<Timers>,
+    pub(super) console: &'a Arc<Console>,
+    pub(super) ram: &'a GuestRam,
+}
+
 impl Chipset {
     /// Makes the devices and puts them on the buses.
-    pub(super) fn new(
-        ports: &Bus,
-        memory: &Bus,
-        messages: Arc<MessageSink>,
-        external: Arc<ExternalInterrupt>,
-        timers: &Arc<Timers>,
-        console: &Arc<Console>,
-    ) -> Result<Self, Overlap> {
+    pub(super) fn new(ports: &Arc<Bus>, memory: &Bus, wires: Wires<'_>) -> Result<Self, Overlap> {
+        let Wires {
+            messages,
+            external,
+            events,
+            timers,
+            console,
+            ram,
+        } = wires;
         let router = InterruptRouter::new(Pic::new(external), IoApic::new(messages));
         let pic_ranges = router.pic.ranges().to_vec();
         let router = Arc::new(Mutex::new(router));
@@ -79,43 +98,77 @@ impl Chipset {
                 irq,
             })
         };
-        let sink = SerialSink {
-            console: Arc::clone(console),
-            timers: Arc::clone(timers),
+        let sink = || {
+            Box::new(PrintSink {
+                console: Arc::clone(console),
+                timers: Arc::clone(timers),
+            })
         };
-        let uart = Uart::new("uart0", Uart::COM1, line(COM1_IRQ), Box::new(sink));
+        let uart = Uart::new("uart0", Uart::COM1, line(COM1_IRQ), sink());
         let uart = Arc::new(Mutex::new(uart));
-        let devices: Vec<SharedDevice> = vec![
+        let hypercalls = HypercallPorts::new(
+            sink(),
+            Box::new(RamBytes(ram.memory().clone())),
+            Arc::clone(&events),
+        );
+        let hypercalls = Arc::new(Mutex::new(hypercalls));
+        let mut rtc = Rtc::new(Box::new(ClockFn(wall_clock)), line(RTC_IRQ));
+        let (low, high) = ram.split();
+        rtc.set_memory(low, high);
+        let power = PowerManagement::new(
+            AcpiPm::new(PmTimerWidth::Bits32, line(layout::SCI), Arc::clone(&events)),
+            Arc::clone(ports),
+            Arc::clone(timers),
+        );
+        for fixed in [
+            PortRange::new(chipset::SMI_COMMAND, 2),
+            PortRange::new(chipset::RESET_CONTROL, 1),
+        ] {
+            claim_port_range(ports, &power.shared(), timers, fixed)?;
+        }
+        let mut devices: Vec<SharedDevice> = vec![
             Arc::clone(&uart) as SharedDevice,
+            Arc::clone(&hypercalls) as SharedDevice,
             share(Pit::new(line(TIMER_IRQ))),
-            share(Rtc::new(Box::new(ClockFn(wall_clock)), line(RTC_IRQ))),
+            share(rtc),
+            share(DebugExit::new(events)),
         ];
         for device in &devices {
             claim_ports(ports, device, timers)?;
         }
+        devices.push(power.shared());
         Ok(Self {
             router,
             uart,
+            hypercalls,
+            input_to_hypercalls: Arc::new(AtomicBool::new(false)),
+            power: Arc::new(power),
             devices,
         })
     }
 
+    /// As firmware leaves the power management block, for a kernel started without any.
+    pub(super) fn enable_acpi(&self) {
+        lock(&self.power.device).enable_acpi();
+    }
+
     /// Those the timer thread looks at.
     pub(super) fn timed(&self) -> Vec<SharedDevice> {
-        let timed = |device: &&SharedDevice| {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .timed()
-                .is_some()
-        };
+        let timed = |device: &&SharedDevice| lock(device).timed().is_some();
         self.devices.iter().filter(timed).cloned().collect()
     }
 
-    /// Brings console input to the serial port, as much as it takes.
+    /// Says where console input goes from now on.
+    pub(super) fn input_to_hypercalls(&self, yes: bool) {
+        self.input_to_hypercalls.store(yes, Ordering::Relaxed);
+    }
+
+    /// Brings console input to the guest, as much as it takes.
     pub(super) fn input_chore(&self, console: Arc<Console>) -> Chore {
         let uart = Arc::clone(&self.uart);
-        // What the port did not take the last time.
+        let hypercalls = Arc::clone(&self.hypercalls);
+        let to_hypercalls = Arc::clone(&self.input_to_hypercalls);
+        // What the guest did not take the last time.
         let left = Mutex::new(Vec::new());
         Box::new(move || {
             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,10 +179,11 @@ impl Chipset {
                 if left.is_empty() {
                     return;
                 }
-                let taken = uart
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(&left);
+                let taken = if to_hypercalls.load(Ordering::Relaxed) {
+                    lock(&hypercalls).push(&left)
+                } else {
+                    lock(&uart).push(&left)
+                };
                 left.drain(..taken);
                 if !left.is_empty() {
                     return;
@@ -141,19 +195,29 @@ impl Chipset {
     /// Everything back to power-on.
     pub(super) fn reset(&self) {
         for device in &self.devices {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .reset();
+            lock(device).reset();
         }
-        let mut router = self.router.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut router = lock(&self.router);
         router.pic.reset();
         router.ioapic.reset();
     }
 }
 
-/// Input brought to the serial port at once.
+/// Input brought to the guest at once.
 const INPUT_PIECE: usize = 64;
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Guest RAM for devices that read strings out of it.
+struct RamBytes(GuestMemoryMmap);
+
+impl GuestBytes for RamBytes {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        self.0.read(into, GuestAddress(address)).unwrap_or(0)
+    }
+}
 
 fn share(device: impl Device + 'static) -> SharedDevice {
     Arc::new(Mutex::new(device))

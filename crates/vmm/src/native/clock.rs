@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// See the module.
-pub struct Clock {
+pub(super) struct Clock {
     state: Mutex<State>,
 }
 
@@ -24,15 +24,14 @@ impl Default for Clock {
 
 impl Clock {
     /// A clock that stands at zero.
-    #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             state: Mutex::new(State::Stopped(Duration::ZERO)),
         }
     }
 
     /// Lets it run.
-    pub fn run(&self) {
+    pub(super) fn run(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Stopped(before) = *state {
             *state = State::Running {
@@ -43,22 +42,20 @@ impl Clock {
     }
 
     /// Stops it.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = State::Stopped(state.elapsed());
     }
 
     /// Nanoseconds since the machine started.
-    #[must_use]
-    pub fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // 2^64 ns are 584 years.
         state.elapsed().as_nanos() as u64
     }
 
     /// When (host time) machine time `at` will come, `None` while it stands still.
-    #[must_use]
-    pub fn instant(&self, at: u64) -> Option<Instant> {
+    pub(super) fn instant(&self, at: u64) -> Option<Instant> {
         match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Running { since, before } => {
                 since.checked_add(Duration::from_nanos(at).saturating_sub(before))

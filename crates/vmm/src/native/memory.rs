@@ -116,6 +116,14 @@ impl GuestRam {
         Bytes(self.memory.iter().map(GuestMemoryRegion::len).sum())
     }
 
+    /// Bytes below and above 4 GiB.
+    #[must_use]
+    pub fn split(&self) -> (u64, u64) {
+        let low = self.memory.iter().filter(|r| r.start_addr().0 < 1 << 32);
+        let low = low.map(GuestMemoryRegion::len).sum();
+        (low, self.size().0 - low)
+    }
+
     /// Makes all of it appear in `partition`.
     ///
     /// # Errors

@@ -9,11 +9,13 @@ pub mod bus;
 mod chipset;
 mod clock;
 pub mod cpuid;
+mod events;
 mod expansion;
 mod gate;
 mod lines;
 pub mod memory;
 mod motherboard;
+mod power;
 mod processors;
 mod start_state;
 mod timers;
@@ -117,7 +119,17 @@ impl Machine for NativeMachine {
     }
 
     fn press_power_button(&self) -> Result<(), MachineError> {
-        Err(MachineError::Absent("power button"))
+        let mut power = self
+            .board
+            .chipset
+            .power
+            .device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !power.press_power_button() {
+            tracing::info!("power button pressed; the guest does not listen to it yet");
+        }
+        Ok(())
     }
 
     fn quit(&self) {

@@ -3,7 +3,8 @@
 
 use super::boot::Kernel;
 use super::bus::Bus;
-use super::chipset::Chipset;
+use super::chipset::{Chipset, Wires};
+use super::events::Events;
 use super::expansion::{self, PciMemory, PciPorts};
 use super::gate::Gate;
 use super::lines::{ExternalInterrupt, MessageSink};
@@ -13,10 +14,12 @@ use super::start_state::StartState;
 use super::timers::Timers;
 use crate::{MachineError, Surroundings};
 use engine::{Partition, Processor};
+use firmware::{AcpiConfig, SmbiosConfig};
 use layout::MemoryMap;
 use loader::EntryPoint;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use units::GuestPhysical;
 use vm_control::{Ending, LaunchSpec};
 
 pub(super) struct Motherboard {
@@ -31,7 +34,9 @@ pub(super) struct Motherboard {
     pub(super) timers: Arc<Timers>,
     pub(super) halted: Arc<Halted>,
     pub(super) gate: Arc<Gate>,
+    events: Arc<Events>,
     pub(super) surroundings: Surroundings,
+    smbios: SmbiosConfig,
     kernel: Mutex<Option<Kernel>>,
     entry: Mutex<EntryPoint>,
     start: StartState,
@@ -45,6 +50,20 @@ pub(super) fn part(part: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Mac
         part,
         reason: error.to_string(),
     }
+}
+
+/// The UUID of a VM: the same for the same name on every start (RFC 9562 5.8: version 8, made by
+/// a rule of ours: FNV-1a, 128 bits, over the name).
+fn identity(name: &str) -> [u8; 16] {
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let hash = name.bytes().fold(BASIS, |hash, byte| {
+        (hash ^ u128::from(byte)).wrapping_mul(PRIME)
+    });
+    let mut uuid = hash.to_be_bytes();
+    uuid[6] = 0x80 | (uuid[6] & 0x0f);
+    uuid[8] = 0x80 | (uuid[8] & 0x3f);
+    uuid
 }
 
 impl Motherboard {
@@ -85,18 +104,26 @@ impl Motherboard {
             Arc::clone(&gate),
             Arc::clone(&halted),
         ));
+        let smbios = SmbiosConfig {
+            name: definition.name.clone(),
+            uuid: identity(&definition.name),
+            processors: definition.cpus,
+            map: map.clone(),
+        };
         let ports = Arc::new(Bus::new());
         let memory = Arc::new(Bus::new());
-        let chipset = Chipset::new(
-            &ports,
-            &memory,
+        let events = Arc::new(Events::new(surroundings.clone(), Arc::clone(&gate)));
+        let wires = Wires {
             messages,
-            Arc::clone(&external),
-            &timers,
-            &surroundings.console,
-        )
-        .map_err(|e| part("chipset")(&e))?;
-        let pci = expansion::bus(&partition, &map, Box::new(|_| {}));
+            external: Arc::clone(&external),
+            events: Arc::clone(&events) as _,
+            timers: &timers,
+            console: &surroundings.console,
+            ram: &ram,
+        };
+        let chipset = Chipset::new(&ports, &memory, wires).map_err(|e| part("chipset")(&e))?;
+        let power = Arc::clone(&chipset.power);
+        let pci = expansion::bus(&partition, &map, Box::new(move |base| power.place(base)));
         memory.set_subtractive(Arc::new(PciMemory(Arc::clone(&pci))));
         ports.set_subtractive(Arc::new(PciPorts(Arc::clone(&pci))));
         Ok(Self {
@@ -118,8 +145,27 @@ impl Motherboard {
             timers,
             halted,
             gate,
+            events,
             surroundings,
+            smbios,
         })
+    }
+
+    /// Describes the machine to a kernel started without firmware; says where the ACPI root is.
+    fn write_tables(&self) -> Result<GuestPhysical, MachineError> {
+        let failed = part("firmware tables");
+        let memory = self.ram.memory();
+        let acpi = AcpiConfig {
+            processors: self.start.count,
+            map: self.map.clone(),
+            ecam: Some(layout::Range {
+                base: layout::ECAM,
+                size: layout::ECAM_SIZE,
+            }),
+            pm_base: layout::PM_BASE,
+        };
+        firmware::write_smbios(memory, &self.smbios).map_err(|e| failed(&e))?;
+        firmware::write_acpi(memory, &acpi).map_err(|e| failed(&e))
     }
 
     /// Puts the kernel (or firmware) in place and says where the first processor starts.
@@ -129,27 +175,17 @@ impl Motherboard {
             Some(kernel) => {
                 self.pci
                     .program_without_firmware(layout::ECAM.0, layout::PM_BASE);
-                kernel.load(self.ram.memory(), &self.map)?
+                let rsdp = self.write_tables()?;
+                let loaded = kernel.load(self.ram.memory(), &self.map, rsdp)?;
+                let tiny = loaded.kind == loader::ImageKind::Tiny;
+                self.chipset.input_to_hypercalls(tiny);
+                self.chipset.enable_acpi();
+                loaded.entry
             }
             None => EntryPoint::Reset,
         };
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = entry;
         Ok(())
-    }
-
-    /// The guest (or the user) asked for a reset.
-    pub(super) fn guest_reset(&self) {
-        if self.surroundings.end_on_reset {
-            self.end(Ending::Reset);
-        } else {
-            self.gate.request_reset();
-        }
-    }
-
-    /// Ends the VM and keeps the processors at the gate.
-    pub(super) fn end(&self, ending: Ending) {
-        self.surroundings.ending.end(ending);
-        self.gate.close();
     }
 
     /// Whether this is the first call for processor `index`.
@@ -212,14 +248,10 @@ impl Board for Motherboard {
     }
     fn triple_fault(&self) {
         tracing::info!("triple fault");
-        if self.surroundings.end_on_reset {
-            self.end(Ending::TripleFault);
-        } else {
-            self.gate.request_reset();
-        }
+        self.events.reset_or(Ending::TripleFault);
     }
     fn failed(&self, message: String) {
         tracing::error!("{message}");
-        self.end(Ending::Failed { message });
+        self.events.end(Ending::Failed { message });
     }
 }
