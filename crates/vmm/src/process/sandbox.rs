@@ -27,18 +27,18 @@ pub enum Denied {
 
 /// Files a process keeps access to.
 #[derive(Clone, Debug, Default)]
-pub struct Reach {
+pub(super) struct Reach {
     /// Folders with full access below them.
-    pub writable: Vec<PathBuf>,
+    pub(super) writable: Vec<PathBuf>,
     /// Folders or files that can be read.
-    pub readable: Vec<PathBuf>,
+    pub(super) readable: Vec<PathBuf>,
 }
 
 /// Builds the walls; the calling process keeps them for ever, on all its threads.
 ///
 /// # Errors
 /// The kernel refused. A kernel without landlock is accepted with a warning in the log.
-pub fn close(reach: &Reach, denied: Denied) -> Result<(), MachineError> {
+pub(super) fn close(reach: &Reach, denied: Denied) -> Result<(), MachineError> {
     restrict_files(reach)?;
     if denied != Denied::Off {
         restrict_calls(denied)?;
