@@ -10,9 +10,12 @@
 
 pub mod console;
 mod descriptor;
+pub mod flash;
 pub mod machine;
 pub mod native;
 pub mod process;
+pub mod service;
+pub mod tcg;
 
 pub use console::Console;
 pub use machine::{EndingSlot, LifeCycle, Machine, MachineError, Surroundings};

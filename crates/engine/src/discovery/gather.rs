@@ -360,12 +360,19 @@ fn memory(meminfo: &str) -> Memory {
     }
 }
 
-fn program(name: &str, has_version: bool) -> Option<Program> {
+/// Where the program `name` is: in PATH, or where distributions keep programs that other programs
+/// start.
+#[must_use]
+pub fn program_path(name: &str) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::split_paths(&search)
+    std::env::split_paths(&search)
         .chain(HELPER_FOLDERS.iter().map(PathBuf::from))
         .map(|folder| folder.join(name))
-        .find(|path| path.is_file())?;
+        .find(|path| path.is_file())
+}
+
+fn program(name: &str, has_version: bool) -> Option<Program> {
+    let path = program_path(name)?;
     let version = has_version
         .then(|| Command::new(&path).arg("--version").output().ok())
         .flatten()

@@ -1,0 +1,319 @@
+//! Processes that serve one VM: QEMU (engine `tcg`), passt, virtiofsd. A [`Service`] dies with the
+//! VM process, its words go to the VM's log, and its end is noticed.
+//!
+//! Started before the sandbox closes, from the process's main thread: the kernel ties the child's
+//! life to the thread that made it.
+#![allow(unsafe_code)]
+
+mod passt;
+mod virtiofsd;
+
+pub use passt::passt;
+pub use virtiofsd::virtiofsd;
+
+use crate::MachineError;
+use rustix::process::{
+    PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, pidfd_open, pidfd_send_signal,
+    waitid,
+};
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Lines of a service's words that are kept for its obituary.
+const LAST_LINES: usize = 8;
+/// The longest line taken as one.
+const LONGEST_LINE: u64 = 4096;
+
+/// A running child process.
+pub struct Service {
+    program: &'static str,
+    pid: u32,
+    process: OwnedFd,
+    words: Arc<Mutex<VecDeque<String>>>,
+    listener: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How a service ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceEnd {
+    /// It left with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl std::fmt::Display for ServiceEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "ended with code {code}"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+        }
+    }
+}
+
+impl Service {
+    /// Starts `program`, which is in the Debian package `package`. It keeps the descriptors `pass`
+    /// under their present numbers and nothing else of ours.
+    ///
+    /// # Errors
+    /// It is not installed or cannot be started.
+    pub fn start(
+        program: &'static str,
+        package: &'static str,
+        arguments: &[OsString],
+        pass: &[BorrowedFd<'_>],
+    ) -> Result<Self, MachineError> {
+        let failed = |reason| MachineError::Child { program, reason };
+        let path = engine::discovery::program_path(program).ok_or_else(|| {
+            failed(format!(
+                "it is not installed; install the package {package}"
+            ))
+        })?;
+        let mut command = Command::new(&path);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        bind(&mut command, pass);
+        let mut child = command
+            .spawn()
+            .map_err(|e| failed(format!("{} cannot be started: {e}", path.display())))?;
+        let system = |e: rustix::io::Errno| failed(format!("it cannot be watched: {e}"));
+        let pid = rustix::process::Pid::from_child(&child);
+        let process = pidfd_open(pid, PidfdFlags::empty()).map_err(system)?;
+        let words = Arc::<Mutex<VecDeque<String>>>::default();
+        let listener = child.stderr.take().map(|stderr| {
+            let words = Arc::clone(&words);
+            std::thread::Builder::new()
+                .name(format!("{program} log"))
+                .spawn(move || listen(program, stderr, &words))
+        });
+        let listener = listener
+            .transpose()
+            .map_err(|e| failed(format!("no thread for its messages: {e}")))?;
+        Ok(Self {
+            program,
+            pid: child.id(),
+            process,
+            words,
+            listener: Mutex::new(listener),
+        })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it said last, in one line; empty when it said nothing.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let words: Vec<String> = lock(&self.words).iter().cloned().collect();
+        words.join("; ")
+    }
+
+    /// Forgets what it said so far, so that [`Self::last_words`] are about what comes.
+    pub fn forget_words(&self) {
+        lock(&self.words).clear();
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Kills it; does nothing when it has ended.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = pidfd_send_signal(&self.process, signal)
+            && error != rustix::io::Errno::SRCH
+        {
+            tracing::warn!(program = self.program, %error, "no signal reaches it");
+        }
+    }
+
+    /// Whether it has ended, and how. Does not wait.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn ended(&self) -> Result<Option<ServiceEnd>, MachineError> {
+        self.ask(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+    }
+
+    /// Waits for its end; afterwards everything it said is in [`Self::last_words`]. Once only: the
+    /// end is told to the first who asks.
+    ///
+    /// # Errors
+    /// The system does not say, or somebody was told already.
+    pub fn wait(&self) -> Result<ServiceEnd, MachineError> {
+        let end = self.ask(WaitIdOptions::EXITED)?;
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = listener.take() {
+            // A listener that panicked has nothing more to say.
+            let _ = listener.join();
+        }
+        Ok(end.unwrap_or(ServiceEnd::Code(0)))
+    }
+
+    fn ask(&self, options: WaitIdOptions) -> Result<Option<ServiceEnd>, MachineError> {
+        loop {
+            match waitid(WaitId::PidFd(self.process.as_fd()), options) {
+                Ok(status) => return Ok(status.as_ref().map(end_of)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    return Err(MachineError::Child {
+                        program: self.program,
+                        reason: format!("its end cannot be learned: {error}"),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Service {
+    /// Readable once it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.kill();
+        // It is dead; what is left is to take it off the process table, if nobody has.
+        let _ = self.wait();
+    }
+}
+
+fn end_of(status: &WaitIdStatus) -> ServiceEnd {
+    match status.terminating_signal() {
+        Some(signal) => ServiceEnd::Signal(signal),
+        None => ServiceEnd::Code(status.exit_status().unwrap_or(0)),
+    }
+}
+
+fn lock(words: &Mutex<VecDeque<String>>) -> MutexGuard<'_, VecDeque<String>> {
+    words.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the child die with us and keep `pass`.
+fn bind(command: &mut Command, pass: &[BorrowedFd<'_>]) {
+    let parent = getpid();
+    let keep: Vec<RawFd> = pass.iter().map(AsRawFd::as_raw_fd).collect();
+    let prepare = move || {
+        // SAFETY: plain system calls on numbers, allowed between fork and exec.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the line above.
+            if libc::getppid() != parent.as_raw_nonzero().get() {
+                libc::_exit(1);
+            }
+            for descriptor in &keep {
+                if libc::fcntl(*descriptor, libc::F_SETFD, 0) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock; it makes async-signal-safe calls.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Takes a service's messages to the log, line by line.
+fn listen(program: &'static str, stderr: impl Read, words: &Mutex<VecDeque<String>>) {
+    let mut stderr = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match stderr
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+        {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        if text.is_empty() {
+            continue;
+        }
+        tracing::info!(program, "{text}");
+        let mut words = lock(words);
+        if words.len() == LAST_LINES {
+            words.pop_front();
+        }
+        words.push_back(text.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn shell(script: &str, pass: &[BorrowedFd<'_>]) -> Service {
+        let arguments = ["-c".into(), script.into()];
+        Service::start("sh", "dash", &arguments, pass).unwrap()
+    }
+
+    #[test]
+    fn the_end_and_the_last_words_of_a_service_are_known() {
+        let service = shell("echo one >&2; echo two >&2; exit 7", &[]);
+        assert_eq!(service.wait().unwrap(), ServiceEnd::Code(7));
+        assert_eq!(service.last_words(), "one; two");
+    }
+
+    #[test]
+    fn a_killed_service_names_its_signal() {
+        let service = shell("sleep 1000", &[]);
+        assert_eq!(service.ended().unwrap(), None);
+        service.kill();
+        assert_eq!(service.wait().unwrap(), ServiceEnd::Signal(9));
+    }
+
+    #[test]
+    fn a_service_gets_the_descriptors_meant_for_it_and_no_other() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (other, _end) = UnixStream::pair().unwrap();
+        let script = format!(
+            "echo hello >&{}; [ -e /proc/self/fd/{} ] && echo leak >&2",
+            theirs.as_raw_fd(),
+            other.as_raw_fd()
+        );
+        let service = shell(&script, &[theirs.as_fd()]);
+        drop(theirs);
+        let mut text = String::new();
+        (&ours).read_to_string(&mut text).unwrap();
+        service.wait().unwrap();
+        assert_eq!(
+            (text.as_str(), service.last_words().as_str()),
+            ("hello\n", "")
+        );
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let missing = Service::start("no-such-program", "the-package", &[], &[]);
+        let message = missing.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(
+            message.contains("install the package the-package"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,20 @@
+//! passt: user-mode networking for one card.
+
+use super::Service;
+use crate::MachineError;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+
+/// Starts passt and gives the socket on which it speaks Ethernet frames, each behind its length in
+/// 4 bytes, big-endian (QEMU's `stream` protocol).
+///
+/// # Errors
+/// passt is not installed or cannot be started.
+pub fn passt() -> Result<(Service, UnixStream), MachineError> {
+    let (ours, theirs) = UnixStream::pair()
+        .map_err(|e| MachineError::system("cannot make a socket for passt", e))?;
+    let number = theirs.as_raw_fd().to_string();
+    let arguments = ["--foreground", "--quiet", "--fd", &number].map(Into::into);
+    let service = Service::start("passt", "passt", &arguments, &[theirs.as_fd()])?;
+    Ok((service, ours))
+}

@@ -1,0 +1,57 @@
+//! virtiofsd: one shared folder, served by vhost-user.
+
+use super::Service;
+use crate::MachineError;
+use definition::Share;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+/// Starts virtiofsd for `share`; it takes one connection at the socket `path`, which must not exist
+/// yet.
+///
+/// # Errors
+/// virtiofsd is not installed or cannot be started, or the socket cannot be made.
+pub fn virtiofsd(share: &Share, path: &Path) -> Result<Service, MachineError> {
+    let listener =
+        UnixListener::bind(path).map_err(|e| MachineError::file("cannot listen at", path, e))?;
+    let listener = OwnedFd::from(listener);
+    let arguments = arguments(share, listener.as_raw_fd());
+    Service::start("virtiofsd", "virtiofsd", &arguments, &[listener.as_fd()])
+}
+
+fn arguments(share: &Share, listener: i32) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec![
+        format!("--fd={listener}").into(),
+        "--shared-dir".into(),
+        share.path.clone().into(),
+        // A user's own process may not make the mounts that the default sandbox wants.
+        "--sandbox=namespace".into(),
+        "--inode-file-handles=never".into(),
+    ];
+    if share.read_only {
+        arguments.push("--readonly".into());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_only_share_is_read_only() {
+        let mut share = Share {
+            tag: "docs".to_owned(),
+            path: "/srv/docs".into(),
+            kind: definition::ShareKind::VirtioFs,
+            read_only: false,
+        };
+        assert!(!arguments(&share, 5).contains(&"--readonly".into()));
+        share.read_only = true;
+        let arguments = arguments(&share, 5);
+        assert!(arguments.contains(&"--readonly".into()));
+        assert_eq!(arguments[0], "--fd=5");
+    }
+}
