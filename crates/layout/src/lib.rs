@@ -165,7 +165,7 @@ impl MemoryMap {
     /// # Errors
     /// RAM is not whole pages, too small, or ends beyond the address bits.
     pub fn new(ram: Bytes, address_bits: u8) -> Result<Self, LayoutError> {
-        if ram.0 % units::PAGE_SIZE != 0 || ram < Bytes::mib(1) {
+        if !ram.0.is_multiple_of(units::PAGE_SIZE) || ram < Bytes::mib(1) {
             return Err(LayoutError::Size(ram));
         }
         let (low, high) = if ram.0 <= LOW_RAM_MOST.0 {
@@ -369,6 +369,6 @@ mod tests {
             huge,
             Err(LayoutError::AddressBits { bits: 36, .. })
         ));
-        assert!(MemoryMap::new(Bytes(u64::MAX & !4095), 64).is_err());
+        assert!(MemoryMap::new(Bytes(!4095), 64).is_err());
     }
 }

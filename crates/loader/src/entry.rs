@@ -9,6 +9,7 @@ use vm_memory::GuestMemoryMmap;
 
 /// How the first processor starts.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // one value per machine
 pub enum EntryPoint {
     /// As after power-on: real mode at 0xffff_fff0, in the firmware (SDM 3A 10.1.4). The processor
     /// is so after `Processor::reset`; nothing is to be set.

@@ -360,7 +360,7 @@ impl Bus {
         let mut programmed = lock(&self.programmed);
         programmed.host_bridge.set_ecam(ecam);
         programmed.lpc_bridge.set_power_management(power_management);
-        let mut allocator = Allocator::new(&self.apertures);
+        let mut allocator = Allocator::new(&self.apertures, programmed.host_bridge.ecam());
         for (_, function) in self.functions() {
             allocator.place(&mut *lock(&function));
         }

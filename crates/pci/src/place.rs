@@ -1,7 +1,7 @@
 //! Gives BARs their addresses where no firmware does (direct kernel boot).
 
 use crate::config_space::{BAR0, is_64_bit};
-use crate::{Apertures, BarKind, Function};
+use crate::{Apertures, BarKind, Function, Region};
 
 /// Hands out naturally aligned addresses, lowest first.
 pub(crate) struct Allocator {
@@ -11,9 +11,23 @@ pub(crate) struct Allocator {
 }
 
 impl Allocator {
-    /// Ranges where memory below 4 GiB and above are kept apart: 32-bit BARs need the former.
-    pub(crate) fn new(apertures: &Apertures) -> Self {
-        let (low, high) = apertures.memory.iter().partition(|range| range.1 < 1 << 32);
+    /// Ranges without `taken`, where memory below 4 GiB and above are kept apart: 32-bit BARs need
+    /// the former.
+    pub(crate) fn new(apertures: &Apertures, taken: Option<Region>) -> Self {
+        let around = |range: &(u64, u64)| match taken {
+            Some(region) => {
+                let below = (range.0, range.1.min(region.base.saturating_sub(1)));
+                let above = (range.0.max(region.base + region.size), range.1);
+                vec![below, above]
+            }
+            None => vec![*range],
+        };
+        let (low, high) = apertures
+            .memory
+            .iter()
+            .flat_map(around)
+            .filter(|range| range.0 <= range.1)
+            .partition(|range| range.1 < 1 << 32);
         let ports = (u64::from(apertures.ports.0), u64::from(apertures.ports.1));
         Self { ports, low, high }
     }

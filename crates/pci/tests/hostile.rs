@@ -152,7 +152,7 @@ fn machine() -> Machine {
     let sent = Arc::new(Sent::default());
     let apertures = Apertures {
         ports: (0x1000, 0xffff),
-        memory: vec![(0xc000_0000, 0xfbff_ffff), (0x1_4000_0000, 0xff_ffff_ffff)],
+        memory: vec![(0xaffe_0000, 0xfbff_ffff), (0x1_4000_0000, 0xff_ffff_ffff)],
     };
     let bus = Bus::new(apertures, follower.clone());
     let mut handles = Vec::new();
@@ -190,7 +190,7 @@ fn check(machine: &Machine) {
         match (region.owner, region.space) {
             (Owner::Bar { .. }, Space::Port) => assert!(region.base >= 0x1000 && last <= 0xffff),
             (Owner::Bar { .. }, Space::Memory) => assert!(
-                (region.base >= 0xc000_0000 && last < 0xfc00_0000)
+                (region.base >= 0xaffe_0000 && last < 0xfc00_0000)
                     || (region.base >= 0x1_4000_0000 && last <= 0xff_ffff_ffff),
                 "{region:x?}"
             ),

@@ -38,7 +38,7 @@ fn attack(kernel: &[u8], headers: &[(usize, usize)], kind: ImageKind, rounds: u3
             let (from, to) = headers[usize::try_from(random.next()).unwrap() % headers.len()];
             let at = from + usize::try_from(random.next()).unwrap() % (to - from);
             let edge = EDGES[usize::try_from(random.next() % 8).unwrap()];
-            let value = if random.next() % 2 == 0 {
+            let value = if random.next().is_multiple_of(2) {
                 edge
             } else {
                 random.next()
@@ -47,7 +47,7 @@ fn attack(kernel: &[u8], headers: &[(usize, usize)], kind: ImageKind, rounds: u3
             let width = width.min(image.len() - at);
             put(&mut image, at, &value.to_le_bytes()[..width]);
         }
-        if random.next() % 8 == 0 {
+        if random.next().is_multiple_of(8) {
             image.truncate(usize::try_from(random.next()).unwrap() % image.len());
         }
         match machine.load(&image, Some(b"initrd"), "line") {

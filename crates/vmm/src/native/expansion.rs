@@ -51,12 +51,8 @@ pub(super) fn bus(
     map: &layout::MemoryMap,
     power_management: PowerManagementMoved,
 ) -> Arc<Bus> {
-    let ecam = layout::Range {
-        base: layout::ECAM,
-        size: layout::ECAM_SIZE,
-    };
     let last = |range: &layout::Range| (range.base.0, range.end().0 - 1);
-    let mut memory: Vec<(u64, u64)> = map.pci_low(Some(ecam)).iter().map(last).collect();
+    let mut memory: Vec<(u64, u64)> = map.pci_low(None).iter().map(last).collect();
     memory.push(last(&map.pci_high()));
     let follower = Arc::new(Follower {
         partition: Arc::clone(partition),
