@@ -8,9 +8,9 @@ use super::power::PowerManagement;
 use super::timers::{Chore, SharedDevice, Timers};
 use crate::Console;
 use chipset::{
-    AcpiPm, ByteSink, ClockFn, DebugExit, Device, GuestBytes, HypercallPorts, IOAPIC_SIZE,
+    AcpiPm, ByteSink, ClockFn, DebugExit, Device, GuestBytes, HypercallPorts, I8042, IOAPIC_SIZE,
     InterruptRouter, IoApic, Line, MachineEvents, Pic, Pit, PmTimerWidth, PortDevice, PortRange,
-    Rtc, Uart,
+    Rtc, SaveRestore, Uart,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,10 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 /// ISA interrupts of a PC (ICH9 5.8.3, table 5-15).
 const TIMER_IRQ: u8 = 0;
+const KEYBOARD_IRQ: u8 = 1;
 const COM1_IRQ: u8 = 4;
 const RTC_IRQ: u8 = 8;
+const MOUSE_IRQ: u8 = 12;
 /// Port that shows the BIOS's progress; guests write it to wait a microsecond.
 const POST_PORT: u64 = 0x80;
 
@@ -131,6 +133,11 @@ impl Chipset {
             Arc::clone(&hypercalls) as SharedDevice,
             share(Pit::new(line(TIMER_IRQ))),
             share(rtc),
+            share(I8042::new(
+                line(KEYBOARD_IRQ),
+                line(MOUSE_IRQ),
+                Arc::clone(&events),
+            )),
             share(DebugExit::new(events)),
         ];
         for device in &devices {
@@ -189,6 +196,17 @@ impl Chipset {
                     return;
                 }
             }
+        })
+    }
+
+    /// The registers of the devices, as they would be saved.
+    pub(super) fn inspect(&self) -> serde_json::Value {
+        let router = lock(&self.router);
+        serde_json::json!({
+            "pic": router.pic.save().registers,
+            "ioapic": router.ioapic.save().registers,
+            "uart0": lock(&self.uart).save().registers,
+            "power-management": lock(&self.power.device).save().registers,
         })
     }
 

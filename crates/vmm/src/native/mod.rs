@@ -8,7 +8,9 @@ mod boot;
 pub mod bus;
 mod chipset;
 mod clock;
+mod console_end;
 pub mod cpuid;
+mod devices;
 mod events;
 mod expansion;
 mod gate;
@@ -90,7 +92,10 @@ impl Machine for NativeMachine {
     }
 
     fn start(&self) -> Result<(), MachineError> {
-        self.resume()
+        self.board.timers.clock().run();
+        self.board.timers.wake();
+        self.board.gate.open();
+        Ok(())
     }
 
     fn pause(&self) -> Result<(), MachineError> {
@@ -99,15 +104,14 @@ impl Machine for NativeMachine {
             self.board.gate.open();
             return Err(motherboard::part("pause")(&stuck));
         }
+        self.board.devices.pause();
         self.board.timers.clock().stop();
         Ok(())
     }
 
     fn resume(&self) -> Result<(), MachineError> {
-        self.board.timers.clock().run();
-        self.board.timers.wake();
-        self.board.gate.open();
-        Ok(())
+        self.board.devices.resume();
+        self.start()
     }
 
     fn reset(&self) -> Result<(), MachineError> {
@@ -134,6 +138,8 @@ impl Machine for NativeMachine {
 
     fn quit(&self) {
         self.processors.quit(&self.board.halted);
+        // What the guest wrote and flushed is on the disks; workers finish what is under way.
+        self.board.devices.pause();
         self.board.timers.quit();
         let thread = self
             .timers
@@ -149,12 +155,13 @@ impl Machine for NativeMachine {
     fn statistics(&self) -> Result<Statistics, MachineError> {
         Ok(Statistics {
             processors: self.processors.statistics(),
-            ..Statistics::default()
+            devices: self.board.counters(),
+            overhead: 0,
         })
     }
 
     fn inspect(&self) -> Result<serde_json::Value, MachineError> {
-        Ok(serde_json::Value::Null)
+        Ok(self.board.inspect())
     }
 
     fn set_balloon(&self, _target: Bytes) -> Result<(), MachineError> {

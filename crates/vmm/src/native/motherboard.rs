@@ -4,6 +4,7 @@
 use super::boot::Kernel;
 use super::bus::Bus;
 use super::chipset::{Chipset, Wires};
+use super::devices::Devices;
 use super::events::Events;
 use super::expansion::{self, PciMemory, PciPorts};
 use super::gate::Gate;
@@ -17,19 +18,21 @@ use engine::{Partition, Processor};
 use firmware::{AcpiConfig, SmbiosConfig};
 use layout::MemoryMap;
 use loader::EntryPoint;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use units::GuestPhysical;
-use vm_control::{Ending, LaunchSpec};
+use vm_control::{Counters, Ending, LaunchSpec};
 
 pub(super) struct Motherboard {
-    pub(super) partition: Arc<dyn Partition>,
+    partition: Arc<dyn Partition>,
     pub(super) ram: GuestRam,
     map: MemoryMap,
     pub(super) ports: Arc<Bus>,
     pub(super) memory: Arc<Bus>,
     pub(super) pci: Arc<pci::Bus>,
     pub(super) chipset: Chipset,
+    pub(super) devices: Devices,
     external: Arc<ExternalInterrupt>,
     pub(super) timers: Arc<Timers>,
     pub(super) halted: Arc<Halted>,
@@ -114,7 +117,7 @@ impl Motherboard {
         let memory = Arc::new(Bus::new());
         let events = Arc::new(Events::new(surroundings.clone(), Arc::clone(&gate)));
         let wires = Wires {
-            messages,
+            messages: Arc::clone(&messages),
             external: Arc::clone(&external),
             events: Arc::clone(&events) as _,
             timers: &timers,
@@ -126,7 +129,10 @@ impl Motherboard {
         let pci = expansion::bus(&partition, &map, Box::new(move |base| power.place(base)));
         memory.set_subtractive(Arc::new(PciMemory(Arc::clone(&pci))));
         ports.set_subtractive(Arc::new(PciPorts(Arc::clone(&pci))));
+        let guest_memory = virtio::GuestMemory::new(ram.memory().clone());
+        let devices = Devices::new(spec, &guest_memory, &messages, &surroundings, &pci)?;
         Ok(Self {
+            devices,
             kernel: Mutex::new(Kernel::open(&definition.boot)?),
             entry: Mutex::new(EntryPoint::Reset),
             start: StartState {
@@ -186,6 +192,61 @@ impl Motherboard {
         };
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = entry;
         Ok(())
+    }
+
+    /// Counters of everything that is no processor.
+    pub(super) fn counters(&self) -> BTreeMap<String, Counters> {
+        let mut all = self.devices.counters();
+        for (name, bus) in [("ports", &self.ports), ("memory", &self.memory)] {
+            let (reads, writes) = bus.unclaimed();
+            let counters = [("unclaimed-reads", reads), ("unclaimed-writes", writes)];
+            let counters = counters.map(|(name, count)| (name.to_owned(), count));
+            all.insert(name.to_owned(), counters.into());
+        }
+        let engine: Counters = self.partition.statistics().into_iter().collect();
+        if !engine.is_empty() {
+            all.insert("engine".to_owned(), engine);
+        }
+        all
+    }
+
+    /// The live state of the machine, for a person.
+    pub(super) fn inspect(&self) -> serde_json::Value {
+        let space = |bus: &Bus| -> Vec<String> {
+            let regions = bus.map().into_iter();
+            regions
+                .map(|(start, size)| format!("{start:#x}..{:#x}", start.saturating_add(size)))
+                .collect()
+        };
+        let pci: Vec<String> = self
+            .pci
+            .regions()
+            .iter()
+            .map(|r| {
+                format!(
+                    "{:?} {:#x}..{:#x} {:?}",
+                    r.space,
+                    r.base,
+                    r.base + r.size,
+                    r.owner
+                )
+            })
+            .collect();
+        serde_json::json!({
+            "memory": {
+                "ram": self.map.ram().iter()
+                    .map(|r| format!("{}..{}", r.base, r.end())).collect::<Vec<_>>(),
+                "huge-pages": self.ram.huge,
+            },
+            "time": self.timers.clock().now(),
+            "ports": space(&self.ports),
+            "registers": space(&self.memory),
+            "pci": pci,
+            "power-management": self.chipset.power.base(),
+            "external-interrupt": self.external.asserted(),
+            "devices": self.devices.inspect(),
+            "chipset": self.chipset.inspect(),
+        })
     }
 
     /// Whether this is the first call for processor `index`.
