@@ -18,6 +18,7 @@ mod terminal;
 pub use sandbox::Denied;
 
 use crate::native::NativeMachine;
+use crate::tcg::TcgMachine;
 use crate::{Console, EndingSlot, LifeCycle, Machine, MachineError, Surroundings};
 use control::Subject;
 use definition::EngineChoice;
@@ -223,10 +224,11 @@ fn build(spec: &LaunchSpec, surroundings: Surroundings) -> Result<Box<dyn Machin
             let engine = KvmEngine::open()?;
             Ok(Box::new(NativeMachine::new(&engine, spec, surroundings)?))
         }
-        other => Err(MachineError::Definition {
+        EngineChoice::Tcg => Ok(Box::new(TcgMachine::new(spec, &surroundings)?)),
+        EngineChoice::Auto => Err(MachineError::Definition {
             field: "engine",
-            value: format!("{other:?}").to_lowercase(),
-            reason: "this process runs kvm".to_owned(),
+            value: "auto".to_owned(),
+            reason: "whoever starts a VM process chooses the engine first".to_owned(),
         }),
     }
 }
