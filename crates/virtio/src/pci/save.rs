@@ -6,6 +6,7 @@ use crate::{DeviceId, RestoreError};
 use pci::{ConfigState, MsixState, StateError};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering::SeqCst;
+use virtio_bindings::bindings::virtio_config::VIRTIO_CONFIG_S_FEATURES_OK;
 
 const VERSION: u32 = 1;
 
@@ -143,7 +144,9 @@ impl VirtioPci {
                 self.queues.len() as u64,
             );
         }
-        if state.driver_features & !self.offered != 0 {
+        // Before FEATURES_OK the driver may have written anything.
+        let agreed = u32::from(state.status) & VIRTIO_CONFIG_S_FEATURES_OK != 0;
+        if agreed && state.driver_features & !self.offered != 0 {
             return field("feature set", state.driver_features, self.offered);
         }
         for (saved, queue) in state.queues.iter().zip(&self.queues) {

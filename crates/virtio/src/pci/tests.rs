@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::rng::Rng;
-use crate::test_support::{BUFFERS, RINGS, Random, check_secret, memory};
+use crate::test_support::{BUFFERS, RINGS, Random, attack_pci, memory};
 use crate::{Interrupts, Session, StartError, Worker};
 use pci::MsiMessage;
 use std::sync::{Condvar, Mutex};
@@ -475,49 +475,7 @@ fn a_configuration_change_moves_the_generation_and_interrupts() {
 
 #[test]
 fn random_accesses_harm_nobody() {
-    for seed in 0..8 {
-        let mut random = Random::new(seed);
-        let mut driver = Driver::rng();
-        driver.enable_msix();
-        for _ in 0..3000 {
-            let length = random.pick(&[1, 2, 4, 8]);
-            let mut data = [0; 8];
-            random.fill(&mut data);
-            match random.below(12) {
-                0 => {
-                    let offset = random.below(4096 - 8) as u16;
-                    driver.function.write_config(offset, &data[..length]);
-                }
-                1 => {
-                    let offset = random.below(4096 - 8) as u16;
-                    driver.function.read_config(offset, &mut data[..length]);
-                }
-                2 => {
-                    driver
-                        .function
-                        .read_bar(VIRTIO_BAR, random.below(0x4000), &mut data[..length])
-                }
-                3 => driver
-                    .function
-                    .write_bar(MSIX_BAR, random.below(0x1000), &data[..length]),
-                4 => driver
-                    .function
-                    .read_bar(MSIX_BAR, random.below(0x1000), &mut data[..length]),
-                5 => driver
-                    .function
-                    .write_bar(VIRTIO_BAR, random.below(0x4000), &data[..length]),
-                // The rings stay where they do no harm; everything else is free.
-                6..9 if random.one_in(10) => driver.bring_up(VERSION_1),
-                _ => {
-                    let at = random.below(0x20);
-                    driver.function.write_bar(VIRTIO_BAR, at, &data[..length]);
-                }
-            }
-            if random.one_in(4) {
-                driver.write(NOTIFY + random.below(16), 2, 0);
-            }
-        }
-        driver.function.reset();
-        check_secret(&driver.memory);
+    for seed in 0..20 {
+        attack_pci(Box::new(Rng::new("rng0")), &mut Random::new(seed));
     }
 }

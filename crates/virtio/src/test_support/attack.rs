@@ -8,25 +8,29 @@ use virtio_bindings::bindings::virtio_ring::{
 };
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
-/// Rounds of one attack; each puts a few chains on every queue.
-const ROUNDS: u32 = 150;
-
 /// Attacks `device` with the sequence of `seed`. `shape` gives the bytes of a well-formed request
 /// for a queue, so that the attack gets past the first check now and then.
 ///
 /// # Panics
 /// When a worker panics, hangs, or writes to memory no writable descriptor covers.
-pub fn attack(
+pub fn attack(device: Box<dyn Device>, seed: u64, shape: impl FnMut(u16, &mut Random) -> Vec<u8>) {
+    attack_with(device, &mut Random::new(seed), shape);
+}
+
+/// As [`attack`], with any sequence.
+///
+/// # Panics
+/// As [`attack`].
+pub fn attack_with(
     device: Box<dyn Device>,
-    seed: u64,
+    random: &mut Random,
     mut shape: impl FnMut(u16, &mut Random) -> Vec<u8>,
 ) {
-    let mut random = Random::new(seed);
     let mut driver = TestDriver::start(device);
-    for _ in 0..ROUNDS {
+    while random.another_round() {
         for queue in 0..u16::try_from(driver.rings.len()).unwrap() {
             for _ in 0..random.below(4) {
-                chain(&mut driver, queue, &mut random, &mut shape);
+                chain(&mut driver, queue, random, &mut shape);
             }
             if random.one_in(40) {
                 let index = random.next() as u16;
@@ -34,7 +38,7 @@ pub fn attack(
             }
             driver.kick(queue);
         }
-        config(&mut driver, &mut random);
+        config(&mut driver, random);
         if random.one_in(8) || driver.interrupts().seen().needs_reset {
             // Stopping waits for the worker: a hang shows here.
             driver.reset();

@@ -6,10 +6,12 @@
 //! change, from [`RINGS`] the rings, from [`BUFFERS`] the buffers.
 
 mod attack;
+mod attack_pci;
 mod random;
 mod ring;
 
-pub use attack::attack;
+pub use attack::{attack, attack_with};
+pub use attack_pci::attack_pci;
 pub use random::Random;
 pub use ring::{Ring, Used};
 
