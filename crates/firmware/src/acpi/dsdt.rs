@@ -25,9 +25,9 @@ pub(super) fn build(config: &AcpiConfig) -> Vec<u8> {
     let code = Scope::raw(Path::new("\\_SB_"), code);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&code);
-    // Soft off: sleep type 0 for PM1a and PM1b, as stock OVMF writes it.
-    let none = aml::ZERO;
-    let s5 = Package::new(vec![&none, &none, &none, &none]);
+    // Soft off: the sleep types for PM1a and PM1b, two reserved.
+    let (kind, none) = (chipset::SLEEP_TYPE_SOFT_OFF, aml::ZERO);
+    let s5 = Package::new(vec![&kind, &kind, &none, &none]);
     dsdt.append_slice(&encode(&Name::new(Path::new("_S5_"), &s5)));
     dsdt.as_slice().to_vec()
 }

@@ -4,15 +4,14 @@ use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, encode};
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::sdt::Sdt;
+use chipset::{ACPI_DISABLE, ACPI_ENABLE, RESET_CONTROL, RESET_VALUE, SMI_COMMAND};
 use layout::{IOAPIC, LOCAL_APIC, SCI};
 
-/// Registers of the power management block (ICH9 13.8.3): offset and length.
-const PM1_EVENT: (u16, u8) = (0x00, 4);
-const PM1_CONTROL: (u16, u8) = (0x04, 2);
-const PM_TIMER: (u16, u8) = (0x08, 4);
-/// Reset control register of the chipset: bits 2 and 1, a full reset (ICH9 13.7.5).
-const RESET_PORT: u16 = 0xcf9;
-const RESET_VALUE: u8 = 0x06;
+/// Registers of the power management block: offset and length.
+const PM1_EVENT: (u16, u8) = (chipset::PM1_EVENT, 4);
+const PM1_CONTROL: (u16, u8) = (chipset::PM1_CONTROL, 2);
+const PM_TIMER: (u16, u8) = (chipset::PM_TIMER, 4);
+const GPE0: (u16, u8) = (chipset::GPE0, 16);
 /// CMOS byte that holds the century.
 const CMOS_CENTURY: u8 = 0x32;
 /// C2 and C3 latencies that say "none" (ACPI 6.5 table 5.9).
@@ -37,8 +36,7 @@ fn port(base: u16, register: (u16, u8)) -> GAS {
     )
 }
 
-/// The fixed description. The machine is always in ACPI mode (SCI_EN reads one), so there is no
-/// SMI command port; the power button is the fixed one; there are no GPEs.
+/// The fixed description: the power button is the fixed one, the PM timer has 32 bits.
 pub(super) fn fadt(config: &AcpiConfig) -> Vec<u8> {
     let base = config.pm_base;
     let at = |register: (u16, u8)| u32::from(base) + u32::from(register.0);
@@ -48,8 +46,15 @@ pub(super) fn fadt(config: &AcpiConfig) -> Vec<u8> {
         .flag(Flags::ProcC1)
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
+        .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup);
     fadt.sci_int = u16::from(SCI).into();
+    fadt.smi_cmd = u32::from(SMI_COMMAND).into();
+    fadt.acpi_enable = ACPI_ENABLE;
+    fadt.acpi_disable = ACPI_DISABLE;
+    fadt.gpe0_blk = at(GPE0).into();
+    fadt.gpe0_blk_len = GPE0.1;
+    fadt.x_gpe0_blk = port(base, GPE0);
     fadt.pm1a_evt_blk = at(PM1_EVENT).into();
     fadt.pm1a_cnt_blk = at(PM1_CONTROL).into();
     fadt.pm_tmr_blk = at(PM_TIMER).into();
@@ -68,7 +73,7 @@ pub(super) fn fadt(config: &AcpiConfig) -> Vec<u8> {
         8,
         0,
         AccessSize::ByteAccess,
-        u64::from(RESET_PORT),
+        u64::from(RESET_CONTROL),
     );
     fadt.reset_value = RESET_VALUE;
     encode(&fadt.finalize())
