@@ -6,16 +6,6 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where distributions keep OVMF's code for machines without secure boot: Debian, Fedora, Arch,
-/// openSUSE.
-const SYSTEM_CODE: [&str; 5] = [
-    "/usr/share/OVMF/OVMF_CODE_4M.fd",
-    "/usr/share/OVMF/OVMF_CODE.fd",
-    "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-    "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
-    "/usr/share/qemu/ovmf-x86_64-code.bin",
-];
-
 /// Firmware on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlashFiles {
@@ -31,16 +21,18 @@ impl FlashFiles {
     /// # Errors
     /// There is none.
     pub fn find(chosen: Option<&Path>) -> Result<Self, MachineError> {
-        let system = || SYSTEM_CODE.iter().map(PathBuf::from).find(|p| p.is_file());
         let code = match chosen {
             Some(path) => path.to_owned(),
-            None => system().ok_or_else(|| MachineError::Definition {
-                field: "boot.firmware",
-                value: "(none)".to_owned(),
-                reason: "the system has no OVMF; install the package ovmf, or give a kernel or a \
+            None => {
+                engine::discovery::system_firmware().ok_or_else(|| MachineError::Definition {
+                    field: "boot.firmware",
+                    value: "(none)".to_owned(),
+                    reason:
+                        "the system has no OVMF; install the package ovmf, or give a kernel or a \
                          firmware image"
-                    .to_owned(),
-            })?,
+                            .to_owned(),
+                })?
+            }
         };
         let template = template_name(&code).filter(|path| path.is_file());
         Ok(Self { code, template })

@@ -145,7 +145,8 @@ pub trait Machine: Send + Sync {
     /// from any phase, also after the machine ended by itself; nothing but drop follows.
     fn quit(&self);
 
-    /// Counters. [`Statistics::overhead`] is filled in by the process.
+    /// Counters. [`Statistics::overhead`] is about the machine's other processes; the process that
+    /// holds it adds its own.
     ///
     /// # Errors
     /// They cannot be read now.

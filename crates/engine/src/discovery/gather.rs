@@ -26,7 +26,7 @@ pub(super) fn facts() -> Facts {
         qemu: program(QEMU, true),
         passt: program("passt", false),
         virtiofsd: program("virtiofsd", true),
-        firmware: FIRMWARE.iter().map(PathBuf::from).find(|p| p.exists()),
+        firmware: system_firmware(),
         landlock: fs::read_to_string("/sys/kernel/security/lsm")
             .ok()
             .map(|names| names.split(',').any(|name| name.trim() == "landlock")),
@@ -368,6 +368,15 @@ pub fn program_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&search)
         .chain(HELPER_FOLDERS.iter().map(PathBuf::from))
         .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+/// The code of the system's UEFI firmware for VMs, without secure boot.
+#[must_use]
+pub fn system_firmware() -> Option<PathBuf> {
+    FIRMWARE
+        .iter()
+        .map(PathBuf::from)
         .find(|path| path.is_file())
 }
 

@@ -204,7 +204,7 @@ impl Subject {
     fn statistics(&self) -> Reply {
         match self.life.machine().statistics() {
             Ok(mut statistics) => {
-                statistics.overhead = super::overhead::kib();
+                statistics.overhead += super::overhead::kib();
                 Reply::Statistics(statistics)
             }
             Err(error) => refused(&error),

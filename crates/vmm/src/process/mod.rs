@@ -8,7 +8,7 @@
 mod control;
 mod last_words;
 mod log;
-mod overhead;
+pub(crate) mod overhead;
 mod sandbox;
 mod server;
 mod stream;

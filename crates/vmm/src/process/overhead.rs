@@ -1,7 +1,8 @@
 //! What the process costs beyond guest RAM.
 
-/// The mapping of guest RAM is named after its memfd.
-const RAM_MAPPING: &str = "/memfd:guest-ram";
+/// Mappings of guest RAM are named after the memfd: ours, or QEMU's, which we map to serve it
+/// devices.
+const RAM_MAPPINGS: [&str; 2] = ["/memfd:guest-ram", "/memfd:memory-backend-memfd"];
 
 /// Resident KiB of this process that are not guest RAM; 0 when the kernel does not say.
 pub(super) fn kib() -> u64 {
@@ -9,7 +10,7 @@ pub(super) fn kib() -> u64 {
 }
 
 /// Sums `Rss:` of every mapping but guest RAM (Linux Documentation/filesystems/proc.rst).
-fn resident_without_ram(smaps: &str) -> u64 {
+pub(crate) fn resident_without_ram(smaps: &str) -> u64 {
     let mut is_ram = false;
     let mut total = 0;
     for line in smaps.lines() {
@@ -23,7 +24,7 @@ fn resident_without_ram(smaps: &str) -> u64 {
             .next()
             .is_some_and(|word| word.contains('-'))
         {
-            is_ram = line.contains(RAM_MAPPING);
+            is_ram = RAM_MAPPINGS.iter().any(|name| line.contains(name));
         }
     }
     total
@@ -42,6 +43,8 @@ Rss:                  60 kB
 7f20-7f30 r-xp 00000000 08:01 7 /usr/lib/libc.so.6
 Rss:                 100 kB
 Shared_Clean:          8 kB
+7f30-7f40 rw-s 00000000 00:01 6 /memfd:memory-backend-memfd (deleted)
+Rss:                  70 kB
 7f40-7f50 rw-p 00000000 00:00 0
 Rss:                  11 kB
 ";

@@ -213,8 +213,13 @@ fn bind(command: &mut Command, pass: &[BorrowedFd<'_>]) {
     let parent = getpid();
     let keep: Vec<RawFd> = pass.iter().map(AsRawFd::as_raw_fd).collect();
     let prepare = move || {
-        // SAFETY: plain system calls on numbers, allowed between fork and exec.
+        // SAFETY: plain system calls on numbers and on a signal set of our own, allowed between
+        // fork and exec.
         unsafe {
+            // Signals are blocked here so that a descriptor tells of them; no program expects that.
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 return Err(io::Error::last_os_error());
             }

@@ -19,8 +19,8 @@ pub(super) struct Wiring {
     pub(super) virtio_console: RawFd,
     /// Where QEMU writes its own trace of processor resets.
     pub(super) trace: RawFd,
-    /// The vhost-user end of our vsock device, when there is one.
-    pub(super) vsock: Option<RawFd>,
+    /// Where our vsock device is served.
+    pub(super) vsock: PathBuf,
     /// One for each network card.
     pub(super) networks: Vec<NetworkEnd>,
     /// One for each disk: the image, then its backing files.
@@ -179,13 +179,16 @@ fn channels(line: &mut Line, wiring: &Wiring) {
             .with("id", "balloon")
             .with("free-page-reporting", "on"),
     );
-    if let Some(descriptor) = wiring.vsock {
-        line.option("-chardev", socket("vsock", descriptor));
-        line.option(
-            "-device",
-            options("vhost-user-vsock-pci").with("chardev", "vsock"),
-        );
-    }
+    line.option(
+        "-chardev",
+        options("socket")
+            .with("id", "vsock")
+            .with("path", &wiring.vsock),
+    );
+    line.option(
+        "-device",
+        options("vhost-user-vsock-pci").with("chardev", "vsock"),
+    );
 }
 
 fn boot(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
@@ -426,7 +429,7 @@ mod tests {
             debug: 5,
             virtio_console: 6,
             trace: 7,
-            vsock: None,
+            vsock: "/run/vsock-device.sock".into(),
             networks: vec![],
             disks: vec![],
             shares: vec![],

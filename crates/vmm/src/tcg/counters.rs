@@ -2,9 +2,11 @@
 
 use super::qmp::Qmp;
 use crate::MachineError;
+use crate::process::overhead::resident_without_ram;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::unix::fs::FileExt;
 use vm_control::{Counters, Statistics};
 
@@ -12,6 +14,7 @@ use vm_control::{Counters, Statistics};
 pub(super) struct Accounts {
     processors: Vec<File>,
     whole: File,
+    memory: File,
 }
 
 impl Accounts {
@@ -28,6 +31,7 @@ impl Accounts {
                 .map(|thread| open(format!("/proc/{pid}/task/{thread}/stat")))
                 .collect::<Result<_, _>>()?,
             whole: open(format!("/proc/{pid}/stat"))?,
+            memory: open(format!("/proc/{pid}/smaps"))?,
         })
     }
 
@@ -47,8 +51,21 @@ impl Accounts {
                 .map(|account| read(account).map(|text| processor_time(&text)))
                 .collect::<Result<_, _>>()?,
             devices,
-            overhead: 0,
+            overhead: self.overhead()?,
         })
+    }
+}
+
+impl Accounts {
+    /// Resident KiB of QEMU that are not guest RAM.
+    fn overhead(&self) -> Result<u64, MachineError> {
+        let mut text = String::new();
+        let mut memory = &self.memory;
+        memory
+            .rewind()
+            .and_then(|()| memory.read_to_string(&mut text))
+            .map_err(|e| MachineError::system("cannot read QEMU's memory figures", e))?;
+        Ok(resident_without_ram(&text))
     }
 }
 
@@ -76,23 +93,30 @@ fn processor_time(stat: &str) -> Counters {
         .collect()
 }
 
-/// The counters of one entry of `query-blockstats` (QEMU qapi/block-core.json) under the name our
+/// The counters of one entry of `query-blockstats` (QEMU qapi/block-core.json) under the names our
 /// own block device has; `None` for flash.
 fn disk(block: &Value) -> Option<(String, Counters)> {
     let path = block["qdev"].as_str()?;
     let name = path.split('/').find(|part| part.starts_with("block"))?;
-    let count = |key: &str| block["stats"][key].as_u64();
+    let sum = |prefix: &str, kinds: &[&str]| -> Option<u64> {
+        kinds
+            .iter()
+            .map(|kind| block["stats"][format!("{prefix}{kind}_operations")].as_u64())
+            .sum()
+    };
+    let bytes = |key: &str| block["stats"][key].as_u64();
+    let all = ["rd", "wr", "flush", "unmap"];
     let counters = [
-        ("reads", "rd_operations"),
-        ("writes", "wr_operations"),
-        ("flushes", "flush_operations"),
-        ("discards", "unmap_operations"),
-        ("bytes_read", "rd_bytes"),
-        ("bytes_written", "wr_bytes"),
+        ("requests", sum("", &all)),
+        ("bytes-read", bytes("rd_bytes")),
+        ("bytes-written", bytes("wr_bytes")),
+        ("flushes", sum("", &["flush"])),
+        ("errors", sum("failed_", &all)),
+        ("refused", sum("invalid_", &all)),
     ];
     let counters = counters
         .into_iter()
-        .filter_map(|(ours, theirs)| Some((ours.to_owned(), count(theirs)?)));
+        .filter_map(|(name, count)| Some((name.to_owned(), count?)));
     Some((name.to_owned(), counters.collect()))
 }
 
@@ -114,13 +138,19 @@ mod tests {
     fn disks_are_named_as_engine_kvm_names_them() {
         let block = json!({
             "qdev": "/machine/peripheral/block1/virtio-backend",
-            "stats": {"rd_operations": 3, "rd_bytes": 4096}
+            "stats": {
+                "rd_operations": 3, "wr_operations": 2, "flush_operations": 1,
+                "unmap_operations": 0, "rd_bytes": 4096
+            }
         });
         let (name, counters) = disk(&block).unwrap();
         assert_eq!(name, "block1");
-        assert_eq!(counters["reads"], 3);
-        assert_eq!(counters["bytes_read"], 4096);
-        assert!(!counters.contains_key("writes"));
+        assert_eq!(counters["requests"], 6);
+        assert_eq!(counters["bytes-read"], 4096);
+        assert!(
+            !counters.contains_key("errors"),
+            "QEMU said nothing of them"
+        );
         assert!(disk(&json!({"qdev": "/machine/system.flash0"})).is_none());
     }
 }

@@ -25,16 +25,20 @@ use qmp::{Event, Qmp};
 use reset::{ResetButton, ResetEvents, reset_events};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use units::Bytes;
+use virtio::vhost_user::Server;
+use virtio::vsock::Vsock;
 use vm_control::{Ending, Files, LaunchSpec, Statistics};
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -44,6 +48,8 @@ const PACKAGE: &str =
 const OLDEST_MAJOR: u64 = 8;
 /// How long QEMU may take to leave after it was asked to.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// The guest's vsock address: the first a guest may have. Each VM is alone on its vsock.
+const GUEST_CID: u64 = 3;
 /// What QEMU writes to its trace when a processor shuts down (target/i386, `CPU_LOG_RESET`).
 const TRIPLE_FAULT: &str = "Triple fault";
 
@@ -57,6 +63,7 @@ pub struct TcgMachine {
     /// Ends when QEMU has ended and everything about it is known.
     obituary: Mutex<Option<Receiver<()>>>,
     memory: Bytes,
+    vsock: Server,
     /// passt and virtiofsd; they end with the connection to QEMU, and at the latest with this.
     _services: Vec<Service>,
 }
@@ -89,6 +96,8 @@ impl TcgMachine {
         let (virtio_console, qemu_virtio_console) = pair()?;
         let (trace, qemu_trace) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|e| MachineError::system("cannot make a pipe for QEMU", e.into()))?;
+        let vsock_socket = spec.runtime.join("vsock-device.sock");
+        let vsock = serve_vsock(&files, &vsock_socket)?;
         let mut services = Vec::new();
         let (networks, network_ends) = networks(vm, &mut services)?;
         let wiring = Wiring {
@@ -97,7 +106,7 @@ impl TcgMachine {
             debug: qemu_debug.as_raw_fd(),
             virtio_console: qemu_virtio_console.as_raw_fd(),
             trace: qemu_trace.as_raw_fd(),
-            vsock: None,
+            vsock: vsock_socket.clone(),
             networks,
             disks: vm
                 .disks
@@ -159,6 +168,7 @@ impl TcgMachine {
             shared,
             obituary: Mutex::new(Some(obituary)),
             memory: Bytes::mib(vm.memory),
+            vsock,
             _services: services,
         })
     }
@@ -206,7 +216,15 @@ impl Machine for TcgMachine {
     }
 
     fn statistics(&self) -> Result<Statistics, MachineError> {
-        self.accounts.statistics(&self.qmp)
+        let mut statistics = self.accounts.statistics(&self.qmp)?;
+        let (name, counters) = self
+            .vsock
+            .with_device(|device| (device.name().to_owned(), device.counters()));
+        let counters = counters
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count));
+        statistics.devices.insert(name, counters.collect());
+        Ok(statistics)
     }
 
     fn inspect(&self) -> Result<Value, MachineError> {
@@ -218,6 +236,10 @@ impl Machine for TcgMachine {
             "processors": ask("query-cpus-fast")?,
             "block": ask("query-block")?,
             "pci": ask("query-pci")?,
+            "vsock0": self.vsock.with_device(|device| {
+                let facts = device.inspect().into_iter();
+                facts.map(|(name, fact)| (name.to_owned(), fact)).collect::<BTreeMap<_, _>>()
+            }),
         }))
     }
 
@@ -314,7 +336,7 @@ fn shares(
     vm: &VmDefinition,
     spec: &LaunchSpec,
     services: &mut Vec<Service>,
-) -> Result<Vec<Option<std::path::PathBuf>>, MachineError> {
+) -> Result<Vec<Option<PathBuf>>, MachineError> {
     let mut sockets = Vec::new();
     for (index, share) in vm.shares.iter().enumerate() {
         sockets.push(match share.kind {
@@ -327,6 +349,18 @@ fn shares(
         });
     }
     Ok(sockets)
+}
+
+/// Serves our own vsock device at `socket`, for QEMU to attach.
+fn serve_vsock(files: &Files<'_>, socket: &Path) -> Result<Server, MachineError> {
+    let part = |error: &dyn std::fmt::Display| MachineError::Part {
+        part: "vsock",
+        reason: error.to_string(),
+    };
+    let device = Vsock::new("vsock0", GUEST_CID, &files.vsock()).map_err(|e| part(&e))?;
+    let listener = UnixListener::bind(socket)
+        .map_err(|e| MachineError::file("cannot listen at", socket, e))?;
+    Server::start(Box::new(device), listener).map_err(|e| part(&e))
 }
 
 fn flash(vm: &VmDefinition, files: &Files<'_>) -> Result<Option<Flash>, MachineError> {
