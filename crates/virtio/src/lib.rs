@@ -11,6 +11,7 @@
 //! panic.
 #![deny(unsafe_code)]
 
+pub mod balloon;
 pub mod block;
 mod config;
 pub mod console;
