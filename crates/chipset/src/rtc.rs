@@ -81,6 +81,8 @@ const CELL_CHECKSUM: u8 = 0x2e;
 const CELL_EXTENDED_MEMORY_FOUND: u8 = 0x30;
 const CELL_MEMORY_ABOVE_16M: u8 = 0x34;
 const CELL_MEMORY_ABOVE_4G: u8 = 0x5b;
+/// Processors beyond the first, as firmware for virtual machines expects it.
+const CELL_OTHER_PROCESSORS: u8 = 0x5f;
 const CHECKSUMMED: core::ops::RangeInclusive<usize> = 0x10..=0x2d;
 
 /// The time of day outside the machine.
@@ -170,6 +172,13 @@ impl Rtc {
         self.set_cells(CELL_EXTENDED_MEMORY_FOUND, &extended[..2]);
         self.set_cells(CELL_MEMORY_ABOVE_16M, &above_16m[..2]);
         self.set_cells(CELL_MEMORY_ABOVE_4G, &above[..3]);
+    }
+
+    /// Fills the cell that tells firmware and the tiny guests how many processors there are, 1 or
+    /// more.
+    pub fn set_processors(&mut self, processors: u32) {
+        let others = processors.saturating_sub(1).min(0xff);
+        self.set_cell(CELL_OTHER_PROCESSORS, others as u8);
     }
 
     /// Sets the memory cell `index` (0x0e to 0x7f; others are the clock's and are left alone) and

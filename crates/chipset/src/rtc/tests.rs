@@ -186,9 +186,10 @@ fn the_periodic_interrupt_comes_at_its_rate() {
 }
 
 #[test]
-fn memory_sizes_are_where_firmware_looks() {
+fn memory_sizes_and_processors_are_where_firmware_looks() {
     let mut bench = Bench::new();
     bench.rtc.set_memory(3 << 30, 5 << 30);
+    bench.rtc.set_processors(4);
     let mut cells = |first: u8, count: u8| {
         (0..count)
             .rev()
@@ -199,6 +200,7 @@ fn memory_sizes_are_where_firmware_looks() {
     assert_eq!(cells(0x30, 2), 0xffff);
     assert_eq!(cells(0x34, 2), (3 * 1024 - 16) * 16);
     assert_eq!(cells(0x5b, 3), 5 * 1024 * 16);
+    assert_eq!(cells(0x5f, 1), 3);
     let sum: u32 = (0x10..=0x2d).map(|index| cells(index, 1)).sum();
     assert_eq!(cells(0x2e, 1) << 8 | cells(0x2f, 1), sum);
 }
