@@ -154,6 +154,11 @@ impl Chipset {
         })
     }
 
+    /// Takes in a device that is on its bus already.
+    pub(super) fn adopt(&mut self, device: SharedDevice) {
+        self.devices.push(device);
+    }
+
     /// As firmware leaves the power management block, for a kernel started without any.
     pub(super) fn enable_acpi(&self) {
         lock(&self.power.device).enable_acpi();

@@ -1,6 +1,7 @@
 //! Everything of the machine that is not a processor: memory, buses, devices, and what happens at
 //! reset. Processor threads see it as a [`Board`].
 
+use super::adapters::claim_ports;
 use super::boot::Kernel;
 use super::bus::Bus;
 use super::chipset::{Chipset, Wires};
@@ -12,7 +13,9 @@ use super::lines::{ExternalInterrupt, MessageSink};
 use super::memory::GuestRam;
 use super::processors::{Board, Halted};
 use super::start_state::StartState;
-use super::timers::Timers;
+use super::timers::{SharedDevice, Timers};
+use super::{configuration, flash};
+use crate::flash::FlashFiles;
 use crate::{MachineError, Surroundings};
 use engine::{Partition, Processor};
 use firmware::{AcpiConfig, SmbiosConfig};
@@ -22,7 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use units::GuestPhysical;
-use vm_control::{Counters, Ending, LaunchSpec};
+use vm_control::{Counters, Ending, Files, LaunchSpec};
 
 pub(super) struct Motherboard {
     partition: Arc<dyn Partition>,
@@ -124,16 +127,28 @@ impl Motherboard {
             console: &surroundings.console,
             ram: &ram,
         };
-        let chipset = Chipset::new(&ports, &memory, wires).map_err(|e| part("chipset")(&e))?;
+        let mut chipset = Chipset::new(&ports, &memory, wires).map_err(|e| part("chipset")(&e))?;
         let power = Arc::clone(&chipset.power);
         let pci = expansion::bus(&partition, &map, Box::new(move |base| power.place(base)));
         memory.set_subtractive(Arc::new(PciMemory(Arc::clone(&pci))));
         ports.set_subtractive(Arc::new(PciPorts(Arc::clone(&pci))));
         let guest_memory = virtio::GuestMemory::new(ram.memory().clone());
         let devices = Devices::new(spec, &guest_memory, &messages, &surroundings, &pci)?;
+        let fw_cfg = configuration::fw_cfg(&smbios, &map, guest_memory, &pci)?;
+        let fw_cfg: SharedDevice = Arc::new(Mutex::new(fw_cfg));
+        claim_ports(&ports, &fw_cfg, &timers).map_err(|e| part("fw_cfg")(&e))?;
+        chipset.adopt(fw_cfg);
+        let kernel = Kernel::open(&definition.boot)?;
+        if kernel.is_none() {
+            let files = FlashFiles::find(definition.boot.firmware.as_deref())?;
+            let nvram = Files::new(&spec.runtime, &spec.state).nvram();
+            if let Some(chip) = flash::install(&files, &nvram, &partition, &memory)? {
+                chipset.adopt(chip);
+            }
+        }
         Ok(Self {
             devices,
-            kernel: Mutex::new(Kernel::open(&definition.boot)?),
+            kernel: Mutex::new(kernel),
             entry: Mutex::new(EntryPoint::Reset),
             start: StartState {
                 supported,
