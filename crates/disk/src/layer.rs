@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Zeroes to write where the filesystem cannot make them.
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -21,14 +22,34 @@ static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 pub(crate) struct Layer {
     file: File,
     path: PathBuf,
+    /// What a read that may not wait does here.
+    now: AtomicU8,
     helper: CommonStorageHelper,
 }
 
+/// `RWF_NOWAIT` works.
+const NOW_ASKS: u8 = 0;
+/// The file lives in memory: no read ever waits.
+const NOW_ALWAYS: u8 = 1;
+/// The filesystem cannot say: any read may wait.
+const NOW_NEVER: u8 = 2;
+
+/// Filesystem magic numbers (statfs(2)).
+const TMPFS: u64 = 0x0102_1994;
+const RAMFS: u64 = 0x8584_58f6;
+
 impl Layer {
     pub(crate) fn new(file: File, path: PathBuf) -> Self {
+        let kind = rustix::fs::fstatfs(&file).map_or(0, |found| found.f_type as u64);
+        let now = if matches!(kind, TMPFS | RAMFS) {
+            NOW_ALWAYS
+        } else {
+            NOW_ASKS
+        };
         Self {
             file,
             path,
+            now: AtomicU8::new(now),
             helper: CommonStorageHelper::default(),
         }
     }
@@ -43,7 +64,8 @@ impl Layer {
         Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?)
     }
 
-    /// Fills `count` bytes of `buffers` from `offset`; past the end of the file are zeroes.
+    /// Fills `count` bytes of `buffers` from `offset`; past the end of the file are zeroes. With
+    /// `now`, `WouldBlock` when that has to wait, or may have to.
     pub(crate) fn read<B: ReadBuffers>(
         &self,
         buffers: &mut B,
@@ -51,10 +73,19 @@ impl Layer {
         mut count: usize,
         now: bool,
     ) -> io::Result<()> {
+        let now = match self.now.load(Ordering::Relaxed) {
+            NOW_NEVER if now => return Err(io::ErrorKind::WouldBlock.into()),
+            NOW_ASKS => now,
+            _ => false,
+        };
         while count > 0 {
             let done = match buffers.fill_from(self.descriptor(), offset, count, now) {
                 Ok(done) => done,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if now && error.kind() == io::ErrorKind::Unsupported => {
+                    self.now.store(NOW_NEVER, Ordering::Relaxed);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 Err(error) => return Err(error),
             };
             if done == 0 {

@@ -170,6 +170,30 @@ fn nothing_happens_past_the_end_or_on_a_read_only_disk() {
 }
 
 #[test]
+fn a_read_that_may_not_wait_gives_the_data_or_says_so() {
+    let in_memory = tempfile::tempdir_in("/dev/shm").ok();
+    if in_memory.is_none() {
+        eprintln!("SKIPPED: /dev/shm: no filesystem in memory");
+    }
+    for (folder, may_refuse) in [(Some(folder()), true), (in_memory, false)] {
+        let Some(folder) = folder else { continue };
+        for format in [Format::Raw, Format::Qcow2] {
+            let path = made(&folder, &format.to_string(), format, MIB);
+            let image = open(&path, format).unwrap();
+            let bytes = pattern(7, 8192);
+            write(&image, 4096, &bytes);
+            let mut found = vec![0; 8192];
+            match image.read(&mut found.as_mut_slice(), 4096, Wait::No) {
+                Ok(()) => assert!(found == bytes),
+                Err(error) => {
+                    assert!(may_refuse && error.kind() == std::io::ErrorKind::WouldBlock);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn an_odd_raw_file_is_completed_to_a_sector() {
     let folder = folder();
     let path = folder.path().join("odd");

@@ -2,8 +2,9 @@
 
 use super::eventfd;
 use crate::{GuestMemory, Queue, QueueState};
+use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+    VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY,
 };
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::{Queue as SplitQueue, QueueT};
@@ -38,13 +39,9 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub(crate) fn new(
-        memory: &GuestMemory,
-        index: u16,
-        base: u64,
-        size: u16,
-        features: u64,
-    ) -> Self {
+    /// An empty ring at `base`, which is a multiple of 16.
+    #[must_use]
+    pub fn new(memory: &GuestMemory, index: u16, base: u64, size: u16, features: u64) -> Self {
         let mut ring = Self {
             memory: memory.clone(),
             index,
@@ -185,7 +182,7 @@ impl Ring {
         let memory = self.memory.memory();
         memory.write_obj(head.to_le(), GuestAddress(entry)).unwrap();
         // The device goes as far as this index only; the entry above must be there first.
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         self.set_available(self.available.wrapping_add(1));
     }
 
@@ -207,21 +204,51 @@ impl Ring {
         self.kick.write(1).unwrap();
     }
 
-    /// The next request given back, if there is one; asks for an interrupt at the one after it.
+    /// Whether the device wants to hear of new requests (without EVENT_IDX).
+    #[must_use]
+    pub fn wants_kicks(&self) -> bool {
+        // What was published must be out before the flag is read (virtio 1.2, 2.7.13.4.1).
+        fence(Ordering::SeqCst);
+        let at = GuestAddress(self.used_ring());
+        let flags: u16 = self.memory.memory().load(at, Ordering::Relaxed).unwrap();
+        u32::from(u16::from_le(flags)) & VRING_USED_F_NO_NOTIFY == 0
+    }
+
+    /// The next request given back, if there is one, with what the device wrote.
+    ///
+    /// # Panics
+    /// As [`Self::take_used_head`].
+    pub fn take_used(&mut self) -> Option<Used> {
+        let (head, length, writable) = self.take_used_parts()?;
+        let memory = self.memory.memory();
+        let mut data = Vec::new();
+        for (address, length) in writable {
+            let start = data.len();
+            data.resize(start + length as usize, 0);
+            memory
+                .read_slice(&mut data[start..], GuestAddress(address))
+                .unwrap();
+        }
+        Some(Used { head, length, data })
+    }
+
+    /// The head of the next request given back, and how much the device says it wrote.
     ///
     /// # Panics
     /// When the device gave back something that was not its to give.
-    pub fn take_used(&mut self) -> Option<Used> {
+    pub fn take_used_head(&mut self) -> Option<(u16, u32)> {
+        let (head, length, _) = self.take_used_parts()?;
+        Some((head, length))
+    }
+
+    /// Takes one entry off the used ring; asks for an interrupt at the one after it.
+    fn take_used_parts(&mut self) -> Option<(u16, u32, Vec<(u64, u32)>)> {
         let memory = self.memory.memory();
         let at = GuestAddress(self.used_ring() + 2);
         // The event index written last time must be out before the index is read, else the
         // interrupt for an entry in between is missed (virtio 1.2, 2.7.7.1).
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        let index = u16::from_le(
-            memory
-                .load(at, std::sync::atomic::Ordering::Acquire)
-                .unwrap(),
-        );
+        fence(Ordering::SeqCst);
+        let index = u16::from_le(memory.load(at, Ordering::Acquire).unwrap());
         if index == self.used {
             return None;
         }
@@ -233,24 +260,12 @@ impl Ring {
             let event = GuestAddress(self.available_ring() + 4 + 2 * u64::from(self.size));
             memory.write_obj(self.used.to_le(), event).unwrap();
         }
-        let slot = self
-            .in_flight
-            .get_mut(head as usize)
-            .expect("a head inside the ring");
-        let (indices, writable) = slot.take().expect("a request that was in flight");
+        let slot = self.in_flight.get_mut(head as usize);
+        let (indices, writable) = slot
+            .expect("a head inside the ring")
+            .take()
+            .expect("a request that was in flight");
         self.free.extend(indices);
-        let mut data = Vec::new();
-        for (address, length) in writable {
-            let start = data.len();
-            data.resize(start + length as usize, 0);
-            memory
-                .read_slice(&mut data[start..], GuestAddress(address))
-                .unwrap();
-        }
-        Some(Used {
-            head: u16::try_from(head).unwrap(),
-            length,
-            data,
-        })
+        Some((u16::try_from(head).unwrap(), length, writable))
     }
 }
