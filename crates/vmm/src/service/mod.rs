@@ -20,7 +20,9 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -29,6 +31,19 @@ use std::thread::JoinHandle;
 const LAST_LINES: usize = 8;
 /// The longest line taken as one.
 const LONGEST_LINE: u64 = 4096;
+
+/// Listens at `path`, for a process of this VM to connect to. What an earlier run left there goes.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn listen_at(path: &Path) -> Result<UnixListener, MachineError> {
+    let failed = |e| MachineError::file("cannot listen at", path, e);
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    UnixListener::bind(path).map_err(failed)
+}
 
 /// A running child process.
 pub struct Service {

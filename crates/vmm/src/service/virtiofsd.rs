@@ -1,22 +1,18 @@
 //! virtiofsd: one shared folder, served by vhost-user.
 
-use super::Service;
+use super::{Service, listen_at};
 use crate::MachineError;
 use definition::Share;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-/// Starts virtiofsd for `share`; it takes one connection at the socket `path`, which must not exist
-/// yet.
+/// Starts virtiofsd for `share`; it takes one connection at the socket `path`.
 ///
 /// # Errors
 /// virtiofsd is not installed or cannot be started, or the socket cannot be made.
 pub fn virtiofsd(share: &Share, path: &Path) -> Result<Service, MachineError> {
-    let listener =
-        UnixListener::bind(path).map_err(|e| MachineError::file("cannot listen at", path, e))?;
-    let listener = OwnedFd::from(listener);
+    let listener = OwnedFd::from(listen_at(path)?);
     let arguments = arguments(share, listener.as_raw_fd());
     Service::start("virtiofsd", "virtiofsd", &arguments, &[listener.as_fd()])
 }

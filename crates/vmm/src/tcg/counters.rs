@@ -15,6 +15,22 @@ pub(super) struct Accounts {
     processors: Vec<File>,
     whole: File,
     memory: File,
+    ticks: Ticks,
+}
+
+/// How often per second the kernel's accounts tick. Asked for at the start, because the answer
+/// takes a system call that the sandbox forbids.
+#[derive(Clone, Copy)]
+struct Ticks(u64);
+
+impl Ticks {
+    fn of_this_host() -> Self {
+        Self(rustix::param::clock_ticks_per_second().max(1))
+    }
+
+    fn milliseconds(self, count: u64) -> u64 {
+        count.saturating_mul(1000) / self.0
+    }
 }
 
 impl Accounts {
@@ -32,6 +48,7 @@ impl Accounts {
                 .collect::<Result<_, _>>()?,
             whole: open(format!("/proc/{pid}/stat"))?,
             memory: open(format!("/proc/{pid}/smaps"))?,
+            ticks: Ticks::of_this_host(),
         })
     }
 
@@ -44,11 +61,14 @@ impl Accounts {
                 devices.insert(name, counters);
             }
         }
-        devices.insert("qemu".to_owned(), processor_time(&read(&self.whole)?));
+        devices.insert(
+            "qemu".to_owned(),
+            processor_time(&read(&self.whole)?, self.ticks),
+        );
         let processors = self.processors.iter();
         Ok(Statistics {
             processors: processors
-                .map(|account| read(account).map(|text| processor_time(&text)))
+                .map(|account| read(account).map(|text| processor_time(&text, self.ticks)))
                 .collect::<Result<_, _>>()?,
             devices,
             overhead: self.overhead()?,
@@ -78,17 +98,16 @@ fn read(account: &File) -> Result<String, MachineError> {
 }
 
 /// User and system time of a line as in `/proc/PID/stat` (proc(5)), in milliseconds.
-fn processor_time(stat: &str) -> Counters {
+fn processor_time(stat: &str, ticks: Ticks) -> Counters {
     // The name, in brackets, may hold anything; the fields are counted behind it.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks = rustix::param::clock_ticks_per_second().max(1);
     // Fields 14 and 15 of the line are the 12th and 13th behind the name.
     [("user_milliseconds", 11), ("system_milliseconds", 12)]
         .into_iter()
         .filter_map(|(name, index)| {
-            let value: u64 = fields.get(index)?.parse().ok()?;
-            Some((name.to_owned(), value.saturating_mul(1000) / ticks))
+            let count = fields.get(index)?.parse().ok()?;
+            Some((name.to_owned(), ticks.milliseconds(count)))
         })
         .collect()
 }
@@ -127,11 +146,10 @@ mod tests {
     #[test]
     fn processor_time_is_found_behind_any_name() {
         let line = "7 (CPU 0/TCG) ) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
-        let counters = processor_time(line);
-        let ticks = rustix::param::clock_ticks_per_second();
-        assert_eq!(counters["user_milliseconds"], 250_000 / ticks);
-        assert_eq!(counters["system_milliseconds"], 50_000 / ticks);
-        assert!(processor_time("").is_empty());
+        let counters = processor_time(line, Ticks(100));
+        assert_eq!(counters["user_milliseconds"], 2500);
+        assert_eq!(counters["system_milliseconds"], 500);
+        assert!(processor_time("", Ticks(100)).is_empty());
     }
 
     #[test]

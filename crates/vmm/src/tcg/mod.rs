@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -145,6 +145,12 @@ impl TcgMachine {
                 program: QEMU,
                 reason: format!("version {major}.{minor}.{micro} is too old; install {PACKAGE}"),
             });
+        }
+        // QEMU is connected; nobody else has business there.
+        for socket in wiring.shares.iter().flatten().chain([&vsock_socket]) {
+            if let Err(error) = std::fs::remove_file(socket) {
+                tracing::warn!(path = %socket.display(), %error, "cannot be removed");
+            }
         }
         let accounts = Accounts::open(qemu.pid(), &qmp)?;
         let console = Arc::clone(&surroundings.console);
@@ -358,8 +364,7 @@ fn serve_vsock(files: &Files<'_>, socket: &Path) -> Result<Server, MachineError>
         reason: error.to_string(),
     };
     let device = Vsock::new("vsock0", GUEST_CID, &files.vsock()).map_err(|e| part(&e))?;
-    let listener = UnixListener::bind(socket)
-        .map_err(|e| MachineError::file("cannot listen at", socket, e))?;
+    let listener = service::listen_at(socket)?;
     Server::start(Box::new(device), listener).map_err(|e| part(&e))
 }
 
