@@ -18,6 +18,7 @@ pub mod console;
 mod device;
 pub mod net;
 pub mod pci;
+pub mod plan9;
 mod queue;
 pub mod rng;
 mod running;

@@ -1,0 +1,190 @@
+//! A folder of the host, shared by 9P2000.L over virtio (the transport of Linux `net/9p/trans_virtio.c`:
+//! one queue, the request in the readable buffers, the answer in the writable ones).
+//!
+//! The protocol is served by crate `p9`. Every request is judged before it ([`guard`]): nothing
+//! outside the folder is reachable, a read-only share stays as it is, and no device or pipe is ever
+//! opened. Not offered: extended attributes, making symbolic links or device nodes.
+
+mod guard;
+mod message;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use crate::device::Counter;
+use crate::{Device, DeviceId, RING_FEATURES, Session, StartError, Worker, config};
+use guard::Guard;
+use rustix::fs::{Mode, OFlags};
+use std::path::{Path, PathBuf};
+use worker::Plan9Worker;
+
+/// Entries of the queue: so many pages one request may span (Linux `net/9p/trans_virtio.c`).
+const QUEUE_SIZE: u16 = 128;
+
+/// VIRTIO_9P_MOUNT_TAG: there is a tag in the configuration (Linux `virtio_9p.h`).
+const F_MOUNT_TAG: u64 = 1 << 0;
+
+/// Bytes a tag may have; guests that keep it in fixed fields hold this much.
+const LONGEST_TAG: usize = 31;
+
+/// The most files and folders a guest holds open or remembers at once. Each costs up to two
+/// descriptors, so a process with less to give gives less.
+const MAX_HANDLES: u64 = 16 * 1024;
+
+/// A folder cannot be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// The tag is empty or too long.
+    #[error("share {tag:?}: a tag has 1 to {LONGEST_TAG} bytes")]
+    Tag {
+        /// The tag given.
+        tag: String,
+    },
+    /// The folder cannot be opened.
+    #[error("share {tag}: cannot open the folder {path:?}: {error}")]
+    Folder {
+        /// The share.
+        tag: String,
+        /// The folder given.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+#[derive(Clone, Default)]
+struct Counters {
+    requests: Counter,
+    from_guest: Counter,
+    to_guest: Counter,
+    refused: Counter,
+}
+
+/// The device.
+pub struct Plan9 {
+    name: String,
+    tag: String,
+    path: PathBuf,
+    read_only: bool,
+    counters: Counters,
+    /// Here while no worker has it.
+    guard: Option<Guard>,
+}
+
+impl Plan9 {
+    /// Shares the folder `path` under `tag`. The folder is opened now: whatever its path comes to
+    /// name later, this one is shared.
+    ///
+    /// # Errors
+    /// The tag's length, or the path names no folder that can be opened.
+    pub fn new(name: &str, tag: &str, path: &Path, read_only: bool) -> Result<Self, ShareError> {
+        if !(1..=LONGEST_TAG).contains(&tag.len()) {
+            return Err(ShareError::Tag {
+                tag: tag.to_owned(),
+            });
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let guard = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            .and_then(|root| Guard::new(root, read_only, max_handles()))
+            .map_err(|error| ShareError::Folder {
+                tag: tag.to_owned(),
+                path: path.to_owned(),
+                error,
+            })?;
+        Ok(Self {
+            name: name.to_owned(),
+            tag: tag.to_owned(),
+            path: path.to_owned(),
+            read_only,
+            counters: Counters::default(),
+            guard: Some(guard),
+        })
+    }
+}
+
+/// A quarter of the descriptors this process may have, two for each handle: the VM needs the rest.
+fn max_handles() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let descriptors = limit.current.unwrap_or(u64::MAX);
+    // Not truncated: far below 32 bits.
+    (descriptors / 8).clamp(16, MAX_HANDLES) as usize
+}
+
+impl Device for Plan9 {
+    fn id(&self) -> DeviceId {
+        DeviceId::Plan9
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn features(&self) -> u64 {
+        RING_FEATURES | F_MOUNT_TAG
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        // Not truncated: the tag has at most 31 bytes.
+        let length = (self.tag.len() as u16).to_le_bytes();
+        let config = [&length, self.tag.as_bytes()].concat();
+        config::read(&config, offset, data);
+    }
+
+    fn start(&mut self, session: Session) -> Result<Vec<Box<dyn Worker>>, StartError> {
+        let fail = |reason: &str| StartError {
+            device: "9p",
+            reason: reason.to_owned(),
+        };
+        let queue = session.queues.into_iter().find(|queue| queue.index == 0);
+        let queue = queue.ok_or_else(|| fail("the driver must enable the queue"))?;
+        let guard = self.guard.take();
+        let guard = guard.ok_or_else(|| fail("its last worker died with the folder"))?;
+        Ok(vec![Box::new(Plan9Worker {
+            name: self.name.clone(),
+            guard,
+            counters: self.counters.clone(),
+            memory: session.memory,
+            interrupts: session.interrupts,
+            queue,
+        })])
+    }
+
+    fn stop(&mut self, workers: Vec<Box<dyn Worker>>) {
+        for worker in workers {
+            if let Ok(worker) = worker.into_any().downcast::<Plan9Worker>() {
+                self.guard = Some(worker.guard);
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        // Without a server the next start fails and says so.
+        if let Some(Err(error)) = self.guard.as_mut().map(Guard::reset) {
+            tracing::error!(device = self.name, %error, "cannot share the folder again");
+            self.guard = None;
+        }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let c = &self.counters;
+        vec![
+            ("requests", c.requests.get()),
+            ("bytes-read", c.to_guest.get()),
+            ("bytes-written", c.from_guest.get()),
+            ("refused", c.refused.get()),
+        ]
+    }
+
+    fn inspect(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("tag", self.tag.clone()),
+            ("folder", self.path.display().to_string()),
+            ("read-only", self.read_only.to_string()),
+        ]
+    }
+}
