@@ -472,7 +472,10 @@ fn malformed_and_oversized_requests_get_an_error_with_their_tag() {
             (kind::RLERROR, &[0x34, 0x12][..])
         );
     }
-    assert!(client.raw(&whole[..6], 100).is_empty(), "no tag to answer to");
+    assert!(
+        client.raw(&whole[..6], 100).is_empty(),
+        "no tag to answer to"
+    );
     assert!(client.raw(&whole, 10).is_empty(), "no room to answer in");
     assert_eq!(client.contents(&["file"]).unwrap(), "shared");
 }
