@@ -28,10 +28,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// It cannot be reached, cannot be started, or speaks another protocol.
 pub async fn connect(places: &Places) -> Result<Daemon, Problem> {
     for _ in 0..ATTEMPTS {
-        if let Some(stream) = reach(places).await? {
-            return greet(stream).await;
-        }
-        if !start(places)? {
+        let again = match reach(places).await? {
+            Some(stream) => match greet(stream).await {
+                // It took the connection and ended; nothing was asked of it yet.
+                Err(problem) if problem.kind == Kind::Unavailable => true,
+                greeted => return greeted,
+            },
+            None => !start(places)?,
+        };
+        if again {
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -178,6 +178,14 @@ impl From<Problem> for Status {
 
 impl From<Status> for Problem {
     fn from(status: Status) -> Self {
+        // A status with a source was made on this side: no answer came.
+        if let Some(source) = std::error::Error::source(&status) {
+            return Self::new(
+                Kind::Unavailable,
+                format!("the daemon went away before it answered ({source})"),
+            )
+            .advise("VMs go on without it; `list --all` shows where they stand");
+        }
         let kind = match status.code() {
             Code::InvalidArgument => Kind::Usage,
             Code::NotFound => Kind::Unknown,

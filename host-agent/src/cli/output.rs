@@ -190,12 +190,15 @@ pub(super) fn status(vm: &v1::Vm) -> String {
     text
 }
 
-/// Counters for people: one row per name, one column per processor.
+/// Counters for people: one row per name, one column per processor; what never happened is left
+/// out.
 pub(super) fn statistics(reply: &v1::StatisticsReply) -> String {
     let mut names: Vec<&String> = reply
         .processors
         .iter()
-        .flat_map(|processor| processor.values.keys())
+        .flat_map(|processor| &processor.values)
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, _)| name)
         .collect();
     names.sort();
     names.dedup();

@@ -17,6 +17,7 @@ use clap::Parser;
 use definition::Places;
 use proto::v1::control_server::ControlServer;
 use rustix::fs::Mode;
+use socket::Listener;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -83,7 +84,10 @@ fn announce(message: &str) {
 fn run(announced: bool) -> Result<(), Problem> {
     let places = Places::from_environment()?;
     let _lock = socket::lock(&places)?;
-    let listener = socket::listener(&places)?;
+    let (listener, passed) = match socket::listener(&places)? {
+        Listener::Passed(listener) => (listener, true),
+        Listener::Made(listener) => (listener, false),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -92,7 +96,9 @@ fn run(announced: bool) -> Result<(), Problem> {
     let done = runtime.block_on(serve(places.clone(), listener, announced));
     // Waiting for answers of VM processes is not worth holding up the end.
     runtime.shutdown_background();
-    socket::remove(&places);
+    if !passed {
+        socket::remove(&places);
+    }
     done
 }
 

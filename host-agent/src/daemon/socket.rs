@@ -53,9 +53,18 @@ pub(super) fn lock(places: &Places) -> Result<Lock, Problem> {
     Ok(Lock(file))
 }
 
-/// The socket that systemd passed, or a new one. Only the holder of the lock may call this: it
-/// removes what a killed daemon left.
-pub(super) fn listener(places: &Places) -> Result<StdListener, Problem> {
+/// Whose socket the daemon serves.
+#[derive(Debug)]
+pub(super) enum Listener {
+    /// Passed by systemd, which starts the next daemon through it.
+    Passed(StdListener),
+    /// Made by this daemon.
+    Made(StdListener),
+}
+
+/// The socket that was passed, or a new one. Only the holder of the lock may call this: it removes
+/// what a killed daemon left.
+pub(super) fn listener(places: &Places) -> Result<Listener, Problem> {
     let path = places.daemon_socket();
     let failed =
         |error: io::Error| Problem::failed(format!("cannot listen on {}: {error}", path.display()));
@@ -63,7 +72,7 @@ pub(super) fn listener(places: &Places) -> Result<StdListener, Problem> {
         .take_unix_listener(0)
         .map_err(failed)?
     {
-        return Ok(passed);
+        return Ok(Listener::Passed(passed));
     }
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -71,14 +80,12 @@ pub(super) fn listener(places: &Places) -> Result<StdListener, Problem> {
     }
     let listener = StdListener::bind(&path).map_err(failed)?;
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
+    Ok(Listener::Made(listener))
 }
 
-/// Takes the socket away at the end, unless systemd owns it and starts the next daemon through it.
+/// Takes a socket of the daemon's own away at its end.
 pub(super) fn remove(places: &Places) {
-    if std::env::var_os("LISTEN_FDS").is_none() {
-        let _ = std::fs::remove_file(places.daemon_socket());
-    }
+    let _ = std::fs::remove_file(places.daemon_socket());
 }
 
 /// Connections of this user. The folder and the socket's mode keep others out already; this holds
