@@ -111,7 +111,7 @@ impl Pit {
             0x61 => {
                 let ticks = to_ticks(self.registers.now);
                 let mut value = self.registers.speaker;
-                if ticks / REFRESH_TICKS & 1 != 0 {
+                if (ticks / REFRESH_TICKS) & 1 != 0 {
                     value |= REFRESH_TOGGLE;
                 }
                 if self.registers.channels[2].output() {

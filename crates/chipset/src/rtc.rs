@@ -276,7 +276,7 @@ impl Rtc {
         if self.load(REGISTER_B) & B_BINARY != 0 {
             value
         } else {
-            value / 10 << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 
@@ -317,7 +317,7 @@ impl Rtc {
             self.encode(time.month),
             self.encode(time.year.rem_euclid(100) as u8),
             // Always BCD, by the PC's convention.
-            century / 10 << 4 | century % 10,
+            ((century / 10) << 4) | (century % 10),
         ]
     }
 

@@ -134,7 +134,7 @@ impl Channel {
             return value as u16;
         }
         let value = value % 10_000;
-        let digit = |weight: u64, shift: u32| (value / weight % 10 << shift) as u16;
+        let digit = |weight: u64, shift: u32| ((value / weight % 10) << shift) as u16;
         digit(1000, 12) | digit(100, 8) | digit(10, 4) | digit(1, 0)
     }
 

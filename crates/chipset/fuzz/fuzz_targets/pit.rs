@@ -1,0 +1,6 @@
+#![no_main]
+
+use chipset_fuzz::exercise::{PitSubject, run};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| run::<PitSubject>(bytes));
