@@ -353,6 +353,51 @@ fn a_balloon_target_out_of_range_is_refused() {
     }
 }
 
+#[test]
+fn without_a_kernel_firmware_starts_and_keeps_its_variables() {
+    if !has_qemu() {
+        return;
+    }
+    if engine::discovery::system_firmware().is_none() {
+        eprintln!("SKIPPED: no OVMF is installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("disk"), vec![0; 1 << 20]).unwrap();
+    let disk = "cpus = 1\n[[disk]]\npath = \"{folder}/disk\"\nformat = \"raw\"\n";
+    let mut vm = Vm::new(disk, false, folder);
+    vm.life.start().unwrap();
+    // The boot device selection looks at the disk and finds nothing to start.
+    vm.wait_for("BdsDxe: failed to load", 1);
+    let statistics = vm.life.machine().statistics().unwrap();
+    assert!(statistics.devices["block0"]["requests"] > 0);
+    vm.life.quit();
+    assert!(vm.folder.path().join("nvram.fd").is_file());
+}
+
+#[test]
+fn two_vms_cannot_write_to_one_disk() {
+    if !has_qemu() {
+        return;
+    }
+    let first = tempfile::tempdir().unwrap();
+    let path = first.path().join("disk");
+    std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+    std::fs::write(first.path().join("kernel"), multiboot(&HALT)).unwrap();
+    let text = format!(
+        "cpus = 1\n[boot]\nkernel = {:?}\n[[disk]]\npath = {path:?}\nformat = \"raw\"\n",
+        first.path().join("kernel")
+    );
+    let vm = Vm::new(&text, false, first);
+    vm.life.start().unwrap();
+    let refused = build(&text, false, tempfile::tempdir().unwrap());
+    let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(
+        message.contains("lock") || message.contains("in use"),
+        "{message}"
+    );
+}
+
 /// A Debian kernel and a small initrd with a shell, where `cargo xtask test` has put them.
 fn linux() -> Option<(PathBuf, PathBuf)> {
     let kernel = std::env::var_os("MACROHARD_TEST_KERNEL").map(PathBuf::from);

@@ -135,6 +135,17 @@ impl Service {
         words.join("; ")
     }
 
+    /// The error that says that it ended too early, with its last words.
+    #[must_use]
+    pub fn obituary(&self, end: ServiceEnd) -> MachineError {
+        let words = self.last_words();
+        let separator = if words.is_empty() { "" } else { ": " };
+        MachineError::Child {
+            program: self.program,
+            reason: format!("it {end} before the VM started{separator}{words}"),
+        }
+    }
+
     /// Forgets what it said so far, so that [`Self::last_words`] are about what comes.
     pub fn forget_words(&self) {
         lock(&self.words).clear();

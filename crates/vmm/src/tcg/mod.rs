@@ -146,6 +146,11 @@ impl TcgMachine {
                 reason: format!("version {major}.{minor}.{micro} is too old; install {PACKAGE}"),
             });
         }
+        for service in &services {
+            if let Some(end) = service.ended()? {
+                return Err(service.obituary(end));
+            }
+        }
         // QEMU is connected; nobody else has business there.
         for socket in wiring.shares.iter().flatten().chain([&vsock_socket]) {
             if let Err(error) = std::fs::remove_file(socket) {
@@ -383,10 +388,7 @@ fn flash(vm: &VmDefinition, files: &Files<'_>) -> Result<Option<Flash>, MachineE
 fn explain(qemu: &Service, error: MachineError) -> MachineError {
     qemu.kill();
     match qemu.wait() {
-        Ok(end) if !qemu.last_words().is_empty() => MachineError::Child {
-            program: QEMU,
-            reason: format!("it {end} before the VM started: {}", qemu.last_words()),
-        },
+        Ok(end) if !qemu.last_words().is_empty() => qemu.obituary(end),
         _ => error,
     }
 }
