@@ -24,6 +24,9 @@ pub(super) const MOST_ZEROES_SECTORS: u32 = 64 << 11;
 /// `struct virtio_blk_discard_write_zeroes` (virtio 1.2, 5.2.6).
 const SEGMENT_BYTES: usize = 16;
 
+/// Copying so many bytes takes some ten times as long as handing the request to another thread.
+const LARGE: u64 = 256 * 1024;
+
 /// What a disk did.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counters {
@@ -114,9 +117,11 @@ impl<'m> Request<'m> {
         }
     }
 
-    /// Whether it may take the disk long in any case.
+    /// Whether it takes long in any case: it waits for the disk, or moves so much that others
+    /// should use another processor meanwhile.
     pub(super) fn is_slow(&self, disk: &Disk) -> bool {
         match self.kind {
+            _ if self.bytes() >= LARGE => true,
             VIRTIO_BLK_T_FLUSH | VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => true,
             VIRTIO_BLK_T_OUT => !disk.writeback.load(Ordering::Relaxed),
             _ => false,
