@@ -4,7 +4,7 @@
 use super::header::{DATA_VALID, NUM_BUFFERS, feature};
 use super::{AddressError, HEADER_BYTES, Net, Passt, PasstError, Stream, Tap};
 use crate::Device;
-use crate::test_support::{Buffer, Random, TestDriver, attack};
+use crate::test_support::{Buffer, Random, TestDriver, attack, skipped};
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
@@ -309,7 +309,7 @@ impl Interface {
         let tap = match Tap::open(&name) {
             Ok(tap) => tap,
             Err(error) => {
-                println!("SKIPPED: no tap interface: {error}");
+                skipped(&error);
                 return None;
             }
         };
@@ -418,7 +418,7 @@ fn passt_answers_and_its_end_takes_the_link_down() {
     let passt = match Passt::start("passt", &[]) {
         Ok(passt) => passt,
         Err(error) => {
-            println!("SKIPPED: no passt: {error}");
+            skipped(&error);
             return;
         }
     };

@@ -2,7 +2,7 @@
 
 use super::message::{HEADER_BYTES, kind, message};
 use super::{Plan9, ShareError};
-use crate::test_support::{Buffer, Random, TestDriver, attack};
+use crate::test_support::{Buffer, Random, TestDriver, attack, skipped};
 use rustix::io::Errno;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -332,7 +332,7 @@ fn pipes_sockets_and_devices_are_seen_and_never_opened() {
     let mut names = vec!["pipe", "socket"];
     match rustix::fs::mknodat(rustix::fs::CWD, &device, kind, 0o666.into(), number) {
         Ok(()) => names.push("null"),
-        Err(error) => println!("SKIPPED: device nodes, which only root can make: {error}"),
+        Err(error) => skipped(&format!("device nodes, which only root can make: {error}")),
     }
     for name in names {
         for flags in [0, 1, 2, TRUNCATE] {

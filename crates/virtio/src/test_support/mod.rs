@@ -18,7 +18,7 @@ pub use ring::{Ring, Used};
 use crate::{Device, GuestMemory, Interrupts, Queue, QueueState, Running, Session};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Start of the rings, one [`RING_SPACE`] per queue; below it lies the secret.
@@ -108,14 +108,25 @@ impl Interrupts for TestInterrupts {
     }
 }
 
-/// Guest memory laid out for [`TestDriver`], the secret filled in.
+/// Says, past the capture of a test's output, that a test could not run here and why.
+pub fn skipped(why: &dyn std::fmt::Display) {
+    use std::io::Write;
+    // Nobody to tell is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// Guest memory laid out for [`TestDriver`], the secret filled in. A memfd, as a VM's memory is, so
+/// that another process can map it.
 ///
 /// # Panics
 /// When the host has no memory for it.
 #[must_use]
 pub fn memory() -> GuestMemory {
-    let memory: GuestMemoryMmap =
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), usize::try_from(END).unwrap())]).unwrap();
+    let file = rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, END).unwrap();
+    let place = Some(FileOffset::new(file.into(), 0));
+    let ranges = [(GuestAddress(0), usize::try_from(END).unwrap(), place)];
+    let memory = GuestMemoryMmap::from_ranges_with_files(ranges).unwrap();
     memory.write_slice(secret(), GuestAddress(0)).unwrap();
     GuestMemory::new(memory)
 }
