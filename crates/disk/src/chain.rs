@@ -78,7 +78,7 @@ fn folder_of(path: &Path) -> Result<PathBuf, DiskError> {
 }
 
 /// Opens and locks one file.
-pub(crate) fn open_file(path: &Path, access: Access) -> Result<Layer, DiskError> {
+fn open_file(path: &Path, access: Access) -> Result<Layer, DiskError> {
     let file = open_unlocked(path, access)?;
     lock(&file, path, access)?;
     Ok(Layer::new(file, path.to_owned()))

@@ -1,6 +1,6 @@
 //! New images, and what is known about existing ones.
 
-use crate::chain::{OpenOptions, open_file, open_unlocked};
+use crate::chain::{OpenOptions, open_unlocked};
 use crate::header::Header;
 use crate::layer::Layer;
 use crate::lock::Access;
@@ -151,17 +151,4 @@ pub fn information(path: &Path, format: Format) -> Result<Information, DiskError
         information.backing_format = image.implicit_backing_format().cloned();
     }
     Ok(information)
-}
-
-/// Whether nobody has the image open in a way that excludes `read_only` use of it.
-///
-/// # Errors
-/// [`DiskError::Locked`] when somebody has, or the file cannot be opened.
-pub fn available(path: &Path, read_only: bool) -> Result<(), DiskError> {
-    let access = if read_only {
-        Access::Read
-    } else {
-        Access::Write
-    };
-    open_file(path, access).map(drop)
 }

@@ -21,7 +21,7 @@ mod lock;
 
 pub use buffers::{ReadBuffers, WriteBuffers};
 pub use chain::{BackingPolicy, OpenOptions};
-pub use create::{CreateOptions, Information, available, create, information};
+pub use create::{CreateOptions, Information, create, information};
 pub use error::DiskError;
 pub use image::{Image, Wait};
 

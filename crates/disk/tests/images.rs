@@ -1,8 +1,7 @@
 //! Images as a user has them: made here or by `qemu-img`, opened, written, checked by `qemu-img`.
 
 use disk::{
-    BackingPolicy, CreateOptions, DiskError, Format, Image, OpenOptions, Wait, available, create,
-    information,
+    BackingPolicy, CreateOptions, DiskError, Format, Image, OpenOptions, Wait, create, information,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -219,7 +218,6 @@ fn a_second_writer_is_told_who_has_the_disk() {
         error.contains("locked by") && error.contains(&me),
         "{error}"
     );
-    assert!(available(&path, true).is_err());
     assert!(information(&path, Format::Raw).is_ok());
     drop(image);
     let readers = OpenOptions {
@@ -535,4 +533,47 @@ fn compressed_clusters_are_read() {
     assert_eq!(read(&image, 100 * 512, 512), bytes[100 * 512..101 * 512]);
     write(&image, 512, &[1; 512]);
     assert_eq!(read(&image, 0, 1536)[1024..], bytes[1024..1536]);
+}
+
+/// A loop device over a file of a MiB, detached with the value.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(file: &Path) -> Option<Self> {
+        std::fs::write(file, vec![0x11; MIB as usize]).unwrap();
+        let output = Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(file)
+            .output()
+            .ok()?;
+        let name = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| Self(name.trim().into()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk() {
+    let folder = folder();
+    let Some(device) = LoopDevice::new(&folder.path().join("file")) else {
+        eprintln!("SKIPPED: no loop device can be made (needs root and the loop module)");
+        return;
+    };
+    let image = open(&device.0, Format::Raw).unwrap();
+    assert_eq!(image.size(), MIB);
+    write(&image, 512, &pattern(1, 1024));
+    image.write_zeroes(8192, 4096, false).unwrap();
+    image.write_zeroes(16_384, 512, true).unwrap();
+    image.discard(65_536, 65_536).unwrap();
+    image.flush().unwrap();
+    assert_eq!(read(&image, 512, 1024), pattern(1, 1024));
+    assert_eq!(read(&image, 8192, 4096), [0; 4096]);
+    assert_eq!(read(&image, 16_384, 1024), [[0; 512], [0x11; 512]].concat());
+    assert!(image.write(&mut &[0; 512][..], MIB).is_err());
+    assert!(open(&device.0, Format::Raw).is_err(), "locked");
 }

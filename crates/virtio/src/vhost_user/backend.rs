@@ -355,7 +355,14 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
-        self.ring(index)?.next_available = base;
+        let ring = self.ring(index)?;
+        // A front-end that goes on gives back the base it got. One that begins anew on a used ring
+        // has seen the driver reset the device; there is no message of its own for that.
+        let anew = base == 0 && ring.next_available != 0;
+        ring.next_available = base;
+        if anew && self.running.is_none() {
+            self.device.reset();
+        }
         Ok(())
     }
 

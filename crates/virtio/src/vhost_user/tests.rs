@@ -8,6 +8,7 @@ use crate::test_support::{BUFFERS, END, RINGS, Random, Ring, eventfd};
 use disk::{CreateOptions, Format, OpenOptions, create};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use vhost::vhost_user::{
@@ -222,6 +223,56 @@ fn a_stopped_ring_says_where_it_stands_and_goes_on_there() {
     let base = guest.user_base();
     guest.set_up_ring(3, base);
     assert_eq!(guest.wait().length, 16);
+}
+
+/// An entropy device that counts its resets.
+struct Counting(Rng, Arc<AtomicU32>);
+
+impl Device for Counting {
+    fn id(&self) -> crate::DeviceId {
+        self.0.id()
+    }
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+    fn features(&self) -> u64 {
+        self.0.features()
+    }
+    fn queue_sizes(&self) -> Vec<u16> {
+        self.0.queue_sizes()
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.0.read_config(offset, data);
+    }
+    fn start(
+        &mut self,
+        session: crate::Session,
+    ) -> Result<Vec<Box<dyn crate::Worker>>, crate::StartError> {
+        self.0.start(session)
+    }
+    fn reset(&mut self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_ring_that_begins_anew_means_that_the_driver_reset_the_device() {
+    let resets = Arc::new(AtomicU32::new(0));
+    let counted = resets.clone();
+    let machine = Machine::new(|_| Box::new(Counting(Rng::new("rng0"), counted)));
+    let mut guest = machine.connect();
+    guest.bring_up();
+    guest.request(&[], 16);
+    let base = guest.user_base();
+    assert_eq!(guest.frontend.get_vring_base(0).unwrap(), 1);
+    guest.set_up_ring(1, base);
+    guest.request(&[], 16);
+    assert_eq!(resets.load(Ordering::SeqCst), 0, "it only paused");
+    assert_eq!(guest.frontend.get_vring_base(0).unwrap(), 2);
+    guest.ring.reset();
+    guest.set_up_ring(0, base);
+    guest.request(&[], 16);
+    assert_eq!(resets.load(Ordering::SeqCst), 1);
 }
 
 #[test]
