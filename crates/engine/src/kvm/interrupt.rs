@@ -65,11 +65,11 @@ impl Routes {
                 what: "more than 24 IOAPIC pins",
             });
         }
-        if self.pins != pins {
-            self.pins = pins.to_vec();
-            self.apply(vm)?;
+        if self.pins == pins {
+            return Ok(());
         }
-        Ok(())
+        let before = std::mem::replace(&mut self.pins, pins.to_vec());
+        self.apply(vm).inspect_err(|_| self.pins = before)
     }
 
     fn add(&mut self, vm: &VmFd, msi: Msi) -> Result<u32, EngineError> {
@@ -145,10 +145,13 @@ impl InterruptFd for Irqfd {
 
     fn set(&self, msi: Option<Msi>) -> Result<(), EngineError> {
         let mut routes = lock(&self.routes);
-        if routes.descriptors.insert(self.gsi, msi) == Some(msi) {
+        let before = routes.descriptors.insert(self.gsi, msi).flatten();
+        if before == msi {
             return Ok(());
         }
-        routes.apply(&self.vm)
+        routes.apply(&self.vm).inspect_err(|_| {
+            routes.descriptors.insert(self.gsi, before);
+        })
     }
 }
 

@@ -139,7 +139,8 @@ impl Backend {
                     let _ = kick.write(1);
                 }
             }
-            Err(error) => tracing::warn!(%error, "vhost-user: device does not start"),
+            // Rings come and go one by one: a device that needs two starts with the second.
+            Err(error) => tracing::debug!(%error, "vhost-user: device does not start"),
         }
     }
 
