@@ -206,12 +206,18 @@ impl Chipset {
 
     /// The registers of the devices, as they would be saved.
     pub(super) fn inspect(&self) -> serde_json::Value {
-        let router = lock(&self.router);
+        // One lock at a time: devices take the router's while they hold their own.
+        let (pic, ioapic) = {
+            let router = lock(&self.router);
+            (router.pic.save(), router.ioapic.save())
+        };
+        let uart = lock(&self.uart).save();
+        let power = lock(&self.power.device).save();
         serde_json::json!({
-            "pic": router.pic.save().registers,
-            "ioapic": router.ioapic.save().registers,
-            "uart0": lock(&self.uart).save().registers,
-            "power-management": lock(&self.power.device).save().registers,
+            "pic": pic.registers,
+            "ioapic": ioapic.registers,
+            "uart0": uart.registers,
+            "power-management": power.registers,
         })
     }
 

@@ -16,6 +16,7 @@ use units::{Bytes, GuestPhysical};
 pub(super) fn fw_cfg(
     smbios: &SmbiosConfig,
     map: &MemoryMap,
+    boot_order: &[String],
     memory: virtio::GuestMemory,
     pci: &Arc<pci::Bus>,
 ) -> Result<FwCfg, MachineError> {
@@ -27,6 +28,9 @@ pub(super) fn fw_cfg(
     });
     items.add_ram(map).map_err(failed)?;
     add_smbios(&mut items, smbios).map_err(failed)?;
+    if !boot_order.is_empty() {
+        items.add_boot_order(boot_order).map_err(failed)?;
+    }
     let (pci, map, processors) = (Arc::clone(pci), map.clone(), smbios.processors);
     let source = move || {
         let regions = pci.regions();

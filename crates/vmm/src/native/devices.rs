@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio::block::{Block, BlockOptions, RateLimit};
 use virtio::net::{Backend, Net, Passt, Tap};
 use virtio::pci::VirtioPci;
-use virtio::{Device, GuestMemory};
+use virtio::{Device, DeviceId, GuestMemory};
 use vm_control::{Counters, Files, LaunchSpec};
 
 /// The guest's vsock address: the same in every VM, for each has a host side of its own
@@ -17,12 +17,12 @@ use vm_control::{Counters, Files, LaunchSpec};
 const GUEST_CID: u64 = 3;
 
 /// A device on the bus.
-#[derive(Clone)]
-pub(super) struct Placed {
-    pub(super) name: String,
+struct Placed {
+    name: String,
+    is_disk: bool,
     /// PCI device number.
-    pub(super) slot: u8,
-    pub(super) function: Arc<Mutex<VirtioPci>>,
+    slot: u8,
+    function: Arc<Mutex<VirtioPci>>,
 }
 
 /// All of them, in bus order.
@@ -58,6 +58,7 @@ impl Devices {
         let mut placed = Vec::new();
         for device in make(spec, surroundings)? {
             let name = device.name().to_owned();
+            let is_disk = device.id() == DeviceId::Block;
             let failed = super::motherboard::part("virtio device");
             let function = VirtioPci::new(device, memory.clone(), Arc::clone(messages) as _)
                 .map_err(|e| failed(&e))?;
@@ -67,6 +68,7 @@ impl Devices {
                 .map_err(|e| failed(&e))?;
             placed.push(Placed {
                 name,
+                is_disk,
                 slot,
                 function,
             });
@@ -74,8 +76,13 @@ impl Devices {
         Ok(Self { placed })
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Placed> {
-        self.placed.iter()
+    /// The disks as firmware names them, in order (OVMF's translation of Open Firmware paths of
+    /// virtio-blk functions on bus 0).
+    pub(super) fn boot_order(&self) -> Vec<String> {
+        let disks = self.placed.iter().filter(|d| d.is_disk);
+        disks
+            .map(|d| format!("/pci@i0cf8/scsi@{:x}/disk@0,0", d.slot))
+            .collect()
     }
 
     /// Stops all workers; the guest does not notice.

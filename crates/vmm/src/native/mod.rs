@@ -22,6 +22,8 @@ mod motherboard;
 mod power;
 mod processors;
 mod start_state;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use crate::{Machine, MachineError, Surroundings};

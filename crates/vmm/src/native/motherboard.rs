@@ -134,7 +134,8 @@ impl Motherboard {
         ports.set_subtractive(Arc::new(PciPorts(Arc::clone(&pci))));
         let guest_memory = virtio::GuestMemory::new(ram.memory().clone());
         let devices = Devices::new(spec, &guest_memory, &messages, &surroundings, &pci)?;
-        let fw_cfg = configuration::fw_cfg(&smbios, &map, guest_memory, &pci)?;
+        let fw_cfg =
+            configuration::fw_cfg(&smbios, &map, &devices.boot_order(), guest_memory, &pci)?;
         let fw_cfg: SharedDevice = Arc::new(Mutex::new(fw_cfg));
         claim_ports(&ports, &fw_cfg, &timers).map_err(|e| part("fw_cfg")(&e))?;
         chipset.adopt(fw_cfg);
