@@ -51,7 +51,7 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), DiskError> {
             size = below.size();
         }
     }
-    if size == 0 || size > MOST_BYTES || size % SECTOR != 0 {
+    if size == 0 || size > MOST_BYTES || !size.is_multiple_of(SECTOR) {
         let (format, least, most) = (options.format, SECTOR, MOST_BYTES);
         return Err(DiskError::Size {
             size,

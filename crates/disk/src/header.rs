@@ -170,7 +170,7 @@ impl Header {
         offset: u64,
         bytes: u64,
     ) -> Result<(), Trouble> {
-        if offset % self.cluster_size != 0 {
+        if !offset.is_multiple_of(self.cluster_size) {
             return Err(Trouble::Fact(format!(
                 "its {name} table at {offset:#x} does not begin on a cluster of {:#x}",
                 self.cluster_size
@@ -192,7 +192,7 @@ impl Header {
                 let mut value = [0; 8];
                 value.copy_from_slice(entry);
                 let target = u64::from_be_bytes(value) & OFFSET;
-                if target % self.cluster_size != 0 || target >= length && target != 0 {
+                if !target.is_multiple_of(self.cluster_size) || target >= length && target != 0 {
                     return Err(Trouble::Fact(format!(
                         "entry {} of its {name} table points to {target:#x}; allowed are multiples of {:#x} below the file's end at {length:#x}",
                         done / 8 + index as u64,

@@ -80,10 +80,10 @@ impl ConsoleSize {
     /// The terminal has so many columns and rows now; the driver is told.
     pub fn set(&self, columns: u16, rows: u16) {
         let cells = u32::from(rows) << 16 | u32::from(columns);
-        if self.0.cells.swap(cells, Ordering::SeqCst) != cells {
-            if let Some(interrupts) = self.interrupts().as_ref() {
-                interrupts.config_changed();
-            }
+        if self.0.cells.swap(cells, Ordering::SeqCst) != cells
+            && let Some(interrupts) = self.interrupts().as_ref()
+        {
+            interrupts.config_changed();
         }
     }
 

@@ -225,7 +225,11 @@ impl<'m> Request<'m> {
     ) -> Answer {
         let bytes = self.readable.len();
         let most = MOST_SEGMENTS as usize * SEGMENT_BYTES;
-        if bytes == 0 || bytes % SEGMENT_BYTES != 0 || bytes > most || disk.image.read_only() {
+        if bytes == 0
+            || !bytes.is_multiple_of(SEGMENT_BYTES)
+            || bytes > most
+            || disk.image.read_only()
+        {
             return disk.refuse(Answer::ERROR);
         }
         let mut segments = Vec::with_capacity(bytes / SEGMENT_BYTES);
@@ -277,7 +281,7 @@ impl Disk {
     fn offset(&self, sector: u64, length: u64) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(length)?;
-        (length % SECTOR == 0 && end <= self.image.size()).then_some(offset)
+        (length.is_multiple_of(SECTOR) && end <= self.image.size()).then_some(offset)
     }
 
     fn refuse(&self, answer: Answer) -> Answer {

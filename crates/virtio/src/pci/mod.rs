@@ -2,7 +2,7 @@
 //!
 //! The VMM makes one per device and puts it on the bus; guest accesses come in through `Function`,
 //! interrupts leave through [`pci::Msix`], doorbells are eventfds that the engine may signal
-//! without an exit. [`lifecycle`](self) turns the driver's register writes into starts and stops of
+//! without an exit. The module `lifecycle` turns the driver's register writes into starts and stops of
 //! the device's workers. Nothing here knows what the device does, and nothing a guest writes may
 //! panic.
 //!
@@ -337,12 +337,12 @@ impl Function for VirtioPci {
     }
 
     fn read_config(&mut self, offset: u16, data: &mut [u8]) {
-        if self.touches_window(offset, data.len()) {
-            if let Some((at, length)) = self.window_target() {
-                let mut value = [0; 4];
-                self.read_virtio(at, &mut value[..length]);
-                self.config.set(self.window + u16::from(CAP_SIZE), &value);
-            }
+        if self.touches_window(offset, data.len())
+            && let Some((at, length)) = self.window_target()
+        {
+            let mut value = [0; 4];
+            self.read_virtio(at, &mut value[..length]);
+            self.config.set(self.window + u16::from(CAP_SIZE), &value);
         }
         self.config.read(offset, data);
     }
@@ -350,14 +350,14 @@ impl Function for VirtioPci {
     fn write_config(&mut self, offset: u16, data: &[u8]) {
         self.config.write(offset, data);
         self.shared.msix.config_written(&self.config);
-        if self.touches_window(offset, data.len()) {
-            if let Some((at, length)) = self.window_target() {
-                let value = self
-                    .config
-                    .u32_at(self.window + u16::from(CAP_SIZE))
-                    .to_le_bytes();
-                self.write_virtio(at, &value[..length]);
-            }
+        if self.touches_window(offset, data.len())
+            && let Some((at, length)) = self.window_target()
+        {
+            let value = self
+                .config
+                .u32_at(self.window + u16::from(CAP_SIZE))
+                .to_le_bytes();
+            self.write_virtio(at, &value[..length]);
         }
     }
 

@@ -47,7 +47,8 @@ impl Random {
         }
     }
 
-    /// The next 64 bits.
+    /// The next 64 bits. No iterator: it has no end.
+    #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> u64 {
         self.take(8)
     }

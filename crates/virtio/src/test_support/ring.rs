@@ -22,6 +22,14 @@ pub struct Used {
     pub data: Vec<u8>,
 }
 
+/// A request the device has.
+#[derive(Clone, Debug)]
+struct InFlight {
+    descriptors: Vec<u16>,
+    /// Address and length of the buffers the device writes to.
+    writable: Vec<(u64, u32)>,
+}
+
 /// One ring.
 pub struct Ring {
     memory: GuestMemory,
@@ -34,8 +42,8 @@ pub struct Ring {
     available: u16,
     used: u16,
     free: Vec<u16>,
-    /// Per head: its descriptors and the writable buffers.
-    in_flight: Vec<Option<(Vec<u16>, Vec<(u64, u32)>)>>,
+    /// Per head.
+    in_flight: Vec<Option<InFlight>>,
 }
 
 impl Ring {
@@ -171,7 +179,10 @@ impl Ring {
             .filter(|b| b.2)
             .map(|&(a, l, _)| (a, l))
             .collect();
-        self.in_flight[usize::from(head)] = Some((indices, writable));
+        self.in_flight[usize::from(head)] = Some(InFlight {
+            descriptors: indices,
+            writable,
+        });
         self.publish(head);
         head
     }
@@ -219,10 +230,10 @@ impl Ring {
     /// # Panics
     /// As [`Self::take_used_head`].
     pub fn take_used(&mut self) -> Option<Used> {
-        let (head, length, writable) = self.take_used_parts()?;
+        let (head, length, request) = self.take_used_parts()?;
         let memory = self.memory.memory();
         let mut data = Vec::new();
-        for (address, length) in writable {
+        for (address, length) in request.writable {
             let start = data.len();
             data.resize(start + length as usize, 0);
             memory
@@ -242,7 +253,7 @@ impl Ring {
     }
 
     /// Takes one entry off the used ring; asks for an interrupt at the one after it.
-    fn take_used_parts(&mut self) -> Option<(u16, u32, Vec<(u64, u32)>)> {
+    fn take_used_parts(&mut self) -> Option<(u16, u32, InFlight)> {
         let memory = self.memory.memory();
         let at = GuestAddress(self.used_ring() + 2);
         // The event index written last time must be out before the index is read, else the
@@ -261,11 +272,11 @@ impl Ring {
             memory.write_obj(self.used.to_le(), event).unwrap();
         }
         let slot = self.in_flight.get_mut(head as usize);
-        let (indices, writable) = slot
+        let request = slot
             .expect("a head inside the ring")
             .take()
             .expect("a request that was in flight");
-        self.free.extend(indices);
-        Some((u16::try_from(head).unwrap(), length, writable))
+        self.free.extend(&request.descriptors);
+        Some((u16::try_from(head).unwrap(), length, request))
     }
 }

@@ -309,7 +309,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
                 size: region.memory_size,
             });
         }
-        mapped.sort_by_key(|region| vm_memory::GuestMemoryRegion::start_addr(region));
+        mapped.sort_by_key(vm_memory::GuestMemoryRegion::start_addr);
         let memory = GuestMemoryMmap::from_regions(mapped)
             .map_err(|error| Error::ReqHandlerError(std::io::Error::other(error)))?;
         self.regions = table;

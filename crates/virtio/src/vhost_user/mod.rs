@@ -157,12 +157,12 @@ fn descriptor<S: AsRawFd>(owner: &S) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
 }
 
-/// Waits until `descriptor` is readable; false when told to stop.
-fn wait(shared: &Shared, descriptor_: BorrowedFd<'_>) -> bool {
+/// Waits until `source` is readable; false when told to stop.
+fn wait(shared: &Shared, source: BorrowedFd<'_>) -> bool {
     loop {
         let mut polled = [
             PollFd::from_borrowed_fd(descriptor(&shared.stop), PollFlags::IN),
-            PollFd::from_borrowed_fd(descriptor_, PollFlags::IN),
+            PollFd::from_borrowed_fd(source, PollFlags::IN),
         ];
         match poll(&mut polled, None) {
             Err(rustix::io::Errno::INTR) => {}
@@ -175,8 +175,8 @@ fn wait(shared: &Shared, descriptor_: BorrowedFd<'_>) -> bool {
     }
 }
 
-fn ready_now(descriptor: BorrowedFd<'_>) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+fn ready_now(source: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(source, PollFlags::IN)];
     let no_time = rustix::event::Timespec {
         tv_sec: 0,
         tv_nsec: 0,
