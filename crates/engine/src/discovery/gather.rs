@@ -360,13 +360,15 @@ fn memory(meminfo: &str) -> Memory {
     }
 }
 
-/// Where the program `name` is: in PATH, or where distributions keep programs that other programs
-/// start.
+/// Where the program `name` is: in PATH, where distributions keep programs that other programs
+/// start, or where `cargo install` puts them.
 #[must_use]
 pub fn program_path(name: &str) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
+    let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin"));
     std::env::split_paths(&search)
         .chain(HELPER_FOLDERS.iter().map(PathBuf::from))
+        .chain(own)
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
 }

@@ -48,7 +48,8 @@ pub(super) fn rows(facts: &Facts) -> Vec<Row> {
         "shares",
         "virtiofsd",
         facts.virtiofsd.as_ref(),
-        "Install the package virtiofsd; shares of kind 9p do not need it",
+        "Install the package virtiofsd, or run `cargo install virtiofsd`; shares of kind 9p do not \
+         need it",
     ));
     rows
 }

@@ -73,23 +73,20 @@ impl std::fmt::Display for ServiceEnd {
 }
 
 impl Service {
-    /// Starts `program`, which is in the Debian package `package`. It keeps the descriptors `pass`
+    /// Starts `program`; `install` says how to come by it. It keeps the descriptors `pass`
     /// under their present numbers and nothing else of ours.
     ///
     /// # Errors
     /// It is not installed or cannot be started.
     pub fn start(
         program: &'static str,
-        package: &'static str,
+        install: &'static str,
         arguments: &[OsString],
         pass: &[BorrowedFd<'_>],
     ) -> Result<Self, MachineError> {
         let failed = |reason| MachineError::Child { program, reason };
-        let path = engine::discovery::program_path(program).ok_or_else(|| {
-            failed(format!(
-                "it is not installed; install the package {package}"
-            ))
-        })?;
+        let path = engine::discovery::program_path(program)
+            .ok_or_else(|| failed(format!("it is not installed; {install}")))?;
         let mut command = Command::new(&path);
         command
             .args(arguments)
@@ -296,11 +293,10 @@ fn listen(program: &'static str, stderr: impl Read, words: &Mutex<VecDeque<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
 
     fn shell(script: &str, pass: &[BorrowedFd<'_>]) -> Service {
         let arguments = ["-c".into(), script.into()];
-        Service::start("sh", "dash", &arguments, pass).unwrap()
+        Service::start("sh", "install the package dash", &arguments, pass).unwrap()
     }
 
     #[test]
@@ -320,10 +316,10 @@ mod tests {
 
     #[test]
     fn a_service_gets_the_descriptors_meant_for_it_and_no_other() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let (other, _end) = UnixStream::pair().unwrap();
+        let (ours, theirs) = std::io::pipe().unwrap();
+        let (other, _end) = std::io::pipe().unwrap();
         let script = format!(
-            "echo hello >&{}; [ -e /proc/self/fd/{} ] && echo leak >&2",
+            "echo hello > /proc/self/fd/{}; [ -e /proc/self/fd/{} ] && echo leak >&2",
             theirs.as_raw_fd(),
             other.as_raw_fd()
         );
@@ -339,12 +335,9 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_names_its_package() {
-        let missing = Service::start("no-such-program", "the-package", &[], &[]);
+    fn a_missing_program_says_how_to_come_by_it() {
+        let missing = Service::start("no-such-program", "install the package x", &[], &[]);
         let message = missing.err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(
-            message.contains("install the package the-package"),
-            "{message}"
-        );
+        assert!(message.contains("install the package x"), "{message}");
     }
 }

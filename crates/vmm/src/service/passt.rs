@@ -15,6 +15,11 @@ pub fn passt() -> Result<(Service, UnixStream), MachineError> {
         .map_err(|e| MachineError::system("cannot make a socket for passt", e))?;
     let number = theirs.as_raw_fd().to_string();
     let arguments = ["--foreground", "--quiet", "--fd", &number].map(Into::into);
-    let service = Service::start("passt", "passt", &arguments, &[theirs.as_fd()])?;
+    let service = Service::start(
+        "passt",
+        "install the package passt",
+        &arguments,
+        &[theirs.as_fd()],
+    )?;
     Ok((service, ours))
 }

@@ -7,6 +7,9 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+const INSTALL: &str = "install the package virtiofsd, or run `cargo install virtiofsd` (needs libcap-ng-dev and \
+     libseccomp-dev), or share the folder as 9p";
+
 /// Starts virtiofsd for `share`; it takes one connection at the socket `path`.
 ///
 /// # Errors
@@ -14,7 +17,7 @@ use std::path::Path;
 pub fn virtiofsd(share: &Share, path: &Path) -> Result<Service, MachineError> {
     let listener = OwnedFd::from(listen_at(path)?);
     let arguments = arguments(share, listener.as_raw_fd());
-    Service::start("virtiofsd", "virtiofsd", &arguments, &[listener.as_fd()])
+    Service::start("virtiofsd", INSTALL, &arguments, &[listener.as_fd()])
 }
 
 fn arguments(share: &Share, listener: i32) -> Vec<OsString> {
@@ -22,9 +25,8 @@ fn arguments(share: &Share, listener: i32) -> Vec<OsString> {
         format!("--fd={listener}").into(),
         "--shared-dir".into(),
         share.path.clone().into(),
-        // A user's own process may not make the mounts that the default sandbox wants.
-        "--sandbox=namespace".into(),
-        "--inode-file-handles=never".into(),
+        "--cache=auto".into(),
+        "--log-level=warn".into(),
     ];
     if share.read_only {
         arguments.push("--readonly".into());

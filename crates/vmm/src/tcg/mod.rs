@@ -42,8 +42,7 @@ use virtio::vsock::Vsock;
 use vm_control::{Ending, Files, LaunchSpec, Statistics};
 
 const QEMU: &str = "qemu-system-x86_64";
-const PACKAGE: &str =
-    "qemu-system-x86 (version 8.0 or later; on Debian 12 from bookworm-backports)";
+const INSTALL: &str = "install the package qemu-system-x86 (version 8.0 or later; on Debian 12 from bookworm-backports)";
 /// The first major version whose options and events are the ones used here.
 const OLDEST_MAJOR: u64 = 8;
 /// How long QEMU may take to leave after it was asked to.
@@ -128,7 +127,7 @@ impl TcgMachine {
         pass.extend(network_ends.iter().map(AsFd::as_fd));
         let line = arguments::arguments(vm, &wiring);
         tracing::debug!(?line, "QEMU's command line");
-        let qemu = Service::start(QEMU, PACKAGE, &line, &pass)?;
+        let qemu = Service::start(QEMU, INSTALL, &line, &pass)?;
         // From here on only QEMU holds its ends, so that its end closes them.
         drop((qemu_monitor, qemu_serial, qemu_debug, qemu_virtio_console));
         drop((qemu_trace, network_ends));
@@ -143,7 +142,7 @@ impl TcgMachine {
             let (major, minor, micro) = qmp.version();
             return Err(MachineError::Child {
                 program: QEMU,
-                reason: format!("version {major}.{minor}.{micro} is too old; install {PACKAGE}"),
+                reason: format!("version {major}.{minor}.{micro} is too old; {INSTALL}"),
             });
         }
         for service in &services {
