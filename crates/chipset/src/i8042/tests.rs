@@ -43,12 +43,12 @@ impl Bench {
         }
     }
 
-    fn to_keyboard(&mut self, byte: u8) -> Vec<u8> {
+    fn keyboard_command(&mut self, byte: u8) -> Vec<u8> {
         self.write(DATA, byte);
         self.drain(false)
     }
 
-    fn to_mouse(&mut self, byte: u8) -> Vec<u8> {
+    fn mouse_command(&mut self, byte: u8) -> Vec<u8> {
         self.write(COMMAND, 0xd4);
         self.write(DATA, byte);
         self.drain(true)
@@ -82,10 +82,10 @@ fn a_driver_finds_controller_keyboard_and_mouse() {
     assert_eq!(bench.config() & CONFIG_MOUSE_OFF, CONFIG_MOUSE_OFF);
     bench.write(COMMAND, 0xa8);
     assert_eq!(bench.config() & CONFIG_MOUSE_OFF, 0);
-    assert_eq!(bench.to_keyboard(0xff), [0xfa, 0xaa]);
-    assert_eq!(bench.to_keyboard(0xf2), [0xfa, 0xab, 0x83]);
-    assert_eq!(bench.to_mouse(0xff), [0xfa, 0xaa, 0x00]);
-    assert_eq!(bench.to_mouse(0xf2), [0xfa, 0x00]);
+    assert_eq!(bench.keyboard_command(0xff), [0xfa, 0xaa]);
+    assert_eq!(bench.keyboard_command(0xf2), [0xfa, 0xab, 0x83]);
+    assert_eq!(bench.mouse_command(0xff), [0xfa, 0xaa, 0x00]);
+    assert_eq!(bench.mouse_command(0xf2), [0xfa, 0x00]);
 }
 
 #[test]
@@ -127,24 +127,24 @@ fn a_guest_that_does_not_read_is_offered_the_key_again() {
 #[test]
 fn keyboard_settings_are_taken_and_told() {
     let mut bench = Bench::new();
-    assert_eq!(bench.to_keyboard(0xed), [0xfa]);
-    assert_eq!(bench.to_keyboard(0x05), [0xfa]);
+    assert_eq!(bench.keyboard_command(0xed), [0xfa]);
+    assert_eq!(bench.keyboard_command(0x05), [0xfa]);
     assert_eq!(bench.controller.leds(), 5);
     bench.set_config(CONFIG_KEYBOARD_INTERRUPT);
-    assert_eq!(bench.to_keyboard(0xf0), [0xfa]);
-    assert_eq!(bench.to_keyboard(0x00), [0xfa, 0x02]);
-    bench.to_keyboard(0xf0);
-    assert_eq!(bench.to_keyboard(0x01), [0xfa]);
+    assert_eq!(bench.keyboard_command(0xf0), [0xfa]);
+    assert_eq!(bench.keyboard_command(0x00), [0xfa, 0x02]);
+    bench.keyboard_command(0xf0);
+    assert_eq!(bench.keyboard_command(0x01), [0xfa]);
     bench.controller.push_key(30, false);
     assert_eq!(bench.drain(false), [0x9e]);
-    bench.to_keyboard(0xf0);
-    assert_eq!(bench.to_keyboard(0x03), [0xfe], "set 3 is refused");
-    assert_eq!(bench.to_keyboard(0xee), [0xee]);
-    assert_eq!(bench.to_keyboard(0xf5), [0xfa]);
+    bench.keyboard_command(0xf0);
+    assert_eq!(bench.keyboard_command(0x03), [0xfe], "set 3 is refused");
+    assert_eq!(bench.keyboard_command(0xee), [0xee]);
+    assert_eq!(bench.keyboard_command(0xf5), [0xfa]);
     bench.controller.push_key(30, true);
     assert_eq!(bench.drain(false), [0u8; 0], "scanning is off");
-    assert_eq!(bench.to_keyboard(0x7f), [0xfe], "no such command");
-    assert_eq!(bench.to_keyboard(0xfe), [0xfa], "what was sent before");
+    assert_eq!(bench.keyboard_command(0x7f), [0xfe], "no such command");
+    assert_eq!(bench.keyboard_command(0xfe), [0xfa], "what was sent before");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn mouse_packets_carry_signed_motion_and_buttons() {
         [0u8; 0],
         "it does not report before it is enabled"
     );
-    assert_eq!(bench.to_mouse(0xf4), [0xfa]);
+    assert_eq!(bench.mouse_command(0xf4), [0xfa]);
     bench.controller.push_mouse(10, 3, 0, 1);
     assert!(bench.mouse.is_high() && !bench.keyboard.is_high());
     assert_eq!(bench.drain(true), [0x29, 10, 0xfd]);
@@ -187,10 +187,10 @@ fn the_wheel_and_the_side_buttons_are_unlocked_by_sample_rates() {
     let mut bench = Bench::new();
     let knock = |bench: &mut Bench, rates: [u8; 3]| {
         for rate in rates {
-            bench.to_mouse(0xf3);
-            bench.to_mouse(rate);
+            bench.mouse_command(0xf3);
+            bench.mouse_command(rate);
         }
-        bench.to_mouse(0xf2)
+        bench.mouse_command(0xf2)
     };
     assert_eq!(
         knock(&mut bench, [200, 200, 80]),
@@ -198,7 +198,7 @@ fn the_wheel_and_the_side_buttons_are_unlocked_by_sample_rates() {
         "the wheel comes first"
     );
     assert_eq!(knock(&mut bench, [200, 100, 80]), [0xfa, 3]);
-    bench.to_mouse(0xf4);
+    bench.mouse_command(0xf4);
     bench.controller.push_mouse(0, 0, 1, 0);
     assert_eq!(
         bench.drain(true),
@@ -213,22 +213,22 @@ fn the_wheel_and_the_side_buttons_are_unlocked_by_sample_rates() {
 #[test]
 fn mouse_status_and_remote_mode() {
     let mut bench = Bench::new();
-    bench.to_mouse(0xe8);
-    bench.to_mouse(0x03);
-    bench.to_mouse(0xe7);
-    bench.to_mouse(0xf0);
+    bench.mouse_command(0xe8);
+    bench.mouse_command(0x03);
+    bench.mouse_command(0xe7);
+    bench.mouse_command(0xf0);
     bench.controller.push_mouse(1, 0, 0, 0x01);
-    assert_eq!(bench.to_mouse(0xe9), [0xfa, 0x54, 3, 100]);
-    assert_eq!(bench.to_mouse(0xeb), [0xfa, 0x09, 1, 0]);
-    assert_eq!(bench.to_mouse(0xee), [0xfa]);
-    assert_eq!(bench.to_mouse(0xf4), [0xf4], "wrap mode echoes");
-    assert_eq!(bench.to_mouse(0xec), [0xfa]);
+    assert_eq!(bench.mouse_command(0xe9), [0xfa, 0x54, 3, 100]);
+    assert_eq!(bench.mouse_command(0xeb), [0xfa, 0x09, 1, 0]);
+    assert_eq!(bench.mouse_command(0xee), [0xfa]);
+    assert_eq!(bench.mouse_command(0xf4), [0xf4], "wrap mode echoes");
+    assert_eq!(bench.mouse_command(0xec), [0xfa]);
 }
 
 #[test]
 fn motion_of_a_guest_that_does_not_read_is_summed_and_bounded() {
     let mut bench = Bench::new();
-    bench.to_mouse(0xf4);
+    bench.mouse_command(0xf4);
     for _ in 0..1000 {
         bench.controller.push_mouse(1, i32::MIN, i32::MAX, 0);
     }
