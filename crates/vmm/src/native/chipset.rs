@@ -67,6 +67,7 @@ pub(super) struct Wires<'a> {
     pub(super) timers: &'a Arc<Timers>,
     pub(super) console: &'a Arc<Console>,
     pub(super) ram: &'a GuestRam,
+    pub(super) processors: u32,
 }
 
 impl Chipset {
@@ -79,6 +80,7 @@ impl Chipset {
             timers,
             console,
             ram,
+            processors,
         } = wires;
         let router = InterruptRouter::new(Pic::new(external), IoApic::new(messages));
         let pic_ranges = router.pic.ranges().to_vec();
@@ -117,6 +119,7 @@ impl Chipset {
         let mut rtc = Rtc::new(Box::new(ClockFn(wall_clock)), line(RTC_IRQ));
         let (low, high) = ram.split();
         rtc.set_memory(low, high);
+        rtc.set_processors(processors);
         let power = PowerManagement::new(
             AcpiPm::new(PmTimerWidth::Bits32, line(layout::SCI), Arc::clone(&events)),
             Arc::clone(ports),

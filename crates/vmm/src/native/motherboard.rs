@@ -126,6 +126,7 @@ impl Motherboard {
             timers: &timers,
             console: &surroundings.console,
             ram: &ram,
+            processors: definition.cpus,
         };
         let mut chipset = Chipset::new(&ports, &memory, wires).map_err(|e| part("chipset")(&e))?;
         let power = Arc::clone(&chipset.power);
