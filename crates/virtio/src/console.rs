@@ -4,7 +4,7 @@
 use crate::scatter::Buffers;
 use crate::{
     Chain, Counter, Device, DeviceId, GuestMemory, Interrupts, MemoryGuard, Queue, QueueState,
-    RING_FEATURES, Session, Source, StartError, Worker, WorkerError, config,
+    RING_FEATURES, RestoreError, Session, Source, StartError, Worker, WorkerError, config,
 };
 use std::any::Any;
 use std::io::{self, Read, Write};
@@ -25,6 +25,8 @@ const TRANSMIT: u16 = 1;
 const CHUNK: usize = 4096;
 /// Chunks moved before other events get their turn.
 const MOST_CHUNKS: usize = 16;
+
+const STATE_VERSION: u64 = 1;
 
 const TOKEN_RECEIVE: u32 = 0;
 const TOKEN_TRANSMIT: u32 = 1;
@@ -198,6 +200,28 @@ impl Device for Console {
 
     fn reset(&mut self) {
         self.written = 0;
+    }
+
+    fn save(&self) -> serde_json::Value {
+        serde_json::json!({ "version": STATE_VERSION, "written": self.written })
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), RestoreError> {
+        let written = state["written"]
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok());
+        match (state["version"].as_u64(), written) {
+            (Some(STATE_VERSION), Some(written)) => {
+                self.written = written;
+                Ok(())
+            }
+            _ => Err(RestoreError {
+                device: self.name.clone(),
+                reason: format!(
+                    "expected version {STATE_VERSION} with a count of bytes, found {state}"
+                ),
+            }),
+        }
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -509,6 +533,33 @@ mod tests {
         for _ in 0..4 {
             driver.wait_used(TRANSMIT);
         }
+    }
+
+    #[test]
+    fn what_is_half_said_when_saved_is_said_to_the_end_by_another_console() {
+        let (mut host, end) = pair();
+        let mut driver = TestDriver::start(console(end));
+        let text: Vec<u8> = (0..1 << 20).map(|n: u32| (n / 7) as u8).collect();
+        driver.add(TRANSMIT, &[Buffer::Out(&text)]);
+        driver.kick(TRANSMIT);
+        let mut said = vec![0; 1000];
+        host.read_exact(&mut said).unwrap();
+        driver.stop();
+        let state = driver.device().save();
+        host.set_nonblocking(true).unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        while let Ok(count) = host.read(&mut bytes) {
+            said.extend_from_slice(&bytes[..count]);
+        }
+        let mut fresh = console(pair().1);
+        fresh.restore(&state).unwrap();
+        assert_eq!(fresh.written, said.len());
+        assert!(
+            fresh
+                .restore(&serde_json::json!({ "version": 2, "written": 0 }))
+                .is_err()
+        );
+        assert!(text.starts_with(&said) && said.len() < text.len());
     }
 
     #[test]
