@@ -1,0 +1,140 @@
+//! The small tools that lab machines and the guests in them need, as one static program: ending a
+//! guest with a code, vsock ends, reading a disk against the clock, and misbehaving as a guest.
+//!
+//! Called by the scenario scripts in `tests/lab/scenarios` and by `cargo xtask bench`; never part of
+//! the product.
+
+mod debug_exit;
+mod garbage;
+mod power_button;
+mod read_disk;
+mod stream;
+mod virtqueue_abuse;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Every tool reports what went wrong as text for the console.
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+#[derive(Parser)]
+#[command(about = "Small tools for lab machines and their guests.")]
+struct Arguments {
+    #[command(subcommand)]
+    tool: Tool,
+}
+
+#[derive(Subcommand)]
+enum Tool {
+    /// Ends the virtual machine through its debug-exit port with this code.
+    DebugExit { code: u8 },
+    /// Waits until the power button is pressed.
+    PowerButton,
+    /// Reads a block device past the page cache and prints `operations OPS bytes BYTES nanoseconds NS`.
+    ReadDisk {
+        device: PathBuf,
+        /// Bytes per request, a multiple of 512.
+        #[arg(long)]
+        block: usize,
+        /// Requests.
+        #[arg(long)]
+        count: u64,
+        /// At random places instead of one after the other.
+        #[arg(long)]
+        random: bool,
+    },
+    /// Connects over vsock, sends standard input, prints what comes back.
+    VsockSend { cid: u32, port: u32 },
+    /// Accepts one vsock connection and sends back what it gets until its end.
+    VsockEcho { port: u32 },
+    /// Accepts one connection on `tcp:PORT`, `vsock:PORT` or `unix:PATH` and swallows it; prints
+    /// `bytes BYTES nanoseconds NS`.
+    Sink { at: String },
+    /// Sends this many MiB to `tcp:HOST:PORT`, `vsock:CID:PORT` or, with the `CONNECT port` protocol,
+    /// `unix:PATH:PORT`.
+    Source { to: String, mebibytes: u64 },
+    /// Writes garbage to every I/O port that is no part of this guest's own plumbing, and to every BAR.
+    Garbage {
+        /// Start of the random sequence.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Writes per port range and BAR.
+        #[arg(long, default_value_t = 400)]
+        rounds: u32,
+    },
+    /// Takes a virtio PCI device from its driver and gives it impossible virtqueues.
+    VirtqueueAbuse {
+        /// PCI address such as 0000:00:02.0, or `all`.
+        device: String,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 60)]
+        rounds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().tool {
+        Tool::DebugExit { code } => debug_exit::end(code),
+        Tool::PowerButton => power_button::wait(),
+        Tool::ReadDisk {
+            device,
+            block,
+            count,
+            random,
+        } => read_disk::run(&device, block, count, random),
+        Tool::VsockSend { cid, port } => stream::vsock_send(cid, port),
+        Tool::VsockEcho { port } => stream::vsock_echo(port),
+        Tool::Sink { at } => stream::sink(&at),
+        Tool::Source { to, mebibytes } => stream::source(&to, mebibytes),
+        Tool::Garbage { seed, rounds } => garbage::run(seed, rounds),
+        Tool::VirtqueueAbuse {
+            device,
+            seed,
+            rounds,
+        } => virtqueue_abuse::run(&device, seed, rounds),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab-tool: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A small random sequence that is the same everywhere (xorshift64*, Vigna 2016, "An experimental
+/// exploration of Marsaglia's xorshift generators").
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.max(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    /// Below `bound`, which is not 0.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Random;
+
+    #[test]
+    fn the_same_seed_gives_the_same_sequence_and_another_seed_another() {
+        let sequence = |seed| {
+            let mut random = Random::new(seed);
+            (0..8).map(|_| random.next()).collect::<Vec<_>>()
+        };
+        assert_eq!(sequence(1), sequence(1));
+        assert_ne!(sequence(1), sequence(2));
+    }
+}

@@ -1,0 +1,102 @@
+//! Ends of byte streams: vsock, TCP, and the Unix sockets that stand for vsock on the host side.
+
+use crate::Result;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Instant;
+use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
+
+/// Bytes per call.
+const CHUNK: usize = 64 * 1024;
+
+pub(crate) fn vsock_send(cid: u32, port: u32) -> Result {
+    let mut stream = VsockStream::connect_with_cid_port(cid, port)?;
+    std::io::copy(&mut std::io::stdin().lock(), &mut stream)?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    std::io::copy(&mut stream, &mut std::io::stdout().lock())?;
+    Ok(())
+}
+
+pub(crate) fn vsock_echo(port: u32) -> Result {
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port)?;
+    println!("listening on vsock port {port}");
+    let (mut stream, peer) = listener.accept()?;
+    println!("connection from {peer:?}");
+    let mut back = stream.try_clone()?;
+    std::io::copy(&mut stream, &mut back)?;
+    back.shutdown(std::net::Shutdown::Write)?;
+    Ok(())
+}
+
+fn number(text: &str) -> Result<u32> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a number").into())
+}
+
+fn parts(address: &str) -> Result<(&str, &str)> {
+    address
+        .split_once(':')
+        .ok_or_else(|| format!("`{address}` is not KIND:ADDRESS").into())
+}
+
+pub(crate) fn sink(at: &str) -> Result {
+    let (kind, place) = parts(at)?;
+    let mut stream: Box<dyn Read> = match kind {
+        "tcp" => Box::new(
+            TcpListener::bind(("0.0.0.0", u16::try_from(number(place)?)?))?
+                .accept()?
+                .0,
+        ),
+        "vsock" => Box::new(
+            VsockListener::bind_with_cid_port(VMADDR_CID_ANY, number(place)?)?
+                .accept()?
+                .0,
+        ),
+        "unix" => Box::new(UnixListener::bind(place)?.accept()?.0),
+        _ => return Err(format!("unknown kind of stream `{kind}`: tcp, vsock, unix").into()),
+    };
+    let mut buffer = vec![0; CHUNK];
+    let mut bytes = stream.read(&mut buffer)? as u64;
+    let clock = Instant::now();
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            read => bytes += read as u64,
+        }
+    }
+    println!("bytes {bytes} nanoseconds {}", clock.elapsed().as_nanos());
+    Ok(())
+}
+
+pub(crate) fn source(to: &str, mebibytes: u64) -> Result {
+    let (kind, place) = parts(to)?;
+    let (host, port) = place
+        .rsplit_once(':')
+        .ok_or_else(|| format!("`{place}` has no port"))?;
+    let port = number(port)?;
+    let mut stream: Box<dyn Write> = match kind {
+        "tcp" => Box::new(TcpStream::connect((host, u16::try_from(port)?))?),
+        "vsock" => Box::new(VsockStream::connect_with_cid_port(number(host)?, port)?),
+        "unix" => Box::new(connect_through(host, port)?),
+        _ => return Err(format!("unknown kind of stream `{kind}`: tcp, vsock, unix").into()),
+    };
+    let buffer = vec![0x5a; CHUNK];
+    for _ in 0..(mebibytes << 20) / CHUNK as u64 {
+        stream.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+/// Reaches a guest's vsock port through the VM's Unix socket: `CONNECT port`, answered `OK ...`.
+fn connect_through(path: &str, port: u32) -> Result<UnixStream> {
+    let mut stream = UnixStream::connect(path)?;
+    writeln!(stream, "CONNECT {port}")?;
+    let mut answer = String::new();
+    // The answer is one short line; a byte at a time so that nothing behind it is swallowed.
+    BufReader::with_capacity(1, &stream).read_line(&mut answer)?;
+    if !answer.starts_with("OK ") {
+        return Err(format!("CONNECT {port} was answered with `{}`", answer.trim()).into());
+    }
+    Ok(stream)
+}
