@@ -31,8 +31,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Runs scenarios on emulated machines with virtualization hardware.
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
     Lab {
+        /// Name the scenarios and what holds in each.
+        #[arg(long, conflicts_with = "name")]
+        list: bool,
+        /// The scenario to run; the last line it prints is its figures as JSON.
+        name: Option<String>,
         #[command(subcommand)]
         command: Option<LabCommand>,
     },
@@ -48,8 +53,12 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Lab {
             command: Some(LabCommand::Host(arguments)),
+            ..
         } => lab::host(&arguments),
-        Task::Lab { command: None } => Ok(0),
+        Task::Lab {
+            name: Some(name), ..
+        } => lab::scenario::one(&name),
+        Task::Lab { .. } => lab::scenario::list(),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),

@@ -44,15 +44,15 @@ enum Tool {
         #[arg(long)]
         random: bool,
     },
-    /// Connects over vsock, sends standard input, prints what comes back.
-    VsockSend { cid: u32, port: u32 },
+    /// Sends standard input to `vsock:CID:PORT`, `tcp:HOST:PORT` or `unix:PATH:PORT` (the `CONNECT port`
+    /// protocol) and prints what comes back.
+    Send { to: String },
     /// Accepts one vsock connection and sends back what it gets until its end.
     VsockEcho { port: u32 },
     /// Accepts one connection on `tcp:PORT`, `vsock:PORT` or `unix:PATH` and swallows it; prints
     /// `bytes BYTES nanoseconds NS`.
     Sink { at: String },
-    /// Sends this many MiB to `tcp:HOST:PORT`, `vsock:CID:PORT` or, with the `CONNECT port` protocol,
-    /// `unix:PATH:PORT`.
+    /// Sends this many MiB to an address as for `send`.
     Source { to: String, mebibytes: u64 },
     /// Writes garbage to every I/O port that is no part of this guest's own plumbing, and to every BAR.
     Garbage {
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
             count,
             random,
         } => read_disk::run(&device, block, count, random),
-        Tool::VsockSend { cid, port } => stream::vsock_send(cid, port),
+        Tool::Send { to } => stream::send(&to),
         Tool::VsockEcho { port } => stream::vsock_echo(port),
         Tool::Sink { at } => stream::sink(&at),
         Tool::Source { to, mebibytes } => stream::source(&to, mebibytes),

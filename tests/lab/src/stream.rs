@@ -2,7 +2,7 @@
 
 use crate::Result;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
@@ -10,11 +10,16 @@ use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
 /// Bytes per call.
 const CHUNK: usize = 64 * 1024;
 
-pub(crate) fn vsock_send(cid: u32, port: u32) -> Result {
-    let mut stream = VsockStream::connect_with_cid_port(cid, port)?;
-    std::io::copy(&mut std::io::stdin().lock(), &mut stream)?;
-    stream.shutdown(std::net::Shutdown::Write)?;
-    std::io::copy(&mut stream, &mut std::io::stdout().lock())?;
+pub(crate) fn send(to: &str) -> Result {
+    let stream = connect(to)?;
+    let mut sender = stream.another()?;
+    // Both ways at once: a peer that echoes stops reading when nobody takes its answers.
+    let sending = std::thread::spawn(move || -> std::io::Result<()> {
+        std::io::copy(&mut std::io::stdin().lock(), &mut sender)?;
+        sender.end_sending()
+    });
+    std::io::copy(&mut { stream }, &mut std::io::stdout().lock())?;
+    sending.join().map_err(|_| "the sending thread failed")??;
     Ok(())
 }
 
@@ -25,7 +30,7 @@ pub(crate) fn vsock_echo(port: u32) -> Result {
     println!("connection from {peer:?}");
     let mut back = stream.try_clone()?;
     std::io::copy(&mut stream, &mut back)?;
-    back.shutdown(std::net::Shutdown::Write)?;
+    back.shutdown(Shutdown::Write)?;
     Ok(())
 }
 
@@ -70,22 +75,74 @@ pub(crate) fn sink(at: &str) -> Result {
 }
 
 pub(crate) fn source(to: &str, mebibytes: u64) -> Result {
-    let (kind, place) = parts(to)?;
-    let (host, port) = place
-        .rsplit_once(':')
-        .ok_or_else(|| format!("`{place}` has no port"))?;
-    let port = number(port)?;
-    let mut stream: Box<dyn Write> = match kind {
-        "tcp" => Box::new(TcpStream::connect((host, u16::try_from(port)?))?),
-        "vsock" => Box::new(VsockStream::connect_with_cid_port(number(host)?, port)?),
-        "unix" => Box::new(connect_through(host, port)?),
-        _ => return Err(format!("unknown kind of stream `{kind}`: tcp, vsock, unix").into()),
-    };
+    let mut stream = connect(to)?;
     let buffer = vec![0x5a; CHUNK];
     for _ in 0..(mebibytes << 20) / CHUNK as u64 {
         stream.write_all(&buffer)?;
     }
     Ok(())
+}
+
+/// A connected stream of any kind.
+enum Stream {
+    Tcp(TcpStream),
+    Vsock(VsockStream),
+    Unix(UnixStream),
+}
+
+fn connect(to: &str) -> Result<Stream> {
+    let (kind, place) = parts(to)?;
+    let (host, port) = place
+        .rsplit_once(':')
+        .ok_or_else(|| format!("`{place}` has no port"))?;
+    let port = number(port)?;
+    Ok(match kind {
+        "tcp" => Stream::Tcp(TcpStream::connect((host, u16::try_from(port)?))?),
+        "vsock" => Stream::Vsock(VsockStream::connect_with_cid_port(number(host)?, port)?),
+        "unix" => Stream::Unix(connect_through(host, port)?),
+        _ => return Err(format!("unknown kind of stream `{kind}`: tcp, vsock, unix").into()),
+    })
+}
+
+impl Stream {
+    fn another(&self) -> std::io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+            Self::Vsock(stream) => Self::Vsock(stream.try_clone()?),
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+        })
+    }
+
+    fn end_sending(&self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Vsock(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Vsock(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(buffer),
+            Self::Vsock(stream) => stream.write(buffer),
+            Self::Unix(stream) => stream.write(buffer),
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reaches a guest's vsock port through the VM's Unix socket: `CONNECT port`, answered `OK ...`.

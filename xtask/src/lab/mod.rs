@@ -3,7 +3,9 @@
 //! `cargo xtask lab host` gives one to a script; a scenario is such a script with a claim that holds
 //! when it ends with status 0.
 
+mod guest;
 mod machine;
+pub(crate) mod scenario;
 
 use crate::failure::{Failure, Result};
 use crate::{binaries, image};

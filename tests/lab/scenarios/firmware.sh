@@ -1,0 +1,35 @@
+#!/bin/bash
+# Stock OVMF boots a Linux kernel from a disk, and a UEFI variable written in one run is there in the next.
+# lab: memory=3072 cpus=2 limit=1200
+. /lab/lib.sh
+
+guest_initrd initrd <<'END'
+mount -t efivarfs efivarfs /sys/firmware/efi/efivars || exit 2
+variable=/sys/firmware/efi/efivars/LabMark-8be4df61-93ca-11d2-aa0d-00e098032b8c
+if [ -e "$variable" ]; then
+    [ "$(tail -c 4 "$variable")" = lab! ] || exit 3
+    echo "the variable is there"
+    exit 44
+fi
+# Four bytes of attributes (non-volatile, boot, run time: UEFI 2.10 8.2.1), then the value.
+printf '\007\000\000\000lab!' >"$variable" || exit 4
+exit 43
+END
+# One EFI program: stub, command line, kernel and initial RAM disk (UAPI.5, unified kernel image).
+printf '%s' "$quiet" >command-line
+stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub
+objcopy --add-section .cmdline=command-line --change-section-vma .cmdline=0x30000 \
+    --add-section .linux="$kernel" --change-section-vma .linux=0x2000000 \
+    --add-section .initrd=initrd --change-section-vma .initrd=0x4000000 "$stub" boot.efi || fail "objcopy"
+truncate -s 64M esp.img
+mformat -i esp.img -F :: && mmd -i esp.img ::/EFI ::/EFI/BOOT && mcopy -i esp.img boot.efi ::/EFI/BOOT/BOOTX64.EFI || fail "the ESP"
+macrohard-hypervisor create --name uefi --engine kvm --memory 512 --cpus 2 --net none --disk "$work/esp.img,format=raw" || fail "create"
+for code in 43 44; do
+    step "boot that ends with $code"
+    start=$(now)
+    macrohard-hypervisor start uefi || fail "start"
+    wait_for 400 "the guest's end" sh -c '! macrohard-hypervisor list | grep -q uefi'
+    macrohard-hypervisor logs uefi --console >"uefi-$code.console"
+    console_has "uefi-$code" "guest: ends with $code"
+    figure "seconds_$code" "$(since "$start")"
+done

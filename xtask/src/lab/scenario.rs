@@ -1,0 +1,211 @@
+//! Scenarios: each a script in `tests/lab/scenarios` whose first comment says what holds, and whose
+//! `# lab:` line says what machine it wants.
+
+use super::machine::Machine;
+use super::{guest, product_files};
+use crate::failure::{Context, Failure, Result};
+use crate::{binaries, image, workspace};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// One scenario.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    /// File name without its ending.
+    pub(crate) name: String,
+    /// What holds, in a sentence or two.
+    pub(crate) claim: String,
+    path: PathBuf,
+    memory: u64,
+    cpus: u32,
+    limit: u64,
+    scratch: u64,
+    icount: bool,
+}
+
+/// Starts the line with a scenario's machine.
+const WANTS: &str = "# lab:";
+
+impl Scenario {
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).context(|| format!("read {}", path.display()))?;
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let comment = || {
+            text.lines()
+                .skip(1)
+                .take_while(|line| line.starts_with('#'))
+        };
+        let claim: Vec<&str> = comment()
+            .filter(|line| !line.starts_with(WANTS))
+            .map(|line| line.trim_start_matches('#').trim())
+            .collect();
+        let mut scenario = Self {
+            name,
+            claim: claim.join(" "),
+            path: path.to_path_buf(),
+            memory: 2048,
+            cpus: 2,
+            limit: 900,
+            scratch: 0,
+            icount: false,
+        };
+        for word in comment()
+            .filter_map(|line| line.strip_prefix(WANTS))
+            .flat_map(str::split_whitespace)
+        {
+            let wrong = || {
+                Failure::new(format!(
+                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER or icount",
+                    path.display()
+                ))
+            };
+            if word == "icount" {
+                scenario.icount = true;
+                continue;
+            }
+            let (key, value) = word.split_once('=').ok_or_else(wrong)?;
+            let value: u64 = value.parse().map_err(|_| wrong())?;
+            match key {
+                "memory" => scenario.memory = value,
+                "cpus" => scenario.cpus = u32::try_from(value).map_err(|_| wrong())?,
+                "limit" => scenario.limit = value,
+                "scratch" => scenario.scratch = value,
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(scenario)
+    }
+
+    /// Runs it; prints its output; returns its figures, or `None` when it does not hold.
+    pub(crate) fn run(&self, machines: &Machines) -> Result<Option<Map<String, Value>>> {
+        let machine = Machine {
+            memory: self.memory,
+            cpus: self.cpus,
+            icount: self.icount,
+            files: machines.files.clone(),
+            script: self.path.clone(),
+            engine: "kvm".to_owned(),
+            scratch: self.scratch,
+            limit: Duration::from_secs(self.limit),
+        };
+        let mut figures = Map::new();
+        let start = Instant::now();
+        let status = machine.run(&machines.image, &mut |line| match figure(line) {
+            Some((name, value)) => drop(figures.insert(name, value)),
+            None => println!("{line}"),
+        })?;
+        figures.insert(
+            "seconds".to_owned(),
+            json!((start.elapsed().as_secs_f64() * 10.0).round() / 10.0),
+        );
+        if status == 0 {
+            Ok(Some(figures))
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+/// `figure NAME VALUE`
+fn figure(line: &str) -> Option<(String, Value)> {
+    let (name, value) = line.strip_prefix("figure ")?.split_once(' ')?;
+    let value =
+        serde_json::from_str(value.trim()).unwrap_or_else(|_| Value::String(value.to_owned()));
+    Some((name.to_owned(), value))
+}
+
+/// What every scenario needs, prepared once.
+pub(crate) struct Machines {
+    image: image::Image,
+    files: Vec<(PathBuf, String)>,
+}
+
+/// Builds and packs everything scenarios use.
+pub(crate) fn prepare() -> Result<Machines> {
+    let image = image::prepare()?;
+    let mut files = product_files()?;
+    files.extend(guest::files(&image)?);
+    files.push((binaries::virtiofsd()?, "/usr/libexec/virtiofsd".to_owned()));
+    files.push((folder().join("lib.sh"), "/lab/lib.sh".to_owned()));
+    Ok(Machines { image, files })
+}
+
+fn folder() -> PathBuf {
+    workspace::root().join("tests/lab")
+}
+
+/// All scenarios, by name.
+pub(crate) fn all() -> Result<Vec<Scenario>> {
+    let folder = folder().join("scenarios");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .context(|| format!("read {}", folder.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sh"))
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| Scenario::read(path)).collect()
+}
+
+/// `cargo xtask lab --list`
+pub(crate) fn list() -> Result<i32> {
+    for scenario in all()? {
+        println!("{:12} {}", scenario.name, scenario.claim);
+    }
+    Ok(0)
+}
+
+/// `cargo xtask lab NAME`: the closing JSON line, and 0 when it holds.
+pub(crate) fn one(name: &str) -> Result<i32> {
+    let scenarios = all()?;
+    let Some(scenario) = scenarios.iter().find(|scenario| scenario.name == name) else {
+        let names: Vec<&str> = scenarios
+            .iter()
+            .map(|scenario| scenario.name.as_str())
+            .collect();
+        return Err(Failure::new(format!(
+            "there is no scenario `{name}`; there are: {}",
+            names.join(", ")
+        )));
+    };
+    let figures = scenario.run(&prepare()?)?;
+    let holds = figures.is_some();
+    let mut line = Map::new();
+    line.insert("scenario".to_owned(), json!(name));
+    line.insert("holds".to_owned(), json!(holds));
+    line.extend(figures.unwrap_or_default());
+    println!("{}", Value::Object(line));
+    Ok(i32::from(!holds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{all, figure};
+
+    #[test]
+    fn every_scenario_says_what_holds_and_what_it_wants() {
+        let scenarios = all().expect("all scenarios are well formed");
+        assert!(scenarios.len() >= 8);
+        for scenario in scenarios {
+            assert!(scenario.claim.len() > 40, "{}: no claim", scenario.name);
+            assert!(
+                scenario.limit >= 60 && scenario.memory >= 512,
+                "{scenario:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_figure_line_is_a_name_and_a_number() {
+        assert_eq!(
+            figure("figure seconds 1.5"),
+            Some(("seconds".to_owned(), serde_json::json!(1.5)))
+        );
+        assert_eq!(figure("seconds 1.5"), None);
+    }
+}
