@@ -4,14 +4,21 @@
 //! a machine merely happens to have. It is never part of the product.
 #![forbid(unsafe_code)]
 
+mod bare_metal;
+mod bench;
 mod binaries;
 mod cpio;
+mod demo;
+mod docs;
 mod failure;
+mod fuzz;
 mod image;
 mod lab;
+mod package;
 mod packages;
 mod process;
 mod sources;
+mod test;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +37,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Sets everything up and boots a Debian guest to its login prompt.
+    Demo,
+    /// Runs every test; the last line says how many passed, failed and were skipped.
+    Test {
+        /// Also what takes long: fuzzing for a while, and the benchmarks.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Measures the product beside QEMU in one lab machine; a table, then JSON.
+    Bench {
+        /// One of: start, memory, disk, stream.
+        name: Option<String>,
+    },
+    /// Makes a Debian package under target/package.
+    Package,
+    /// Checks the links of every document.
+    Docs,
     /// Runs scenarios on emulated machines with virtualization hardware.
     #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
     Lab {
@@ -51,6 +75,11 @@ enum LabCommand {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test { all } => test::run(all),
+        Task::Bench { name } => bench::run(name.as_deref()),
+        Task::Package => package::run(),
+        Task::Docs => docs::check().map(|()| 0),
         Task::Lab {
             command: Some(LabCommand::Host(arguments)),
             ..

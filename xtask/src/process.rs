@@ -7,7 +7,7 @@ use crate::failure::{Context, Failure, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Pid, Signal};
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -188,6 +188,31 @@ impl Step {
             end.saturating_duration_since(Instant::now())
                 .max(Duration::from_secs(10)),
         )
+    }
+
+    /// Runs it, gives its standard output to `each` as it comes, and ends it when `each` says `false`.
+    pub(crate) fn bytes(self, each: &mut dyn FnMut(&str) -> bool) -> Result {
+        let line = self.line();
+        let mut command = self.command();
+        command.stdout(Stdio::piped());
+        let mut running = Running::start(command, &line)?;
+        let mut stdout = running
+            .child
+            .stdout
+            .take()
+            .expect("standard output is a pipe");
+        let mut buffer = [0; 4096];
+        loop {
+            match stdout
+                .read(&mut buffer)
+                .context(|| format!("read from {}", shorten(&line)))?
+            {
+                0 => break,
+                read if each(&String::from_utf8_lossy(&buffer[..read])) => {}
+                _ => return Ok(()),
+            }
+        }
+        running.finish(self.limit).map(drop)
     }
 
     /// Runs it and returns its standard output when it ends with status 0.

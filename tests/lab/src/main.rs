@@ -9,6 +9,7 @@ mod garbage;
 mod power_button;
 mod read_disk;
 mod stream;
+mod tiny;
 mod virtqueue_abuse;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +55,8 @@ enum Tool {
     Sink { at: String },
     /// Sends this many MiB to an address as for `send`.
     Source { to: String, mebibytes: u64 },
+    /// Writes the tiny guests and what each is to print into a folder.
+    TinyGuests { folder: PathBuf },
     /// Writes garbage to every I/O port that is no part of this guest's own plumbing, and to every BAR.
     Garbage {
         /// Start of the random sequence.
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Tool::VsockEcho { port } => stream::vsock_echo(port),
         Tool::Sink { at } => stream::sink(&at),
         Tool::Source { to, mebibytes } => stream::source(&to, mebibytes),
+        Tool::TinyGuests { folder } => tiny::write(&folder),
         Tool::Garbage { seed, rounds } => garbage::run(seed, rounds),
         Tool::VirtqueueAbuse {
             device,

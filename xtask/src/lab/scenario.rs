@@ -83,6 +83,15 @@ impl Scenario {
 
     /// Runs it; prints its output; returns its figures, or `None` when it does not hold.
     pub(crate) fn run(&self, machines: &Machines) -> Result<Option<Map<String, Value>>> {
+        self.run_with(machines, &mut |line| println!("{line}"))
+    }
+
+    /// Runs it; gives every line that is no figure to `each`.
+    pub(crate) fn run_with(
+        &self,
+        machines: &Machines,
+        each: &mut dyn FnMut(&str),
+    ) -> Result<Option<Map<String, Value>>> {
         let machine = Machine {
             memory: self.memory,
             cpus: self.cpus,
@@ -97,7 +106,7 @@ impl Scenario {
         let start = Instant::now();
         let status = machine.run(&machines.image, &mut |line| match figure(line) {
             Some((name, value)) => drop(figures.insert(name, value)),
-            None => println!("{line}"),
+            None => each(line),
         })?;
         figures.insert(
             "seconds".to_owned(),
@@ -141,7 +150,12 @@ fn folder() -> PathBuf {
 
 /// All scenarios, by name.
 pub(crate) fn all() -> Result<Vec<Scenario>> {
-    let folder = folder().join("scenarios");
+    within("scenarios")
+}
+
+/// The scripts of a folder of `tests/lab`, by name.
+pub(crate) fn within(name: &str) -> Result<Vec<Scenario>> {
+    let folder = folder().join(name);
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
         .context(|| format!("read {}", folder.display()))?
         .flatten()

@@ -1,0 +1,99 @@
+//! `cargo xtask package`: a Debian package with the programs, man pages, completions and the systemd
+//! user unit.
+
+use crate::failure::{Context, Result};
+use crate::process::{Output, Step, during};
+use crate::{binaries, packages, workspace};
+use std::path::Path;
+
+/// What the programs call; they are static and need no library.
+const DEPENDS: &str = "qemu-system-x86 (>= 1:9), qemu-utils, ovmf, passt";
+const RECOMMENDS: &str = "mmdebstrap, e2fsprogs, virtiofsd";
+
+/// Builds `target/package/macrohard-hypervisor_VERSION_amd64.deb`.
+pub(crate) fn run() -> Result<i32> {
+    packages::require(&["dpkg-dev"])?;
+    let programs = binaries::product()?;
+    let folder = workspace::folder("package")?;
+    let tree = folder.join("tree");
+    let _ = std::fs::remove_dir_all(&tree);
+    for program in binaries::PROGRAMS {
+        put(&programs.join(program), &tree.join("usr/bin").join(program))?;
+    }
+    let cli = programs.join("macrohard-hypervisor");
+    let pages = tree.join("usr/share/man/man1");
+    std::fs::create_dir_all(&pages).context(|| format!("make {}", pages.display()))?;
+    Step::new(&cli)
+        .arguments(["man", "--output"])
+        .argument(&pages)
+        .run(Output::Shown)?;
+    for (shell, path) in [
+        (
+            "bash",
+            "usr/share/bash-completion/completions/macrohard-hypervisor",
+        ),
+        (
+            "zsh",
+            "usr/share/zsh/vendor-completions/_macrohard-hypervisor",
+        ),
+        (
+            "fish",
+            "usr/share/fish/vendor_completions.d/macrohard-hypervisor.fish",
+        ),
+    ] {
+        let script = Step::new(&cli)
+            .arguments(["completions", shell])
+            .text()
+            .unwrap_or_default();
+        write(&tree.join(path), &script)?;
+    }
+    let units = workspace::root().join("packaging/systemd");
+    if let Ok(entries) = std::fs::read_dir(&units) {
+        for entry in entries.flatten() {
+            put(
+                &entry.path(),
+                &tree.join("usr/lib/systemd/user").join(entry.file_name()),
+            )?;
+        }
+    }
+    for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        put(
+            &workspace::root().join(licence),
+            &tree
+                .join("usr/share/doc/macrohard-hypervisor")
+                .join(licence),
+        )?;
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    write(
+        &tree.join("DEBIAN/control"),
+        &format!(
+            "Package: macrohard-hypervisor\nVersion: {version}\nArchitecture: amd64\nMaintainer: The macrohard-hypervisor authors <nobody@localhost>\n\
+             Section: admin\nPriority: optional\nDepends: {DEPENDS}\nRecommends: {RECOMMENDS}\n\
+             Description: desktop hypervisor for Linux and Windows guests\n Runs hardware-isolated guests on Linux KVM or a software CPU.\n"
+        ),
+    )?;
+    let package = folder.join(format!("macrohard-hypervisor_{version}_amd64.deb"));
+    during("packing", || {
+        Step::new("dpkg-deb")
+            .arguments(["--root-owner-group", "--build"])
+            .argument(&tree)
+            .argument(&package)
+            .run(Output::Logged(folder.join("package.log")))
+    })?;
+    println!("{}", package.display());
+    Ok(0)
+}
+
+fn put(from: &Path, to: &Path) -> Result {
+    let above = to.parent().unwrap_or(to);
+    std::fs::create_dir_all(above).context(|| format!("make {}", above.display()))?;
+    std::fs::copy(from, to).context(|| format!("copy {}", from.display()))?;
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result {
+    let above = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(above).context(|| format!("make {}", above.display()))?;
+    std::fs::write(path, text).context(|| format!("write {}", path.display()))
+}
