@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Name of the demo's VM.
 const NAME: &str = "demo";
 /// Its kernel's command line: the first serial console, the one file system.
-const APPEND: &str = "console=ttyS0 root=LABEL=root rw quiet";
+const APPEND: &str = "root=/dev/vda rw console=ttyS0";
 /// What a person waits for.
 const PROMPT: &str = "login:";
 /// A software CPU on two busy cores takes minutes to boot Debian.
