@@ -27,7 +27,7 @@ fn access(device: &SharedDevice, timers: &Timers, action: impl FnOnce(&mut dyn D
 }
 
 fn port(first: u16, offset: u64) -> u16 {
-    // The bus never passes the end of a region, and regions of ports end at 0xffff.
+    // An access begins inside its region, and regions of ports end at 0xffff.
     first.wrapping_add(offset as u16)
 }
 

@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What answers in a region. Offsets are from the region's start; an access never passes its end.
+/// What answers in a region. Offsets are from the region's start; an access begins inside the region
+/// and passes its end only on a bus with [`Edge::First`].
 pub trait Handler: Send + Sync {
     /// The guest reads 1 to 8 bytes; every byte of `data` is written.
     fn read(&self, offset: u64, data: &mut [u8]);
@@ -43,8 +44,19 @@ pub struct Overlap {
     pub taken: u64,
 }
 
+/// Who gets an access that begins inside a region and passes its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// The region it begins in, whole: ports, where what a register means depends on the first port
+    /// alone.
+    First,
+    /// Each byte goes where it belongs, as on a bus with byte lanes: memory.
+    Split,
+}
+
 /// See the module.
 pub struct Bus {
+    edge: Edge,
     regions: ArcSwap<Vec<Region>>,
     edit: Mutex<()>,
     subtractive: OnceLock<Arc<dyn Subtractive>>,
@@ -52,17 +64,12 @@ pub struct Bus {
     unclaimed_writes: AtomicU64,
 }
 
-impl Default for Bus {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Bus {
     /// An empty space.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(edge: Edge) -> Self {
         Self {
+            edge,
             regions: ArcSwap::from_pointee(Vec::new()),
             edit: Mutex::new(()),
             subtractive: OnceLock::new(),
@@ -124,11 +131,11 @@ impl Bus {
         true
     }
 
-    /// The guest reads. An access that passes a region's end is split into bytes, as a real bus
-    /// splits it into byte lanes.
+    /// The guest reads. An access that passes a region's edge is treated as [`Edge`] says; one that
+    /// begins before a region is split into bytes.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         let regions = self.regions.load();
-        let parts = match find(&regions, address, data.len()) {
+        let parts = match self.find(&regions, address, data.len()) {
             Found::Whole(region) => return region.handler.read(address - region.start, data),
             Found::Parts => true,
             Found::Nothing => false,
@@ -149,7 +156,7 @@ impl Bus {
     /// The guest writes; split like [`Self::read`].
     pub fn write(&self, address: u64, data: &[u8]) {
         let regions = self.regions.load();
-        let parts = match find(&regions, address, data.len()) {
+        let parts = match self.find(&regions, address, data.len()) {
             Found::Whole(region) => return region.handler.write(address - region.start, data),
             Found::Parts => true,
             Found::Nothing => false,
@@ -164,6 +171,25 @@ impl Bus {
         }
         for (i, byte) in data.chunks(1).enumerate() {
             self.write(address.wrapping_add(i as u64), byte);
+        }
+    }
+
+    fn find<'a>(&self, regions: &'a [Region], address: u64, length: usize) -> Found<'a> {
+        let length = length as u64;
+        let next = regions.partition_point(|r| r.start <= address);
+        if let Some(region) = next.checked_sub(1).and_then(|i| regions.get(i)) {
+            let offset = address - region.start;
+            if offset < region.size {
+                return if self.edge == Edge::First || length <= region.size - offset {
+                    Found::Whole(region)
+                } else {
+                    Found::Parts
+                };
+            }
+        }
+        match regions.get(next) {
+            Some(after) if after.start - address < length => Found::Parts,
+            _ => Found::Nothing,
         }
     }
 
@@ -199,25 +225,6 @@ enum Found<'a> {
     Nothing,
 }
 
-fn find(regions: &[Region], address: u64, length: usize) -> Found<'_> {
-    let length = length as u64;
-    let next = regions.partition_point(|r| r.start <= address);
-    if let Some(region) = next.checked_sub(1).and_then(|i| regions.get(i)) {
-        let offset = address - region.start;
-        if offset < region.size {
-            return if length <= region.size - offset {
-                Found::Whole(region)
-            } else {
-                Found::Parts
-            };
-        }
-    }
-    match regions.get(next) {
-        Some(after) if after.start - address < length => Found::Parts,
-        _ => Found::Nothing,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_nobody_claims_reads_as_ones_and_is_counted() {
-        let bus = Bus::new();
+        let bus = Bus::new(Edge::Split);
         let mut data = [0; 4];
         bus.read(0x80, &mut data);
         assert_eq!(data, [0xff; 4]);
@@ -249,7 +256,7 @@ mod tests {
 
     #[test]
     fn an_access_over_an_edge_is_split_into_bytes() {
-        let bus = Bus::new();
+        let bus = Bus::new(Edge::Split);
         let device = Arc::new(Echo::default());
         bus.claim(0x10, 4, Arc::clone(&device) as _).unwrap();
         let mut data = [0; 4];
@@ -265,8 +272,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_access_belongs_to_the_port_it_begins_at() {
+        let bus = Bus::new(Edge::First);
+        let device = Arc::new(Echo::default());
+        bus.claim(0xea, 1, Arc::clone(&device) as _).unwrap();
+        bus.write(0xea, &[1, 2, 3, 4]);
+        bus.write(0xe9, &[5, 6]);
+        assert_eq!(
+            *device.0.lock().unwrap(),
+            [(0, vec![1, 2, 3, 4]), (0, vec![6])]
+        );
+    }
+
+    #[test]
     fn overlaps_are_refused_and_released_regions_are_free() {
-        let bus = Bus::new();
+        let bus = Bus::new(Edge::Split);
         let device: Arc<dyn Handler> = Arc::new(Echo::default());
         bus.claim(0x100, 0x10, Arc::clone(&device)).unwrap();
         for (start, size) in [(0x100, 1), (0x10f, 1), (0xff, 2), (0xf0, 0x100)] {

@@ -2,19 +2,26 @@
 
 use super::console_end::HubEnd;
 use super::lines::MessageSink;
+use crate::service::{Service, passt};
 use crate::{MachineError, Surroundings};
-use definition::{DiskFormat, NetworkMode, VmDefinition};
+use definition::{DiskFormat, NetworkMode, Share, ShareKind, VmDefinition};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use units::Bytes;
+use virtio::balloon::{Balloon, BalloonControl, BalloonError, MappedMemory};
 use virtio::block::{Block, BlockOptions, RateLimit};
-use virtio::net::{Backend, Net, Passt, Tap};
+use virtio::fs::{FsOptions, VirtioFs};
+use virtio::net::{Backend, Net, Stream, Tap};
 use virtio::pci::VirtioPci;
+use virtio::plan9::Plan9;
 use virtio::{Device, DeviceId, GuestMemory};
 use vm_control::{Counters, Files, LaunchSpec};
 
 /// The guest's vsock address: the same in every VM, for each has a host side of its own
 /// (virtio 1.2 5.10.4 reserves 0 to 2).
 const GUEST_CID: u64 = 3;
+/// The largest MTU passt takes (its man page, `--mtu`): fewer, larger frames over its socket.
+const PASST_MTU: u16 = 65520;
 
 /// A device on the bus.
 struct Placed {
@@ -28,6 +35,9 @@ struct Placed {
 /// All of them, in bus order.
 pub(super) struct Devices {
     placed: Vec<Placed>,
+    balloon: BalloonControl,
+    /// Processes behind network cards; they end with these.
+    services: Vec<Service>,
 }
 
 fn lock(function: &Mutex<VirtioPci>) -> MutexGuard<'_, VirtioPci> {
@@ -55,8 +65,13 @@ impl Devices {
         surroundings: &Surroundings,
         bus: &pci::Bus,
     ) -> Result<Self, MachineError> {
+        let Made {
+            devices,
+            balloon,
+            services,
+        } = make(spec, memory, surroundings)?;
         let mut placed = Vec::new();
-        for device in make(spec, surroundings)? {
+        for device in devices {
             let name = device.name().to_owned();
             let is_disk = device.id() == DeviceId::Block;
             let failed = super::motherboard::part("virtio device");
@@ -73,7 +88,11 @@ impl Devices {
                 function,
             });
         }
-        Ok(Self { placed })
+        Ok(Self {
+            placed,
+            balloon,
+            services,
+        })
     }
 
     /// The disks as firmware names them, in order (OVMF's translation of Open Firmware paths of
@@ -96,6 +115,18 @@ impl Devices {
     pub(super) fn resume(&self) {
         for device in &self.placed {
             lock(&device.function).resume();
+        }
+    }
+
+    /// Asks the guest to give back so much of its RAM.
+    pub(super) fn set_balloon(&self, target: Bytes) -> Result<(), BalloonError> {
+        self.balloon.set_size(target)
+    }
+
+    /// Ends the processes behind devices, after [`Self::pause`].
+    pub(super) fn end_services(&self) {
+        for service in &self.services {
+            service.kill();
         }
     }
 
@@ -130,19 +161,28 @@ impl Devices {
     }
 }
 
+/// The devices before they are on the bus.
+struct Made {
+    devices: Vec<Box<dyn Device>>,
+    balloon: BalloonControl,
+    services: Vec<Service>,
+}
+
 /// Disks first, so that firmware finds them at the lowest numbers.
 fn make(
     spec: &LaunchSpec,
+    memory: &GuestMemory,
     surroundings: &Surroundings,
-) -> Result<Vec<Box<dyn Device>>, MachineError> {
+) -> Result<Made, MachineError> {
     let definition = &spec.definition;
     let files = Files::new(&spec.runtime, &spec.state);
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    let mut services = Vec::new();
     for index in 0..definition.disks.len() {
         devices.push(Box::new(disk(definition, index)?));
     }
     for index in 0..definition.networks.len() {
-        devices.push(Box::new(network(definition, index)?));
+        devices.push(Box::new(network(definition, index, &mut services)?));
     }
     let end = HubEnd::new(Arc::clone(&surroundings.virtio_console))?;
     devices.push(Box::new(virtio::console::Console::new(
@@ -150,10 +190,47 @@ fn make(
         Box::new(end),
     )));
     devices.push(Box::new(virtio::rng::Rng::new("rng0")));
+    let ram = Bytes(definition.memory << 20);
+    let reclaim = Box::new(MappedMemory(memory.clone()));
+    let (balloon, control) = Balloon::new("balloon0", ram, reclaim)
+        .map_err(|e| MachineError::system("cannot make the balloon", e))?;
+    devices.push(Box::new(balloon));
     let vsock = virtio::vsock::Vsock::new("vsock0", GUEST_CID, &files.vsock())
         .map_err(|e| super::motherboard::part("vsock")(&e))?;
     devices.push(Box::new(vsock));
-    Ok(devices)
+    for (index, share) in definition.shares.iter().enumerate() {
+        devices.push(folder(share, index, &spec.runtime)?);
+    }
+    Ok(Made {
+        devices,
+        balloon: control,
+        services,
+    })
+}
+
+fn folder(
+    share: &Share,
+    index: usize,
+    runtime: &std::path::Path,
+) -> Result<Box<dyn Device>, MachineError> {
+    let name = format!("share{index}");
+    let refused = field("share.path", share.path.display().to_string());
+    match share.kind {
+        ShareKind::Plan9 => {
+            let device = Plan9::new(&name, &share.tag, &share.path, share.read_only);
+            Ok(Box::new(device.map_err(|e| refused(&e))?))
+        }
+        ShareKind::VirtioFs => {
+            let options = FsOptions {
+                socket: runtime.join(format!("{name}.sock")),
+                name,
+                tag: share.tag.clone(),
+                folder: share.path.clone(),
+                read_only: share.read_only,
+            };
+            Ok(Box::new(VirtioFs::start(options).map_err(|e| refused(&e))?))
+        }
+    }
 }
 
 fn disk(definition: &VmDefinition, index: usize) -> Result<Block, MachineError> {
@@ -182,13 +259,16 @@ fn disk(definition: &VmDefinition, index: usize) -> Result<Block, MachineError> 
     }))
 }
 
-fn network(definition: &VmDefinition, index: usize) -> Result<Net, MachineError> {
+fn network(
+    definition: &VmDefinition,
+    index: usize,
+    services: &mut Vec<Service>,
+) -> Result<Net, MachineError> {
     let backend: Box<dyn Backend> = match &definition.networks[index].mode {
         NetworkMode::Passt => {
-            Box::new(Passt::start("passt", &[]).map_err(|e| MachineError::Child {
-                program: "passt",
-                reason: e.to_string(),
-            })?)
+            let (service, socket) = passt()?;
+            services.push(service);
+            Box::new(Stream::new(socket.into(), PASST_MTU))
         }
         NetworkMode::Tap { interface } => Box::new(
             Tap::open(interface).map_err(|e| field("net.interface", interface.clone())(&e))?,

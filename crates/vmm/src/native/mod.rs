@@ -36,6 +36,9 @@ use std::thread::JoinHandle;
 use units::Bytes;
 use vm_control::{LaunchSpec, Statistics};
 
+/// RAM the balloon leaves to the guest.
+const LEAST_RAM: Bytes = Bytes::mib(64);
+
 /// See the module.
 pub struct NativeMachine {
     engine: &'static str,
@@ -144,6 +147,7 @@ impl Machine for NativeMachine {
         self.processors.quit(&self.board.halted);
         // What the guest wrote and flushed is on the disks; workers finish what is under way.
         self.board.devices.pause();
+        self.board.devices.end_services();
         self.board.timers.quit();
         let thread = self
             .timers
@@ -168,7 +172,19 @@ impl Machine for NativeMachine {
         Ok(self.board.inspect())
     }
 
-    fn set_balloon(&self, _target: Bytes) -> Result<(), MachineError> {
-        Err(MachineError::Absent("balloon"))
+    fn set_balloon(&self, target: Bytes) -> Result<(), MachineError> {
+        // What a guest kernel needs to go on.
+        let most = Bytes(self.board.ram.size().0.saturating_sub(LEAST_RAM.0));
+        if target > most {
+            return Err(MachineError::Definition {
+                field: "balloon target",
+                value: target.to_string(),
+                reason: format!("at most {most}: {LEAST_RAM} stay with the guest"),
+            });
+        }
+        self.board
+            .devices
+            .set_balloon(target)
+            .map_err(|e| motherboard::part("balloon")(&e))
     }
 }

@@ -3,7 +3,7 @@
 
 use super::adapters::claim_ports;
 use super::boot::Kernel;
-use super::bus::Bus;
+use super::bus::{Bus, Edge};
 use super::chipset::{Chipset, Wires};
 use super::devices::Devices;
 use super::events::Events;
@@ -116,8 +116,8 @@ impl Motherboard {
             processors: definition.cpus,
             map: map.clone(),
         };
-        let ports = Arc::new(Bus::new());
-        let memory = Arc::new(Bus::new());
+        let ports = Arc::new(Bus::new(Edge::First));
+        let memory = Arc::new(Bus::new(Edge::Split));
         let events = Arc::new(Events::new(surroundings.clone(), Arc::clone(&gate)));
         let wires = Wires {
             messages: Arc::clone(&messages),

@@ -118,6 +118,10 @@ impl Server {
         self.subject.life.quit();
         self.say_goodbye();
         self.remove_sockets();
+        // The process ends now and the kernel takes everything back at once, helper processes
+        // included (their sockets close). To drop the machine piece by piece would only cost time,
+        // and signals to helpers that the sandbox does not allow.
+        std::mem::forget(self.subject);
         served
     }
 
