@@ -4,7 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::process::Stdio;
-use support::{Desk, GUEST_EXIT, is_alive, kvm, wait_until};
+use support::{Desk, GUEST_EXIT, is_alive, kill, kvm, qemu, wait_until};
 
 #[test]
 fn create_start_list_console_pause_resume_stop_delete() {
@@ -173,6 +173,89 @@ fn run_gives_the_guest_s_exit_code_and_leaves_nothing() {
     assert!(!desk.daemon_answers());
     let left: Vec<_> = std::fs::read_dir(desk.runtime()).unwrap().collect();
     assert_eq!(left.len(), 1, "only the folder of all VMs: {left:?}");
+}
+
+/// What a person does is the same on every engine.
+#[test]
+fn the_session_on_engine_tcg() {
+    if !qemu() {
+        return;
+    }
+    let desk = Desk::new();
+    let guest = desk.text("multiboot.bin");
+    let machine = ["--kernel", &guest, "--memory", "32", "--net", "none"];
+    let mut arguments = vec!["create", "--name", "a", "--engine", "tcg"];
+    arguments.extend(machine);
+    desk.cli(&arguments).ok();
+    desk.cli(&["start", "a"]).ok();
+    desk.wait_for_console("a", "ready");
+    assert_eq!(desk.status("a")["engine"], "tcg");
+    desk.cli(&["pause", "a"]).ok();
+    assert_eq!(desk.state("a"), "paused");
+
+    // The daemon and the VM process can be killed here too.
+    kill(desk.daemon_pid());
+    assert_eq!(desk.state("a"), "paused");
+    desk.cli(&["resume", "a"]).ok();
+    let stopped = desk.cli(&["stop", "a"]).ok();
+    assert!(stopped.out.contains("the guest powered off"), "{stopped:?}");
+    assert!(
+        desk.cli(&["logs", "a", "--console"])
+            .ok()
+            .out
+            .contains("bye")
+    );
+    desk.cli(&["start", "a"]).ok();
+    kill(desk.vm_pid("a"));
+    desk.wait_for_state("a", "crashed");
+
+    // And again, down to the guest's own exit code.
+    desk.cli(&["start", "a"]).ok();
+    let mut console = desk
+        .prepared(&["console", "a"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    console.stdin.take().unwrap().write_all(b"x").unwrap();
+    desk.wait_for_state("a", "stopped");
+    assert!(console.wait().unwrap().success());
+    assert_eq!(desk.status("a")["exit_code"], GUEST_EXIT);
+    desk.cli(&["delete", "a", "--yes"]).ok();
+}
+
+#[test]
+fn a_run_whose_cli_is_killed_ends_too() {
+    if !kvm() {
+        return;
+    }
+    let desk = Desk::new();
+    let guest = desk.text("guest.bin");
+    let mut run = desk
+        .prepared(&[
+            "run", "--kernel", &guest, "--memory", "16", "--engine", "kvm",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut greeting = [0; 5];
+    run.stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut greeting)
+        .unwrap();
+    let pid_file = desk.runtime().join(format!("run-{}/pid", run.id()));
+    let vm = std::fs::read_to_string(pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(is_alive(vm));
+    kill(run.id());
+    run.wait().unwrap();
+    wait_until("the VM process is gone", || !is_alive(vm));
 }
 
 #[test]

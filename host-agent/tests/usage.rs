@@ -240,6 +240,33 @@ fn a_full_disk_leaves_no_half_made_vm() {
     );
 }
 
+/// With a file in the place of /dev/kvm that only root and its group may open.
+#[test]
+fn no_permission_on_dev_kvm_says_which_group() {
+    let desk = Desk::new();
+    let (file, guest) = (desk.text("kvm"), desk.text("guest.bin"));
+    std::fs::write(&file, "").unwrap();
+    let script = format!(
+        "chmod 660 '{file}' && mount --bind '{file}' /dev/kvm && chmod -R a+rwX '{0}' && \
+         chmod 700 '{0}/run' && chown -R nobody '{0}/run' && \
+         exec setpriv --reuid nobody --clear-groups \
+         '{1}' run --kernel '{guest}' --engine kvm --memory 16",
+        desk.path("").display(),
+        env!("CARGO_BIN_EXE_macrohard-hypervisor"),
+    );
+    let mut command = desk.command("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    let said = support::Said::from(command.output().unwrap());
+    if !said.err.contains("/dev/kvm: Perm") {
+        eprintln!(
+            "SKIPPED: needs root, /dev/kvm and a mount namespace: {}",
+            said.err
+        );
+        return;
+    }
+    said.refused(1, &["cannot open /dev/kvm", "group", "usermod -aG"]);
+}
+
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
     if rustix::process::getuid().is_root() {

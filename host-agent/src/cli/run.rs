@@ -8,11 +8,11 @@ use crate::contents;
 use crate::engines;
 use crate::launch::sibling;
 use crate::lifecycle::describe;
-use crate::problem::{EXIT_FAILURE, Problem};
+use crate::problem::Problem;
 use definition::{HostFacts, Places};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::DirBuilder;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -23,6 +23,8 @@ use vm_control::{Ending, ExitRecord, Files, LaunchSpec};
 
 /// Exit code when the time given ran out, as of `timeout(1)`.
 const EXIT_TIMED_OUT: u8 = 124;
+/// Bytes of the VM process's standard error that are kept.
+const STDERR_SHOWN: u64 = 64 << 10;
 /// How long a VM process may take to end in order.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -80,16 +82,19 @@ pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Problem> {
     disks.keep();
     let ended = block_on(foreground(&spec));
     drop(raw);
+    let (status, said) = ended?;
     let record = exit_record(&folders.runtime, &folders.state);
-    exit_code(ended?, record)
+    exit_code(status, record, &said)
 }
 
 /// Starts the VM process and joins it with the terminal until it ends.
-async fn foreground(spec: &LaunchSpec) -> Result<ExitStatus, Problem> {
+/// Gives its status and what it said on standard error, which its record repeats if it left one.
+async fn foreground(spec: &LaunchSpec) -> Result<(ExitStatus, String), Problem> {
     let program = sibling("macrohard-vm")?;
     let failed = |error: io::Error| Problem::failed(format!("the VM process: {error}"));
     let mut child = Command::new(&program)
         .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| Problem::failed(format!("cannot start {}: {error}", program.display())))?;
     let pid = child.id();
@@ -106,7 +111,16 @@ async fn foreground(spec: &LaunchSpec) -> Result<ExitStatus, Problem> {
             let _ = escape.blocking_send(());
         }
     });
-    let mut waiting = tokio::task::spawn_blocking(move || child.wait());
+    let mut waiting = tokio::task::spawn_blocking(move || {
+        let mut said = Vec::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            // Whatever was read is shown; the status is what counts.
+            let _ = (&mut stderr).take(STDERR_SHOWN).read_to_end(&mut said);
+            let _ = io::copy(&mut stderr, &mut io::sink());
+        }
+        let status = child.wait()?;
+        Ok((status, String::from_utf8_lossy(&said).trim().to_owned()))
+    });
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
@@ -139,7 +153,11 @@ fn exit_record(runtime: &Path, state: &Path) -> Option<ExitRecord> {
     serde_json::from_slice(&bytes).ok()
 }
 
-fn exit_code(status: ExitStatus, record: Option<ExitRecord>) -> Result<ExitCode, Problem> {
+fn exit_code(
+    status: ExitStatus,
+    record: Option<ExitRecord>,
+    said: &str,
+) -> Result<ExitCode, Problem> {
     match record.as_ref().map(|record| &record.ending) {
         Some(Ending::PoweredOff | Ending::Reset | Ending::Stopped) => Ok(ExitCode::SUCCESS),
         Some(Ending::DebugExit { code }) => Ok(ExitCode::from(*code)),
@@ -150,10 +168,11 @@ fn exit_code(status: ExitStatus, record: Option<ExitRecord>) -> Result<ExitCode,
         Some(Ending::TripleFault | Ending::Failed { .. }) => {
             Err(Problem::failed(describe(record.as_ref())))
         }
-        None if status.success() => Ok(ExitCode::SUCCESS),
-        None => {
-            eprintln!("the VM process left no record: {status}");
-            Ok(ExitCode::from(EXIT_FAILURE))
-        }
+        None if said.is_empty() => Err(Problem::failed(format!(
+            "the VM process left no record ({status})"
+        ))),
+        None => Err(Problem::failed(format!(
+            "the VM process left no record ({status}). It said:\n{said}"
+        ))),
     }
 }

@@ -29,21 +29,46 @@ use std::time::{Duration, Instant};
 /// 7c4d        mov si,farewell / call print
 /// 7c53        mov dx,0x604 / mov ax,0x3c00 / out dx,ax  ; PM1 control: SLP_TYP 7, SLP_EN
 /// 7c5a keys:  in ax,0xeb / cmp ah,0 / jne main          ; next key, all ones when none waits
-/// 7c61        cmp al,'x' / je leave / cmp al,'t' / je fault / out 0xe9,al / jmp keys
-/// 7c6d leave: mov al,42 / out 0xf4,al / jmp leave       ; debug exit
-/// 7c73 fault: lidt [nowhere] / int3 / jmp fault         ; triple fault
-/// 7c7c print: lodsb / test al,al / jz +4 / out 0xe9,al / jmp print / ret
-/// 7c86 tick:  push ax / mov al,0x20 / out 0x20,al / pop ax / iret
-/// 7c8d        nowhere: dw 0,0,0 / greeting: db "ready",13,10,0 / farewell: db "bye",13,10,0
+/// 7c61        cmp al,'x' / je leave / out 0xe9,al / jmp keys
+/// 7c69 leave: mov al,42 / out 0xf4,al / jmp leave       ; debug exit
+/// 7c6f print: lodsb / test al,al / jz +4 / out 0xe9,al / jmp print / ret
+/// 7c79 tick:  push ax / mov al,0x20 / out 0x20,al / pop ax / iret
+/// 7c80        greeting: db "ready",13,10,0 / farewell: db "bye",13,10,0
 /// ```
 const GUEST: &[u8] = b"\
-\xe9\x09\x00\x00MHVTINY1\xfa\x31\xc0\x8e\xd8\xc7\x06\x80\x00\x86\x7c\xa3\x82\x00\xb0\x11\xe6\x20\
+\xe9\x09\x00\x00MHVTINY1\xfa\x31\xc0\x8e\xd8\xc7\x06\x80\x00\x79\x7c\xa3\x82\x00\xb0\x11\xe6\x20\
 \xb0\x20\xe6\x21\xb0\x04\xe6\x21\xb0\x01\xe6\x21\xb0\xfe\xe6\x21\xb0\x34\xe6\x43\xb8\x0b\xe9\xe6\
-\x40\x88\xe0\xe6\x40\xbe\x93\x7c\xe8\x3b\x00\xfb\xf4\xfa\xba\x00\x06\xed\xf6\xc4\x01\x74\x0d\xbe\
-\x9b\x7c\xe8\x29\x00\xba\x04\x06\xb8\x00\x3c\xef\xe5\xeb\x80\xfc\x00\x75\xe0\x3c\x78\x74\x08\x3c\
-\x74\x74\x0a\xe6\xe9\xeb\xed\xb0\x2a\xe6\xf4\xeb\xfa\x0f\x01\x1e\x8d\x7c\xcd\x03\xeb\xf7\xac\x84\
-\xc0\x74\x04\xe6\xe9\xeb\xf7\xc3\x50\xb0\x20\xe6\x20\x58\xcf\x00\x00\x00\x00\x00\x00ready\r\n\0bye\
-\r\n\0";
+\x40\x88\xe0\xe6\x40\xbe\x80\x7c\xe8\x2e\x00\xfb\xf4\xfa\xba\x00\x06\xed\xf6\xc4\x01\x74\x0d\xbe\
+\x88\x7c\xe8\x1c\x00\xba\x04\x06\xb8\x00\x3c\xef\xe5\xeb\x80\xfc\x00\x75\xe0\x3c\x78\x74\x04\xe6\
+\xe9\xeb\xf1\xb0\x2a\xe6\xf4\xeb\xfa\xac\x84\xc0\x74\x04\xe6\xe9\xeb\xf7\xc3\x50\xb0\x20\xe6\x20\
+\x58\xcfready\r\n\0bye\r\n\0";
+
+/// The same as a Multiboot 1 kernel, which QEMU boots too; it looks for keys and the power button
+/// without a pause (nasm):
+///
+/// ```text
+/// 100000       dd 0x1badb002, 0x10000, -(0x1badb002+0x10000)
+/// 10000c       dd 0x100000, 0x100000, end, end, start   ; load and entry addresses
+/// 100020 start: mov esp,0x9000
+/// 100025       mov dx,0x602 / mov ax,0x100 / out dx,ax  ; PM1 enable: power button
+/// 10002f       mov esi,greeting / call print
+/// 100039 main: mov dx,0x600 / in ax,dx / test ah,1 / jz keys    ; PM1 status
+/// 100044       mov esi,farewell / call print
+/// 10004e       mov dx,0x604 / mov ax,0x2000 / out dx,ax ; PM1 control: SLP_TYP 0, SLP_EN
+/// 100058 keys: mov dx,0x3fd / in al,dx / test al,1 / jz main    ; COM1
+/// 100061       mov dl,0xf8 / in al,dx / cmp al,'x' / je leave / out dx,al / jmp keys
+/// 10006b leave: mov al,42 / out 0xf4,al / jmp leave
+/// 100071 print: mov dx,0x3f8
+/// 100075       lodsb / test al,al / jz +3 / out dx,al / jmp -8 / ret
+/// 10007e       greeting: db "ready",13,10,0 / farewell: db "bye",13,10,0
+/// ```
+const MULTIBOOT_GUEST: &[u8] = b"\
+\x02\xb0\xad\x1b\x00\x00\x01\x00\xfe\x4f\x51\xe4\x00\x00\x10\x00\x00\x00\x10\x00\x8c\x00\x10\x00\
+\x8c\x00\x10\x00\x20\x00\x10\x00\xbc\x00\x90\x00\x00\x66\xba\x02\x06\x66\xb8\x00\x01\x66\xef\xbe\
+\x7e\x00\x10\x00\xe8\x38\x00\x00\x00\x66\xba\x00\x06\x66\xed\xf6\xc4\x01\x74\x14\xbe\x86\x00\x10\
+\x00\xe8\x23\x00\x00\x00\x66\xba\x04\x06\x66\xb8\x00\x20\x66\xef\x66\xba\xfd\x03\xec\xa8\x01\x74\
+\xd8\xb2\xf8\xec\x3c\x78\x74\x03\xee\xeb\xed\xb0\x2a\xe6\xf4\xeb\xfa\x66\xba\xf8\x03\xac\x84\xc0\
+\x74\x03\xee\xeb\xf8\xc3ready\r\n\0bye\r\n\0";
 
 /// What the guest leaves with when `x` is typed.
 pub const GUEST_EXIT: i32 = 42;
@@ -108,6 +133,17 @@ pub fn kvm() -> bool {
     }
 }
 
+/// True when engine tcg can run here; says so loudly otherwise.
+pub fn qemu() -> bool {
+    match Command::new("qemu-system-x86_64").arg("--version").output() {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("SKIPPED: qemu-system-x86_64 cannot be started: {error}");
+            false
+        }
+    }
+}
+
 pub struct Desk {
     folder: tempfile::TempDir,
 }
@@ -123,6 +159,7 @@ impl Desk {
         }
         let desk = Self { folder };
         std::fs::write(desk.path("guest.bin"), GUEST).unwrap();
+        std::fs::write(desk.path("multiboot.bin"), MULTIBOOT_GUEST).unwrap();
         desk
     }
 

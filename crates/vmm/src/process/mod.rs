@@ -98,7 +98,8 @@ fn exit_code(ending: &Ending) -> u8 {
 
 /// Becomes the process of this VM: files private, pid file locked, log open, signals held.
 fn prepare(spec: &LaunchSpec, options: Options) -> Result<File, MachineError> {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
+    use rustix::process::{DumpableBehavior, Signal};
+    use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal, umask};
     let failed = |what| move |e: rustix::io::Errno| MachineError::system(what, e.into());
     if spec.version != vm_control::VERSION {
         return Err(MachineError::Definition {
@@ -111,6 +112,11 @@ fn prepare(spec: &LaunchSpec, options: Options) -> Result<File, MachineError> {
     // Guest memory must not land in a core file or be read by another process of the user.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(failed("cannot forbid core files"))?;
+    if spec.foreground {
+        // Whoever started it is all there is to end it.
+        set_parent_process_death_signal(Some(Signal::TERM))
+            .map_err(failed("cannot tie the VM to its starter"))?;
+    }
     server::hold_signals()?;
     let files = Files::new(&spec.runtime, &spec.state);
     let lock = lock_pid_file(&files.pid())?;
