@@ -100,7 +100,7 @@ fn machine(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
     line.option("-machine", machine);
     line.option("-accel", options("tcg").with("thread", "multi"));
     line.option("-cpu", options("max"));
-    line.option("-smp", options("").with("cpus", &vm.cpus.to_string()));
+    line.option("-smp", options("").with("cpus", vm.cpus.to_string()));
     let megabytes = format!("{}M", vm.memory);
     line.option("-m", options("").with("size", &megabytes));
     // Shared, so that vhost-user back ends reach the guest's memory.
@@ -234,7 +234,7 @@ fn disk(line: &mut Line, vm: &VmDefinition, index: usize, layers: &[Layer], boot
         let read_only = disk.read_only || depth > 0;
         let mut node = options("")
             .with("driver", format_name(layer.format))
-            .with("node-name", &layer_name(index, depth))
+            .with("node-name", layer_name(index, depth))
             .with("read-only", on(read_only))
             .with("discard", "unmap")
             .with(
@@ -247,7 +247,7 @@ fn disk(line: &mut Line, vm: &VmDefinition, index: usize, layers: &[Layer], boot
             // Named, so that QEMU opens what the policy saw and guesses no format. An empty name
             // means none.
             if depth + 1 < layers.len() {
-                node = node.with("backing", &layer_name(index, depth + 1));
+                node = node.with("backing", layer_name(index, depth + 1));
             }
         }
         line.option("-blockdev", node);
@@ -257,9 +257,9 @@ fn disk(line: &mut Line, vm: &VmDefinition, index: usize, layers: &[Layer], boot
         line.option(
             "-object",
             options("throttle-group")
-                .with("id", &format!("limit{index}"))
-                .with("x-bps-total", &limit.bytes_per_second.to_string())
-                .with("x-iops-total", &limit.operations_per_second.to_string()),
+                .with("id", format!("limit{index}"))
+                .with("x-bps-total", limit.bytes_per_second.to_string())
+                .with("x-iops-total", limit.operations_per_second.to_string()),
         );
         let throttled = format!("throttled{index}");
         line.option(
@@ -267,16 +267,16 @@ fn disk(line: &mut Line, vm: &VmDefinition, index: usize, layers: &[Layer], boot
             options("")
                 .with("driver", "throttle")
                 .with("node-name", &throttled)
-                .with("throttle-group", &format!("limit{index}"))
+                .with("throttle-group", format!("limit{index}"))
                 .with("file", &top),
         );
         top = throttled;
     }
     let mut device = modern("virtio-blk-pci")
-        .with("id", &format!("block{index}"))
+        .with("id", format!("block{index}"))
         .with("drive", &top);
     if bootable {
-        device = device.with("bootindex", &index.to_string());
+        device = device.with("bootindex", index.to_string());
     }
     line.option("-device", device);
 }
@@ -304,7 +304,7 @@ fn network(line: &mut Line, vm: &VmDefinition, index: usize, end: NetworkEnd) {
             .with("id", &id)
             .with("server", "off")
             .with("addr.type", "fd")
-            .with("addr.str", &descriptor.to_string()),
+            .with("addr.str", descriptor.to_string()),
         (NetworkEnd::Tap, NetworkMode::Passt) => return,
     };
     line.option("-netdev", backend);
@@ -312,7 +312,7 @@ fn network(line: &mut Line, vm: &VmDefinition, index: usize, end: NetworkEnd) {
         "-device",
         modern("virtio-net-pci")
             .with("netdev", &id)
-            .with("mac", &vm.mac_address(index).to_string())
+            .with("mac", vm.mac_address(index).to_string())
             // No network boot: it would run a program of QEMU's in the guest.
             .with("romfile", ""),
     );
@@ -359,7 +359,7 @@ fn share(line: &mut Line, vm: &VmDefinition, index: usize, socket: Option<&Path>
 fn socket(id: &str, descriptor: RawFd) -> Options {
     options("socket")
         .with("id", id)
-        .with("fd", &descriptor.to_string())
+        .with("fd", descriptor.to_string())
 }
 
 /// A virtio device without the interface from before virtio 1.0, as ours are.
