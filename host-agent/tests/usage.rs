@@ -247,9 +247,9 @@ fn no_permission_on_dev_kvm_says_which_group() {
     let (file, guest) = (desk.text("kvm"), desk.text("guest.bin"));
     std::fs::write(&file, "").unwrap();
     let script = format!(
-        "chmod 660 '{file}' && mount --bind '{file}' /dev/kvm && chmod -R a+rwX '{0}' && \
+        "chmod -R a+rwX '{0}' && chmod 660 '{file}' && mount --bind '{file}' /dev/kvm && \
          chmod 700 '{0}/run' && chown -R nobody '{0}/run' && \
-         exec setpriv --reuid nobody --clear-groups \
+         exec setpriv --reuid nobody --regid nogroup --clear-groups \
          '{1}' run --kernel '{guest}' --engine kvm --memory 16",
         desk.path("").display(),
         env!("CARGO_BIN_EXE_macrohard-hypervisor"),
