@@ -26,17 +26,6 @@ pub enum VmState {
     Crashed,
 }
 
-/// All states, for tables and tests.
-pub const STATES: [VmState; 7] = [
-    VmState::Created,
-    VmState::Starting,
-    VmState::Running,
-    VmState::Paused,
-    VmState::Stopping,
-    VmState::Stopped,
-    VmState::Crashed,
-];
-
 /// What a person may ask of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -57,18 +46,6 @@ pub enum Action {
     /// Forget it.
     Delete,
 }
-
-/// All actions, for tests.
-pub const ACTIONS: [Action; 8] = [
-    Action::Start,
-    Action::Stop,
-    Action::ForceStop,
-    Action::Pause,
-    Action::Resume,
-    Action::Reset,
-    Action::Attach,
-    Action::Delete,
-];
 
 /// An action that is impossible in the present state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -253,6 +230,27 @@ pub fn describe(record: Option<&ExitRecord>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const STATES: [VmState; 7] = [
+        VmState::Created,
+        VmState::Starting,
+        VmState::Running,
+        VmState::Paused,
+        VmState::Stopping,
+        VmState::Stopped,
+        VmState::Crashed,
+    ];
+
+    const ACTIONS: [Action; 8] = [
+        Action::Start,
+        Action::Stop,
+        Action::ForceStop,
+        Action::Pause,
+        Action::Resume,
+        Action::Reset,
+        Action::Attach,
+        Action::Delete,
+    ];
 
     /// Rows are states, columns are actions in the order of [`ACTIONS`]; `x` is possible.
     const TABLE: [(VmState, &str); 7] = [

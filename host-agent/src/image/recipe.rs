@@ -55,7 +55,9 @@ chroot "$root" useradd --create-home --shell /bin/bash --groups sudo "$user"
 chroot "$root" chpasswd < "$work/passwords"
 cat "$root"/boot/vmlinuz-* > "$work/vmlinuz"
 cat "$root"/boot/initrd.img-* > "$work/initrd"
-rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/*.log "$root"/tmp/*
+# Not $root/tmp: mmdebstrap keeps the configuration of its apt there, without which that apt would
+# work on the host. The guest empties its /tmp at each start.
+rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/*.log
 rm -f "$root/etc/resolv.conf"
 ln -s ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 : > "$root/etc/machine-id"
