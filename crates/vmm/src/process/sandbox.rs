@@ -337,4 +337,74 @@ mod tests {
             assert!(!calls.contains(&never));
         }
     }
+
+    const CHILD: &str = "SANDBOX_TEST_FOLDER";
+
+    /// Runs this test program again, with only the test `name`, in a sandbox that reaches `folder`.
+    fn run_inside(name: &str, folder: &Path) -> std::process::Output {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("process::sandbox::tests::{name}")])
+            .env(CHILD, folder)
+            .output()
+            .unwrap()
+    }
+
+    /// The folder, when this is the program that [`run_inside`] started; then the sandbox is closed.
+    fn inside() -> Option<PathBuf> {
+        let folder = PathBuf::from(std::env::var_os(CHILD)?);
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        super::super::last_words::prepare(log.into(), &folder.join("exit.json")).unwrap();
+        let reach = Reach {
+            writable: vec![folder.clone()],
+            readable: Vec::new(),
+        };
+        close(&reach, Denied::Fatal).unwrap();
+        Some(folder)
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_denied_call_ends_the_process_and_is_named() {
+        if inside().is_some() {
+            // SAFETY: asks for a number; touches no memory.
+            unsafe { libc::syscall(libc::SYS_getpriority, 0, 0) };
+            std::process::exit(99);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let output = run_inside("a_denied_call_ends_the_process_and_is_named", folder.path());
+        assert_eq!(output.status.code(), Some(1));
+        let record = std::fs::read(folder.path().join("exit.json")).unwrap();
+        let record: vm_control::ExitRecord = serde_json::from_slice(&record).unwrap();
+        let vm_control::Ending::Failed { message } = record.ending else {
+            panic!("{record:?}");
+        };
+        assert!(message.starts_with("system call getpriority "), "{message}");
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(log.trim_end(), message);
+    }
+
+    #[test]
+    fn only_the_folders_of_the_vm_are_in_reach() {
+        if let Some(folder) = inside() {
+            std::fs::write(folder.join("own"), "fine").unwrap();
+            let outside = std::fs::read("/etc/passwd").map_err(|e| e.kind());
+            std::fs::write(folder.join("outside"), format!("{outside:?}")).unwrap();
+            std::process::exit(0);
+        }
+        if Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(ABI::V1))
+            .and_then(Ruleset::create)
+            .is_err()
+        {
+            eprintln!("SKIPPED: this kernel has no landlock");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let output = run_inside("only_the_folders_of_the_vm_are_in_reach", folder.path());
+        assert!(output.status.success(), "{output:?}");
+        let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(read("own"), "fine");
+        assert_eq!(read("outside"), "Err(PermissionDenied)");
+    }
 }
