@@ -28,7 +28,7 @@ impl MemoryReclaim for Released {
         if end.is_none_or(|end| end > END) {
             return Err(ReclaimError::NotMemory { start, length });
         }
-        assert!(start.0 % 4096 == 0 && length.0 % 4096 == 0 && length.0 > 0);
+        assert!(start.0.is_multiple_of(4096) && length.0.is_multiple_of(4096) && length.0 > 0);
         self.0.lock().unwrap().push((start.0, length.0));
         Ok(())
     }

@@ -207,7 +207,7 @@ impl NetWorker {
                     break;
                 }
             }
-            if left % TELL_AFTER == 0 {
+            if left.is_multiple_of(TELL_AFTER) {
                 self.rx.notify(&memory, self.interrupts.as_ref())?;
             }
         }
