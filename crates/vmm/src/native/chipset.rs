@@ -32,6 +32,9 @@ pub(super) struct Chipset {
     /// Input goes to the hypercall ports (tiny guests) instead of the serial port.
     input_to_hypercalls: Arc<AtomicBool>,
     pub(super) power: Arc<PowerManagement>,
+    pit: Arc<Mutex<Pit>>,
+    rtc: Arc<Mutex<Rtc>>,
+    keyboard: Arc<Mutex<I8042>>,
     /// Everything that is reset and inspected, the router excepted.
     pub(super) devices: Vec<SharedDevice>,
 }
@@ -131,16 +134,16 @@ impl Chipset {
         ] {
             claim_port_range(ports, &power.shared(), timers, fixed)?;
         }
+        let pit = Arc::new(Mutex::new(Pit::new(line(TIMER_IRQ))));
+        let rtc = Arc::new(Mutex::new(rtc));
+        let keyboard = I8042::new(line(KEYBOARD_IRQ), line(MOUSE_IRQ), Arc::clone(&events));
+        let keyboard = Arc::new(Mutex::new(keyboard));
         let mut devices: Vec<SharedDevice> = vec![
             Arc::clone(&uart) as SharedDevice,
             Arc::clone(&hypercalls) as SharedDevice,
-            share(Pit::new(line(TIMER_IRQ))),
-            share(rtc),
-            share(I8042::new(
-                line(KEYBOARD_IRQ),
-                line(MOUSE_IRQ),
-                Arc::clone(&events),
-            )),
+            Arc::clone(&pit) as SharedDevice,
+            Arc::clone(&rtc) as SharedDevice,
+            Arc::clone(&keyboard) as SharedDevice,
             share(DebugExit::new(events)),
         ];
         for device in &devices {
@@ -153,6 +156,9 @@ impl Chipset {
             hypercalls,
             input_to_hypercalls: Arc::new(AtomicBool::new(false)),
             power: Arc::new(power),
+            pit,
+            rtc,
+            keyboard,
             devices,
         })
     }
@@ -214,13 +220,14 @@ impl Chipset {
             let router = lock(&self.router);
             (router.pic.save(), router.ioapic.save())
         };
-        let uart = lock(&self.uart).save();
-        let power = lock(&self.power.device).save();
         serde_json::json!({
             "pic": pic.registers,
             "ioapic": ioapic.registers,
-            "uart0": uart.registers,
-            "power-management": power.registers,
+            "uart0": lock(&self.uart).save().registers,
+            "pit": lock(&self.pit).save().registers,
+            "rtc": lock(&self.rtc).save().registers,
+            "i8042": lock(&self.keyboard).save().registers,
+            "power-management": lock(&self.power.device).save().registers,
         })
     }
 
