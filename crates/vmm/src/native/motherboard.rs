@@ -17,14 +17,14 @@ use super::timers::{SharedDevice, Timers};
 use super::{configuration, flash};
 use crate::flash::FlashFiles;
 use crate::{MachineError, Surroundings};
-use engine::{Partition, Processor};
+use engine::{CpuidEntry, Partition, Processor};
 use firmware::{AcpiConfig, SmbiosConfig};
 use layout::MemoryMap;
 use loader::EntryPoint;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use units::GuestPhysical;
+use units::{Bytes, GuestPhysical};
 use vm_control::{Counters, Ending, Files, LaunchSpec};
 
 pub(super) struct Motherboard {
@@ -58,6 +58,20 @@ pub(super) fn part(part: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Mac
     }
 }
 
+/// Where a machine with `mib` MiB of RAM has what.
+fn memory_map(mib: u64, supported: &[CpuidEntry]) -> Result<MemoryMap, MachineError> {
+    let refused = |reason: String| MachineError::Definition {
+        field: "memory",
+        value: format!("{mib} MiB"),
+        reason,
+    };
+    let bits = u8::try_from(super::cpuid::physical_bits(supported)).unwrap_or(36);
+    let size = mib
+        .checked_mul(1 << 20)
+        .ok_or_else(|| refused("more than any processor addresses".to_owned()))?;
+    MemoryMap::new(Bytes(size), bits).map_err(|e| refused(e.to_string()))
+}
+
 /// The UUID of a VM: the same for the same name on every start (RFC 9562 5.8: version 8, made by
 /// a rule of ours: FNV-1a, 128 bits, over the name).
 fn identity(name: &str) -> [u8; 16] {
@@ -82,19 +96,7 @@ impl Motherboard {
     ) -> Result<Self, MachineError> {
         let definition = &spec.definition;
         let supported = partition.supported_cpuid()?;
-        let bits = super::cpuid::physical_bits(&supported);
-        let size = definition
-            .memory
-            .checked_mul(1 << 20)
-            .map(units::Bytes)
-            .unwrap_or(units::Bytes(u64::MAX & !0xfff));
-        let map = MemoryMap::new(size, u8::try_from(bits).unwrap_or(36)).map_err(|e| {
-            MachineError::Definition {
-                field: "memory",
-                value: format!("{} MiB", definition.memory),
-                reason: e.to_string(),
-            }
-        })?;
+        let map = memory_map(definition.memory, &supported)?;
         let ranges: Vec<_> = map.ram().iter().map(|r| (r.base, r.size)).collect();
         let ram = GuestRam::new(&ranges, definition.huge_pages)?;
         ram.map_into(&*partition)?;
