@@ -3,6 +3,7 @@
 use super::control::accept;
 use super::stream::{Backlog, Outcome, read_some};
 use crate::{Console, MachineError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,6 +16,11 @@ const MOST_CLIENTS: usize = 16;
 /// Standard output may be a blocking terminal or pipe: no more than this at once, and only when it
 /// is ready, so that the write does not wait (a pipe that is ready takes `PIPE_BUF`, 4096).
 const STDOUT_CHUNK: usize = 512;
+/// How long the end of the process waits for standard output to take more.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// A console and whoever is attached to it.
 pub(super) struct Terminal {
@@ -191,10 +197,15 @@ impl Standard {
         }
     }
 
-    /// Writes the rest, waiting for the reader.
+    /// Writes the rest; a reader that takes nothing for a while loses it.
     pub(super) fn finish(&mut self) {
         while !self.backlog.is_empty() {
-            self.writable();
+            let mut wait = [PollFd::new(&self.output, PollFlags::OUT)];
+            match poll(&mut wait, Some(&PATIENCE)) {
+                Ok(0) => return,
+                Ok(_) | Err(rustix::io::Errno::INTR) => self.writable(),
+                Err(_) => return,
+            }
         }
     }
 }
