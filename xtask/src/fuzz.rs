@@ -4,7 +4,7 @@
 use crate::binaries;
 use crate::failure::{Context, Failure, Result};
 use crate::process::{Output, during};
-use crate::workspace;
+use crate::{packages, workspace};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ const SECONDS: u64 = 30;
 
 /// Gives the result of each target to `each`.
 pub(crate) fn smoke(each: &mut dyn FnMut(&str, Result)) {
-    match projects() {
+    // libFuzzer itself is C++.
+    match packages::require(&["g++"]).and_then(|()| projects()) {
         Ok(projects) => {
             for project in projects {
                 run_project(&project, each);

@@ -16,6 +16,8 @@ mkdir -p /run/lock /var/tmp
 ln -snf /proc/self/fd /dev/fd
 echo lab >/proc/sys/kernel/hostname
 ip link set lo up
+# Makes /dev/net/tun, which udev would do elsewhere.
+modprobe tun
 read -r engine </lab/engine
 case $engine in
 kvm) modprobe -a kvm_amd || echo "lab: kvm_amd cannot be loaded" ;;

@@ -48,7 +48,7 @@ end:    movb %dl, %al
         cli
         hlt
 END
-as --32 -o kernel.o kernel.S && ld -m elf_i386 -Ttext 0x100000 -o kernel.elf kernel.o || fail "the kernel does not assemble"
+as --32 -o kernel.o kernel.S && ld -m elf_i386 -n -Ttext 0x100000 -o kernel.elf kernel.o || fail "the kernel does not assemble"
 echo "of the module" >module
 run_guest multiboot --memory 64 --net none --kernel "$work/kernel.elf" --initrd "$work/module" --append "one two three"
 expect_code 42 "the Multiboot kernel"
