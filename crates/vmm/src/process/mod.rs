@@ -6,6 +6,7 @@
 //! start the guest, serve, end, leave an exit record.
 
 mod control;
+mod every_thread;
 mod last_words;
 mod log;
 pub(crate) mod overhead;

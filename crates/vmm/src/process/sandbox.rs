@@ -2,15 +2,17 @@
 //! its VM and the folders it shares, and nothing else of the host: no other file, no program, no
 //! new privilege. A guest that takes the process over gains no more than that.
 
+use super::every_thread;
 use crate::MachineError;
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    RulesetCreatedAttr,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// What a system call outside the list does.
@@ -19,7 +21,7 @@ pub enum Denied {
     /// Ends the process, with the call's name in the log and the exit record.
     #[default]
     Fatal,
-    /// Fails with EPERM; the kernel's audit log names it. For diagnosis.
+    /// Goes through; the kernel's audit log names it. For diagnosis.
     Logged,
     /// Everything is allowed. For diagnosis.
     Off,
@@ -75,11 +77,13 @@ fn restrict_files(reach: &Reach) -> Result<(), MachineError> {
     for path in &reach.readable {
         allow(path, AccessFs::from_read(abi) & !AccessFs::Execute)?;
     }
-    let status = rules.restrict_self().map_err(wall)?;
-    if status.ruleset == RulesetStatus::NotEnforced {
-        tracing::warn!("this kernel has no landlock: file access is limited by seccomp alone");
+    match Option::<OwnedFd>::from(rules) {
+        Some(ruleset) => every_thread::restrict(&ruleset).map_err(|e| refused("landlock", e)),
+        None => {
+            tracing::warn!("this kernel has no landlock: file access is limited by seccomp alone");
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Calls with any arguments.
@@ -110,7 +114,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     // waiting and time
     libc::SYS_clock_getres,
     libc::SYS_clock_gettime,
@@ -218,7 +221,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getrusage,
     libc::SYS_getuid,
     libc::SYS_pidfd_send_signal,
-    libc::SYS_prlimit64,
     libc::SYS_sysinfo,
     libc::SYS_uname,
     libc::SYS_wait4,
@@ -266,6 +268,14 @@ fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::Backend
             ])?,
         ],
     ));
+    // Signals for the threads of this process, and limits of this process, only.
+    for (call, own) in [
+        (libc::SYS_tgkill, u64::from(std::process::id())),
+        (libc::SYS_prlimit64, 0),
+    ] {
+        let rule = SeccompRule::new(vec![condition(0, Dword, Eq, own)?])?;
+        rules.push((call, vec![rule]));
+    }
     let prctl =
         |option: libc::c_int| SeccompRule::new(vec![condition(0, Dword, Eq, option as u64)?]);
     rules.push((
@@ -316,13 +326,32 @@ fn program(denied: Denied) -> Result<BpfProgram, MachineError> {
     .map_err(wall)
 }
 
+/// `clone3` takes its flags from memory, where a filter cannot see whether it makes a thread or a
+/// process. Told that the kernel has none, the C library makes threads with `clone`.
+fn without_clone3() -> Result<BpfProgram, MachineError> {
+    let wall = |e: seccompiler::BackendError| refused("seccomp", e);
+    SeccompFilter::new(
+        [(libc::SYS_clone3, Vec::new())].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+        std::env::consts::ARCH.try_into().map_err(wall)?,
+    )
+    .and_then(TryInto::try_into)
+    .map_err(wall)
+}
+
 fn restrict_calls(denied: Denied) -> Result<(), MachineError> {
-    seccompiler::apply_filter_all_threads(&program(denied)?).map_err(|e| refused("seccomp", e))
+    // Of two filters the stricter answer counts; the first one lets the second be set.
+    for filter in [without_clone3()?, program(denied)?] {
+        seccompiler::apply_filter_all_threads(&filter).map_err(|e| refused("seccomp", e))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
 
     #[test]
     fn the_filter_is_small_enough_for_the_kernel_and_has_no_call_twice() {
@@ -354,17 +383,26 @@ mod tests {
             .unwrap()
     }
 
-    /// The folder, when this is the program that [`run_inside`] started; then the sandbox is closed.
+    /// The folder, when this is the program that [`run_inside`] started.
+    fn child() -> Option<PathBuf> {
+        std::env::var_os(CHILD).map(PathBuf::from)
+    }
+
+    /// The folder, as [`child`]; then the sandbox is closed.
     fn inside() -> Option<PathBuf> {
-        let folder = PathBuf::from(std::env::var_os(CHILD)?);
+        let folder = child()?;
+        close_around(&folder);
+        Some(folder)
+    }
+
+    fn close_around(folder: &Path) {
         let log = std::fs::File::create(folder.join("log")).unwrap();
         super::super::last_words::prepare(log.into(), &folder.join("exit.json")).unwrap();
         let reach = Reach {
-            writable: vec![folder.clone()],
+            writable: vec![folder.to_owned()],
             readable: Vec::new(),
         };
         close(&reach, Denied::Fatal).unwrap();
-        Some(folder)
     }
 
     #[test]
@@ -390,10 +428,22 @@ mod tests {
 
     #[test]
     fn only_the_folders_of_the_vm_are_in_reach() {
-        if let Some(folder) = inside() {
-            std::fs::write(folder.join("own"), "fine").unwrap();
-            let outside = std::fs::read("/etc/passwd").map_err(|e| e.kind());
-            std::fs::write(folder.join("outside"), format!("{outside:?}")).unwrap();
+        if let Some(folder) = child() {
+            let closed = Barrier::new(2);
+            let read = || std::fs::read("/etc/passwd").map_err(|e| e.kind());
+            std::thread::scope(|scope| {
+                // Of a thread made before, and of one that such a thread makes later, as devices'
+                // workers are.
+                let before = scope.spawn(|| {
+                    closed.wait();
+                    (read(), std::thread::scope(|it| it.spawn(read).join()))
+                });
+                close_around(&folder);
+                closed.wait();
+                let outside = format!("{:?} {:?}", read(), before.join().unwrap());
+                std::fs::write(folder.join("own"), "fine").unwrap();
+                std::fs::write(folder.join("outside"), outside).unwrap();
+            });
             std::process::exit(0);
         }
         if Ruleset::default()
@@ -410,6 +460,36 @@ mod tests {
         assert!(output.status.success(), "{output:?}");
         let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!(read("own"), "fine");
-        assert_eq!(read("outside"), "Err(PermissionDenied)");
+        let denied = "Err(PermissionDenied)";
+        assert_eq!(
+            read("outside"),
+            format!("{denied} ({denied}, Ok({denied}))")
+        );
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn threads_can_be_made_and_no_process_and_no_other_process_can_be_signalled() {
+        if let Some(folder) = inside() {
+            std::thread::spawn(|| {}).join().unwrap();
+            // SAFETY: no arguments; the call fails before it looks for any.
+            let made = unsafe { libc::syscall(libc::SYS_clone3, 0, 0) };
+            let error = std::io::Error::last_os_error().raw_os_error();
+            // SAFETY: signal 0 only asks whether the thread is there.
+            let ask =
+                |process: u32| unsafe { libc::syscall(libc::SYS_tgkill, process, process, 0) };
+            let own = ask(std::process::id());
+            let facts = format!("{made} {error:?} {own}");
+            std::fs::write(folder.join("facts"), facts).unwrap();
+            ask(1);
+            std::process::exit(99);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let name = "threads_can_be_made_and_no_process_and_no_other_process_can_be_signalled";
+        let output = run_inside(name, folder.path());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(read("facts"), format!("-1 {:?} 0", Some(libc::ENOSYS)));
+        assert!(read("log").starts_with("system call tgkill "));
     }
 }
