@@ -62,6 +62,19 @@ pub enum Exit<'a> {
 }
 
 impl Exit<'_> {
+    /// True for reads and writes: the instruction that makes one ends at the next
+    /// [`crate::Processor::run`], so that its result can still be given.
+    #[must_use]
+    pub fn is_access(&self) -> bool {
+        matches!(
+            self,
+            Self::PortRead { .. }
+                | Self::PortWrite { .. }
+                | Self::MemoryRead { .. }
+                | Self::MemoryWrite { .. }
+        )
+    }
+
     /// The name under which `stats` counts this exit.
     #[must_use]
     pub fn reason(&self) -> &'static str {

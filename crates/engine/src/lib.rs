@@ -217,6 +217,10 @@ pub trait Processor: Send {
     /// Enters the guest until something needs the caller. Data of a read exit is written into the
     /// exit's buffer before the next `run`.
     ///
+    /// After an exit that [`Exit::is_access`] the processor is in the middle of an instruction. To
+    /// look at its state, change or reset it, kick it first and run it until it is interrupted:
+    /// that ends the instruction and begins no other. (KVM API 5, `KVM_EXIT_MMIO`.)
+    ///
     /// # Errors
     /// The engine failed; the processor cannot run on.
     fn run(&mut self) -> Result<Exit<'_>, EngineError>;

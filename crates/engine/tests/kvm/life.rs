@@ -79,6 +79,33 @@ fn a_reset_forgets_everything_the_guest_did() {
 }
 
 #[test]
+fn a_kick_ends_the_instruction_under_way_and_begins_no_other() {
+    let Some(machine) = machine(1) else { return };
+    let mut cpu = machine.processor(
+        0,
+        &[
+            0xb8, 0xff, 0xff, // mov ax, 0xffff
+            0x8e, 0xd8, // mov ds, ax
+            0xa1, 0x10, 0x00, // mov ax, [0x10]: ffff:0010 is 0x100000, just past the memory
+            0xe7, 0x80, // out 0x80, ax
+        ],
+    );
+    match cpu.run().expect("the guest runs") {
+        Exit::MemoryRead { data, .. } => data.copy_from_slice(&[0xcd, 0xab]),
+        other => panic!("{other:?}"),
+    }
+    cpu.kicker().kick();
+    assert!(matches!(cpu.run(), Ok(Exit::Interrupted)));
+    let registers = cpu.registers().expect("registers");
+    assert_eq!((registers.rip, registers.rax), (0x1008, 0xabcd));
+    cpu.reset().expect("reset");
+    // Nothing of it reaches over the reset: the first thing is the first instruction's.
+    machine.memory.write(0x1000, &[0xe6, 0x81]); // out 0x81, al
+    start(cpu.as_mut());
+    assert_eq!(next_write(cpu.as_mut()), (0x81, vec![0]));
+}
+
+#[test]
 fn impossible_partitions_and_processors_are_refused() {
     let Some(engine) = kvm() else { return };
     for processors in [0, u32::MAX] {

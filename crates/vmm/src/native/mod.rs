@@ -144,7 +144,7 @@ impl Machine for NativeMachine {
     }
 
     fn quit(&self) {
-        self.processors.quit(&self.board.halted);
+        self.processors.quit();
         // What the guest wrote and flushed is on the disks; workers finish what is under way.
         self.board.devices.pause();
         self.board.devices.end_services();

@@ -3,7 +3,7 @@
 
 use super::gate::{Gate, Order};
 use crate::MachineError;
-use engine::{Exit, FailureFacts, Partition, Processor};
+use engine::{Exit, FailureFacts, Kick, Partition, Processor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -61,6 +61,19 @@ impl Halted {
                 .wait_while(events, |events| *events == seen)
                 .unwrap_or_else(PoisonError::into_inner),
         );
+    }
+}
+
+/// Brings a processor to the gate from wherever it is: the guest, or a halt.
+struct Recall {
+    kick: Arc<dyn Kick>,
+    halted: Arc<Halted>,
+}
+
+impl Kick for Recall {
+    fn kick(&self) {
+        self.kick.kick();
+        self.halted.notify();
     }
 }
 
@@ -126,9 +139,8 @@ impl Processors {
     }
 
     /// Ends the threads and waits for them.
-    pub(super) fn quit(&self, halted: &Halted) {
+    pub(super) fn quit(&self) {
         self.gate.quit();
-        halted.notify();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -147,7 +159,11 @@ struct Runner {
 
 impl Runner {
     fn run(self, mut processor: Box<dyn Processor>) {
-        self.gate.register(self.index, processor.kicker());
+        let recall = Recall {
+            kick: processor.kicker(),
+            halted: Arc::clone(&self.halted),
+        };
+        self.gate.register(self.index, Arc::new(recall));
         let mut seen = 0;
         let outcome = catch_unwind(AssertUnwindSafe(|| self.work(&mut *processor, &mut seen)));
         let message = match outcome {
@@ -167,7 +183,14 @@ impl Runner {
     }
 
     fn work(&self, processor: &mut dyn Processor, seen: &mut u64) -> Result<(), MachineError> {
+        let mut half_done = false;
         loop {
+            // An instruction whose access was just answered ends at the next entry. A processor
+            // that parked before would carry its rest over a reset, into the wrong registers.
+            while half_done && self.gate.wants_attention() {
+                self.gate.kick(self.index);
+                half_done = self.enter(processor)?;
+            }
             match self.gate.pass(seen, || self.board.reset()) {
                 Order::Quit => return Ok(()),
                 Order::Reset => {
@@ -175,18 +198,20 @@ impl Runner {
                     self.gate.reset_done();
                     prepared?;
                 }
-                Order::Run => self.enter(processor)?,
+                Order::Run => {
+                    self.deliver_external_interrupt(processor)?;
+                    half_done = self.enter(processor)?;
+                }
             }
         }
     }
 
-    /// One stay in the guest.
-    fn enter(&self, processor: &mut dyn Processor) -> Result<(), MachineError> {
-        if self.index == 0 {
-            self.deliver_external_interrupt(processor)?;
-        }
+    /// One stay in the guest. True when it ended in the middle of an instruction.
+    fn enter(&self, processor: &mut dyn Processor) -> Result<bool, MachineError> {
         let events = self.halted.seen();
-        match processor.run()? {
+        let exit = processor.run()?;
+        let half_done = exit.is_access();
+        match exit {
             Exit::PortRead { port, width, data } => {
                 for item in data.chunks_mut(usize::from(width.max(1))) {
                     self.board.read_port(port, item);
@@ -209,7 +234,7 @@ impl Runner {
             Exit::Shutdown => self.board.triple_fault(),
             Exit::Failure(facts) => return Err(failure(&facts, processor)),
         }
-        Ok(())
+        Ok(half_done)
     }
 
     /// Virtual-wire mode: the 8259's output goes to the bootstrap processor (SDM 3A 11.1).
@@ -217,7 +242,7 @@ impl Runner {
         &self,
         processor: &mut dyn Processor,
     ) -> Result<(), MachineError> {
-        if !self.board.external_interrupt() {
+        if self.index != 0 || !self.board.external_interrupt() {
             return Ok(());
         }
         if processor.accepts_external_interrupt() {

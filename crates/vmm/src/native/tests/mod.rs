@@ -9,6 +9,7 @@ use crate::{Console, EndingSlot, Machine, Surroundings};
 use definition::{Boot, Disk, DiskFormat, EngineChoice, VmDefinition};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use still_engine::{Script, StillEngine};
 use vm_control::{Ending, Files, LaunchSpec};
 
@@ -208,6 +209,20 @@ fn a_guest_that_resets_finds_every_device_as_after_power_on() {
         fresh["uart0"]["line_control"]
     );
     assert_eq!(rig.ending.get(), None);
+    // The write to the reset port ended before the processor that made it was reset.
+    assert!(!rig.script.torn.load(SeqCst));
+    rig.machine.quit();
+}
+
+#[test]
+fn halted_processors_come_to_a_pause_and_a_reset() {
+    let rig = rig(2, false);
+    rig.script.halts.store(true, SeqCst);
+    rig.machine.start().unwrap();
+    rig.machine.pause().unwrap();
+    rig.machine.resume().unwrap();
+    rig.machine.reset().unwrap();
+    assert_eq!(*rig.script.resets.lock().unwrap(), 4);
     rig.machine.quit();
 }
 

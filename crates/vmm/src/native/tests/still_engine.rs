@@ -7,6 +7,7 @@ use engine::{
 };
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use units::GuestPhysical;
 
@@ -17,6 +18,10 @@ pub(super) struct Script {
     pub(super) resets: Mutex<u32>,
     /// Port writes the bootstrap processor is to make.
     pub(super) writes: Mutex<VecDeque<(u16, Vec<u8>)>>,
+    /// The processors halt instead of waiting in the guest.
+    pub(super) halts: AtomicBool,
+    /// A processor was reset in the middle of an instruction.
+    pub(super) torn: AtomicBool,
 }
 
 pub(super) struct StillEngine(pub(super) Arc<Script>);
@@ -62,6 +67,7 @@ impl Partition for StillPartition {
             script: Arc::clone(&self.0),
             kick: Arc::new(StillKick::default()),
             data: Vec::new(),
+            half_done: false,
         }))
     }
     fn inject(&self, msi: Msi) -> Result<(), EngineError> {
@@ -115,6 +121,7 @@ struct StillProcessor {
     script: Arc<Script>,
     kick: Arc<StillKick>,
     data: Vec<u8>,
+    half_done: bool,
 }
 
 impl Processor for StillProcessor {
@@ -127,6 +134,7 @@ impl Processor for StillProcessor {
         } else {
             None
         };
+        self.half_done = next.is_some();
         if let Some((port, data)) = next {
             self.data = data;
             return Ok(Exit::PortWrite {
@@ -136,6 +144,9 @@ impl Processor for StillProcessor {
             });
         }
         let mut kicked = self.kick.kicked.lock().unwrap();
+        if self.script.halts.load(SeqCst) && !*kicked {
+            return Ok(Exit::Halt);
+        }
         while !*kicked {
             kicked = self.kick.changed.wait(kicked).unwrap();
         }
@@ -181,6 +192,7 @@ impl Processor for StillProcessor {
     }
     fn reset(&mut self) -> Result<(), EngineError> {
         *self.script.resets.lock().unwrap() += 1;
+        self.script.torn.fetch_or(self.half_done, SeqCst);
         Ok(())
     }
     fn statistics(&self) -> Arc<dyn Statistics> {
