@@ -31,6 +31,7 @@ use engine::{Engine, PartitionConfig};
 use gate::Gate;
 use motherboard::Motherboard;
 use processors::{Board, Processors};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use units::Bytes;
@@ -79,18 +80,26 @@ impl NativeMachine {
     }
 }
 
-fn spawn_timers(board: &Motherboard) -> Result<JoinHandle<()>, MachineError> {
+fn spawn_timers(board: &Arc<Motherboard>) -> Result<JoinHandle<()>, MachineError> {
     let timers = Arc::clone(&board.timers);
     let devices = board.chipset.timed();
     let console = Arc::clone(&board.surroundings.console);
     let wake = Arc::clone(&board.timers);
     console.on_input(move || wake.wake());
     let chores = vec![board.chipset.input_chore(console)];
+    let board = Arc::clone(board);
     std::thread::Builder::new()
         .name("chipset".to_owned())
         .stack_size(128 << 10)
-        .spawn(move || timers.run(&devices, &chores))
+        .spawn(move || indispensable(&*board, "chipset", || timers.run(&devices, &chores)))
         .map_err(|e| MachineError::system("cannot start the chipset thread", e))
+}
+
+/// Does the work of a thread without which the guest would hang: its panic ends the VM.
+fn indispensable(board: &dyn Board, thread: &str, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        board.failed(format!("the {thread} thread panicked; see the log"));
+    }
 }
 
 impl Machine for NativeMachine {

@@ -253,6 +253,17 @@ fn the_debug_exit_code_is_the_ending() {
 }
 
 #[test]
+fn a_thread_the_guest_depends_on_does_not_die_unnoticed() {
+    let rig = rig(1, false);
+    super::indispensable(&*rig.machine.board, "chipset", || panic!("told to"));
+    let Some(Ending::Failed { message }) = rig.ending.get() else {
+        panic!("{:?}", rig.ending.get());
+    };
+    assert!(message.contains("chipset thread panicked"), "{message}");
+    rig.machine.quit();
+}
+
+#[test]
 fn machine_time_stands_still_while_paused() {
     let rig = rig(2, false);
     rig.machine.start().unwrap();
