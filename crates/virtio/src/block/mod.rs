@@ -66,6 +66,8 @@ pub struct Block {
     options: BlockOptions,
     writeback: Arc<AtomicBool>,
     counters: Counters,
+    /// Outlives the workers: a driver that resets the device owes what it owed.
+    limiter: Arc<Mutex<Limiter>>,
 }
 
 impl Block {
@@ -74,10 +76,12 @@ impl Block {
     pub fn new(mut options: BlockOptions) -> Self {
         options.queues = options.queues.clamp(1, MOST_QUEUES);
         let writeback = Arc::new(AtomicBool::new(true));
+        let limiter = Limiter::new(options.limit, Instant::now());
         Self {
             options,
             writeback,
             counters: Counters::default(),
+            limiter: Arc::new(Mutex::new(limiter)),
         }
     }
 
@@ -166,7 +170,6 @@ impl Device for Block {
             writeback: self.writeback.clone(),
             counters: self.counters.clone(),
         });
-        let limiter = Arc::new(Mutex::new(Limiter::new(self.options.limit, Instant::now())));
         let pool = Pool::default();
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
         for queue in session.queues {
@@ -180,7 +183,7 @@ impl Device for Block {
                 memory: session.memory.clone(),
                 interrupts: session.interrupts.clone(),
                 disk: disk.clone(),
-                limiter: limiter.clone(),
+                limiter: self.limiter.clone(),
                 pool: pool.clone(),
                 finished: Arc::new(Finished::new(event)),
                 in_flight: 0,

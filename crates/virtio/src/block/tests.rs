@@ -383,6 +383,26 @@ fn stopping_finishes_what_is_in_flight_and_starting_goes_on() {
 }
 
 #[test]
+fn a_reset_pays_no_debt() {
+    let fixture = Fixture::new(Format::Raw);
+    let block = Block::new(BlockOptions {
+        limit: RateLimit {
+            bytes_per_second: 1,
+            ..RateLimit::default()
+        },
+        ..fixture.options(false)
+    });
+    let limiter = block.limiter.clone();
+    let mut driver = TestDriver::start(Box::new(block));
+    let header = [0; 16];
+    driver.request(0, &[Buffer::Out(&header), Buffer::In(4096), Buffer::In(1)]);
+    driver.reset();
+    assert!(limiter.lock().unwrap().earliest(Instant::now()).is_some());
+    // Held by the test, the device and its new worker.
+    assert_eq!(Arc::strong_count(&limiter), 3);
+}
+
+#[test]
 fn a_limited_disk_holds_requests_back_and_answers_them_all() {
     let fixture = Fixture::new(Format::Raw);
     let limit = RateLimit {
