@@ -1,6 +1,6 @@
 //! virtio-net (virtio 1.2, 5.1): a network card whose cable ends at a [`Backend`]: a tap interface
-//! ([`Tap`]), a passt process ([`Passt`]) or any socket that speaks frames behind their length
-//! ([`Stream`]).
+//! ([`Tap`]) or a socket that speaks frames behind their length ([`Stream`]), such as a passt
+//! process has.
 //!
 //! One worker moves all frames. With a tap they go straight between the kernel and guest memory,
 //! checksums and segmentation left to the kernel; over a socket many frames go in one call. A
@@ -10,7 +10,6 @@
 
 mod backend;
 mod header;
-mod passt;
 mod stream;
 mod tap;
 #[cfg(test)]
@@ -19,7 +18,6 @@ mod worker;
 
 pub use backend::{Backend, Frame, LinkDown, Next, Offloads, Sent};
 pub use header::HEADER_BYTES;
-pub use passt::{Passt, PasstError};
 pub use stream::Stream;
 pub use tap::{Tap, TapError};
 
