@@ -84,10 +84,12 @@ pub(super) fn events() -> kvm_vcpu_events {
     }
 }
 
-/// The local APIC's registers after power-on, with the id and version `old` has (SDM 3A 11.4.7.1).
+/// The local APIC's registers after power-on in xAPIC mode, with the version `old` has
+/// (SDM 3A 11.4.7.1). The id is `index`, not what `old` has: KVM leaves a processor that comes out of
+/// x2APIC mode with its id in that mode's place, where xAPIC mode reads id 0.
 /// The bootstrap processor's LINT0 passes the 8259's interrupts on, as KVM has it in a new
 /// processor and firmware sets it on a PC ("virtual wire mode", MP 1.4 3.6.2.2).
-pub(super) fn local_apic(old: &kvm_lapic_state, bootstrap: bool) -> kvm_lapic_state {
+pub(super) fn local_apic(old: &kvm_lapic_state, index: u32) -> kvm_lapic_state {
     const ID: usize = 0x20;
     const VERSION: usize = 0x30;
     const DESTINATION_FORMAT: usize = 0xe0;
@@ -99,19 +101,20 @@ pub(super) fn local_apic(old: &kvm_lapic_state, bootstrap: bool) -> kvm_lapic_st
     const EXTERNAL: u32 = 7 << 8;
 
     let mut new = kvm_lapic_state { regs: [0; 1024] };
-    new.regs[ID..ID + 4].copy_from_slice(&old.regs[ID..ID + 4]);
     new.regs[VERSION..VERSION + 4].copy_from_slice(&old.regs[VERSION..VERSION + 4]);
     let mut set = |at: usize, value: u32| {
         for (byte, place) in value.to_le_bytes().iter().zip(&mut new.regs[at..at + 4]) {
             *place = byte.cast_signed();
         }
     };
+    // Eight bits in the register's top byte (SDM 3A 11.4.6).
+    set(ID, index << 24);
     set(DESTINATION_FORMAT, u32::MAX);
     set(SPURIOUS_VECTOR, 0xff);
     for at in LOCAL_VECTORS {
         set(at, MASKED);
     }
-    if bootstrap {
+    if index == 0 {
         set(LINT0, EXTERNAL);
     }
     new
@@ -130,15 +133,16 @@ mod tests {
     }
 
     #[test]
-    fn the_local_apic_keeps_its_id_and_forgets_the_rest() {
+    fn the_local_apic_has_its_id_and_forgets_the_rest() {
+        // Id 3 as x2APIC mode keeps it: in the low byte.
         let mut old = kvm_lapic_state { regs: [0x55; 1024] };
-        old.regs[0x23] = 3;
-        let new = local_apic(&old, false);
-        assert_eq!(new.regs[0x20..0x24], old.regs[0x20..0x24]);
+        old.regs[0x20..0x24].copy_from_slice(&[3, 0, 0, 0]);
+        let new = local_apic(&old, 3);
+        assert_eq!(new.regs[0x20..0x24], [0, 0, 0, 3]);
         assert_eq!(new.regs[0x30..0x34], old.regs[0x30..0x34]);
         assert_eq!(new.regs[0xf0..0xf4], [-1, 0, 0, 0]);
         assert_eq!(new.regs[0x350..0x354], [0, 0, 1, 0]);
         assert_eq!(new.regs[0x80..0x84], [0; 4]);
-        assert_eq!(local_apic(&old, true).regs[0x350..0x354], [0, 7, 0, 0]);
+        assert_eq!(local_apic(&old, 0).regs[0x350..0x354], [0, 7, 0, 0]);
     }
 }

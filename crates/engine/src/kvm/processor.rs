@@ -114,7 +114,7 @@ impl KvmProcessor {
             .get_lapic()
             .map_err(|error| failed("KVM_GET_LAPIC", error))?;
         self.vcpu
-            .set_lapic(&power_on::local_apic(&old, self.index == 0))
+            .set_lapic(&power_on::local_apic(&old, self.index))
             .map_err(|error| failed("KVM_SET_LAPIC", error))
     }
 
