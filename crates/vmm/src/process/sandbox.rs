@@ -1,12 +1,15 @@
 //! The walls around a VM process. After [`close`] it can use what it has open, the two folders of
-//! its VM and the folders it shares, and nothing else of the host: no other file, no program, no
-//! new privilege. A guest that takes the process over gains no more than that.
+//! its VM and the folders it shares: no other file, no program, no other process, no new privilege.
+//!
+//! One gap is left. vsock connects to sockets that host programs make later, and neither landlock
+//! nor seccomp can tell those from other socket files of the user: who takes the process over can
+//! talk to whatever listens on one.
 
 use super::every_thread;
 use crate::MachineError;
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr,
+    RulesetCreatedAttr, Scope,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -61,6 +64,9 @@ fn restrict_files(reach: &Reach) -> Result<(), MachineError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(abi))
+        .map_err(wall)?
+        // Sockets without a file, as X servers have; from Linux 6.12 on.
+        .scope(Scope::AbstractUnixSocket)
         .map_err(wall)?
         .create()
         .map_err(wall)?;
@@ -351,6 +357,8 @@ fn restrict_calls(denied: Denied) -> Result<(), MachineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
     use std::sync::Barrier;
 
     #[test]
@@ -465,6 +473,33 @@ mod tests {
             read("outside"),
             format!("{denied} ({denied}, Ok({denied}))")
         );
+    }
+
+    #[test]
+    fn sockets_without_a_file_are_out_of_reach() {
+        let address = |folder: &Path| {
+            SocketAddr::from_abstract_name(folder.as_os_str().as_encoded_bytes()).unwrap()
+        };
+        if let Some(folder) = inside() {
+            let connected = UnixStream::connect_addr(&address(&folder)).map_err(|e| e.kind());
+            std::fs::write(folder.join("connected"), format!("{connected:?}")).unwrap();
+            std::process::exit(0);
+        }
+        if Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .scope(Scope::AbstractUnixSocket)
+            .and_then(Ruleset::create)
+            .is_err()
+        {
+            eprintln!("SKIPPED: this kernel's landlock knows no sockets");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let _listener = UnixListener::bind_addr(&address(folder.path())).unwrap();
+        let output = run_inside("sockets_without_a_file_are_out_of_reach", folder.path());
+        assert!(output.status.success(), "{output:?}");
+        let connected = std::fs::read_to_string(folder.path().join("connected")).unwrap();
+        assert_eq!(connected, "Err(PermissionDenied)");
     }
 
     #[test]
