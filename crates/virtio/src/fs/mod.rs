@@ -136,6 +136,11 @@ impl VirtioFs {
 
 /// Starts the process with a listening socket it inherits, and connects to that.
 fn launch(program: &Path, options: &FsOptions) -> io::Result<(Child, UnixStream)> {
+    // A VM killed between the next lines leaves its socket behind.
+    match std::fs::remove_file(&options.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let listener = UnixListener::bind(&options.socket)?;
     let connected = UnixStream::connect(&options.socket);
     // Nobody else is to come; both ends are there.

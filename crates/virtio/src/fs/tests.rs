@@ -3,6 +3,7 @@
 use super::{FsError, FsOptions, VirtioFs, find};
 use crate::Device;
 use crate::test_support::{Buffer, TestDriver, skipped};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 const REQUESTS: u16 = 1;
@@ -148,4 +149,14 @@ fn a_program_that_is_none_and_a_tag_too_long_are_named() {
     let program = find().unwrap_or_else(|| "/bin/true".into());
     let long = VirtioFs::start_program(&program, options);
     assert!(matches!(long, Err(FsError::Tag { .. })));
+}
+
+#[test]
+fn a_socket_left_behind_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path(), false);
+    drop(UnixListener::bind(&options.socket).unwrap());
+    // It starts, and ends without a word of the protocol.
+    let ended = VirtioFs::start_program(Path::new("/bin/true"), options);
+    assert!(matches!(ended, Err(FsError::Attach(_))));
 }
