@@ -38,4 +38,5 @@ step "power button"
 macrohard-hypervisor stop life --timeout 60 || fail "stop"
 macrohard-hypervisor logs life --console >life.console
 console_has life "the power button was pressed"
+[ "$(grep -c 'guest: up with 2 processors' life.console)" = 2 ] || fail "a processor is missing in one of the two boots"
 state stopped || fail "the state is not stopped: $(macrohard-hypervisor status life)"
