@@ -150,14 +150,12 @@ pub(crate) fn long_mode(
     })
 }
 
-/// Real mode with all segments at `segment`, interrupts off, the stack below the image.
-pub(crate) fn real_mode(segment: u16, instruction: u16) -> EntryPoint {
-    let base = u64::from(segment) << 4;
+/// Real mode with all segments at 0, interrupts off, the stack below `instruction`.
+pub(crate) fn real_mode(instruction: u16) -> EntryPoint {
     let data = Segment {
-        selector: segment,
-        base,
         limit: 0xffff,
         rights: DATA_16,
+        ..Segment::default()
     };
     let system = SystemRegisters {
         cs: Segment {

@@ -122,7 +122,7 @@ pub fn load<I: Image>(
             };
             multiboot::load(memory, map, &mut kernel, initrd.as_mut(), &names)?
         }
-        ImageKind::Tiny => tiny::load(memory, &kernel.all(tiny::MOST_BYTES)?, 0)?,
+        ImageKind::Tiny => tiny::load(memory, &kernel.all(tiny::MOST_BYTES)?)?,
     };
     Ok(Loaded { kind, entry })
 }

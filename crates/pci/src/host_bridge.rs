@@ -7,7 +7,7 @@
 use crate::{ConfigSpace, ConfigState, Identity, Region, Space, StateError, address_space::Owner};
 
 /// Its device number.
-pub const HOST_BRIDGE_DEVICE: u8 = 0;
+pub(crate) const HOST_BRIDGE_DEVICE: u8 = 0;
 
 /// PCI Express register range base address (316966 5.1.16).
 const PCIEXBAR: u16 = 0x60;
@@ -23,7 +23,7 @@ const ESMRAMC_CLOSED: u8 = 0x38;
 
 /// The host bridge.
 #[derive(Clone, Debug)]
-pub struct HostBridge {
+pub(crate) struct HostBridge {
     config: ConfigSpace,
 }
 
@@ -55,7 +55,7 @@ impl Default for HostBridge {
 impl HostBridge {
     /// The configuration window now decoded, if one is.
     #[must_use]
-    pub fn ecam(&self) -> Option<Region> {
+    pub(crate) fn ecam(&self) -> Option<Region> {
         let low = u64::from(self.config.u32_at(PCIEXBAR));
         let value = (u64::from(self.config.u32_at(PCIEXBAR + 4)) << 32) | low;
         // Length field: 256, 128 or 64 MiB; 0b11 is reserved and decodes nothing.
@@ -75,7 +75,7 @@ impl HostBridge {
     }
 
     /// Puts the 256 MiB configuration window at `base`, a multiple of its size, as firmware does.
-    pub fn set_ecam(&mut self, base: u64) {
+    pub(crate) fn set_ecam(&mut self, base: u64) {
         self.config
             .write(PCIEXBAR, &(base | PCIEXBAR_ENABLE).to_le_bytes());
     }

@@ -24,6 +24,6 @@ pub use config_space::{
     CAPABILITY_VENDOR, ConfigError, ConfigSpace, ConfigState, Identity, StateError,
 };
 pub use function::{BarKind, Doorbell, Function, MsiMessage, MsiSink};
-pub use host_bridge::{HOST_BRIDGE_DEVICE, HostBridge};
-pub use lpc_bridge::{LPC_BRIDGE_DEVICE, LpcBridge};
+use host_bridge::{HOST_BRIDGE_DEVICE, HostBridge};
+use lpc_bridge::{LPC_BRIDGE_DEVICE, LpcBridge};
 pub use msix::{Msix, MsixLayout, MsixState, VectorListener};

@@ -4,7 +4,7 @@
 use crate::{ConfigSpace, ConfigState, Identity, Region, Space, StateError, address_space::Owner};
 
 /// Its device number.
-pub const LPC_BRIDGE_DEVICE: u8 = 31;
+pub(crate) const LPC_BRIDGE_DEVICE: u8 = 31;
 
 /// ACPI base address (ICH9 13.1.13): bits 15:7, bit 0 reads one.
 const PMBASE: u16 = 0x40;
@@ -32,7 +32,7 @@ const PM_TAKEN: [u16; 2] = [0x500, 0xc80];
 
 /// The LPC bridge.
 #[derive(Clone, Debug)]
-pub struct LpcBridge {
+pub(crate) struct LpcBridge {
     config: ConfigSpace,
 }
 
@@ -62,7 +62,7 @@ impl Default for LpcBridge {
 impl LpcBridge {
     /// The ports of the power management block, while enabled and not laid over fixed devices.
     #[must_use]
-    pub fn power_management(&self) -> Option<Region> {
+    pub(crate) fn power_management(&self) -> Option<Region> {
         let base = self.config.u16_at(PMBASE) & 0xff80;
         let mut control = [0];
         self.config.read(ACPI_CNTL, &mut control);
@@ -77,7 +77,7 @@ impl LpcBridge {
 
     /// Places and enables the power management block at port `base`, a multiple of 128, with the
     /// SCI on interrupt 9 (select 0), as firmware does.
-    pub fn set_power_management(&mut self, base: u16) {
+    pub(crate) fn set_power_management(&mut self, base: u16) {
         self.config.write(PMBASE, &base.to_le_bytes());
         self.config.write(ACPI_CNTL, &[ACPI_ENABLE]);
     }
