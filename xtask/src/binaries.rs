@@ -1,10 +1,10 @@
 //! Builds the product: release, linked statically, so that the same files run on this machine, in
 //! the lab machine and anywhere else with a Linux kernel.
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::process::{Output, Step, during};
 use crate::{packages, workspace};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The one target the product is built for so far.
@@ -82,4 +82,15 @@ pub(crate) fn virtiofsd() -> Result<PathBuf> {
             .run(Output::Logged(log))
     })?;
     Ok(program)
+}
+
+/// A copy of a program without what only debuggers read (strip(1), package binutils).
+pub(crate) fn stripped(program: &Path, to: &Path) -> Result {
+    let above = to.parent().unwrap_or(to);
+    std::fs::create_dir_all(above).context(|| format!("make {}", above.display()))?;
+    Step::new("strip")
+        .argument("-o")
+        .argument(to)
+        .argument(program)
+        .run(Output::Shown)
 }

@@ -18,7 +18,7 @@ pub(crate) fn run() -> Result<i32> {
     let tree = folder.join("tree");
     let _ = std::fs::remove_dir_all(&tree);
     for program in binaries::PROGRAMS {
-        put(&programs.join(program), &tree.join("usr/bin").join(program))?;
+        binaries::stripped(&programs.join(program), &tree.join("usr/bin").join(program))?;
     }
     let cli = programs.join("macrohard-hypervisor");
     let pages = tree.join("usr/share/man/man1");

@@ -1,6 +1,10 @@
 #!/bin/bash
 # Stock OVMF boots a Linux kernel from a disk, and a UEFI variable written in one run is there in the next.
-# lab: memory=3072 cpus=2 limit=1200
+# lab: memory=3072 cpus=1 limit=1500 icount
+#
+# Counted time, because QEMU's software CPU aborts (assertion bql_locked) when a nested guest writes CR8
+# while a virtual interrupt waits. OVMF's interrupt handler writes CR8; where the timer is slow beside the
+# processor, as counted time makes it, nothing waits then.
 . /lab/lib.sh
 
 guest_initrd initrd <<'END'
@@ -23,7 +27,7 @@ objcopy --add-section .cmdline=command-line --change-section-vma .cmdline=0x3000
     --add-section .initrd=initrd --change-section-vma .initrd=0x4000000 "$stub" boot.efi || fail "objcopy"
 truncate -s 64M esp.img
 mformat -i esp.img -F :: && mmd -i esp.img ::/EFI ::/EFI/BOOT && mcopy -i esp.img boot.efi ::/EFI/BOOT/BOOTX64.EFI || fail "the ESP"
-macrohard-hypervisor create --name uefi --engine kvm --memory 512 --cpus 2 --net none --disk "$work/esp.img,format=raw" || fail "create"
+macrohard-hypervisor create --name uefi --engine kvm --memory 512 --cpus 1 --net none --disk "$work/esp.img,format=raw" || fail "create"
 for code in 43 44; do
     step "boot that ends with $code"
     start=$(now)

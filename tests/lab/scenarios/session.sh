@@ -30,7 +30,7 @@ refused() {
 }
 refused 2 create --name x --engine warp
 refused 2 create
-refused 1 create --name a/b --memory 128
+refused 2 create --name a/b --memory 128
 refused 1 start nobody
 refused 1 create --name lost --memory 128 --disk "$work/missing.qcow2"
 macrohard-hypervisor list --all | grep -q lost && fail "a half-made VM is left"

@@ -32,11 +32,13 @@ const UDHCPC: &str = include_str!("../../../tests/lab/guest/udhcpc.sh");
 pub(crate) fn files(image: &Image) -> Result<Vec<(PathBuf, String)>> {
     let tool = binaries::build(&["lab-tool"])?.join("lab-tool");
     let initrd = workspace::folder("lab")?.join("guest-initrd.cpio");
-    build(image, &tool, &initrd)?;
+    let small = workspace::folder("lab")?.join("lab-tool");
+    binaries::stripped(&tool, &small)?;
+    build(image, &small, &initrd)?;
     Ok(vec![
         (image.kernel(), "/lab/guest/vmlinuz".to_owned()),
         (initrd, "/lab/guest/initrd".to_owned()),
-        (tool, "/opt/macrohard/bin/lab-tool".to_owned()),
+        (small, "/opt/macrohard/bin/lab-tool".to_owned()),
     ])
 }
 

@@ -41,7 +41,7 @@ impl Scenario {
                 .take_while(|line| line.starts_with('#'))
         };
         let claim: Vec<&str> = comment()
-            .filter(|line| !line.starts_with(WANTS))
+            .take_while(|line| !line.starts_with(WANTS))
             .map(|line| line.trim_start_matches('#').trim())
             .collect();
         let mut scenario = Self {
@@ -187,7 +187,10 @@ pub(crate) fn one(name: &str) -> Result<i32> {
             names.join(", ")
         )));
     };
-    let figures = scenario.run(&prepare()?)?;
+    let figures = scenario.run(&prepare()?).unwrap_or_else(|failure| {
+        println!("{failure}");
+        None
+    });
     let holds = figures.is_some();
     let mut line = Map::new();
     line.insert("scenario".to_owned(), json!(name));
