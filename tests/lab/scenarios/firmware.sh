@@ -9,7 +9,7 @@
 
 guest_initrd initrd <<'END'
 mount -t efivarfs efivarfs /sys/firmware/efi/efivars || exit 2
-variable=/sys/firmware/efi/efivars/LabMark-8be4df61-93ca-11d2-aa0d-00e098032b8c
+variable=/sys/firmware/efi/efivars/LabMark-5a1f3c0e-6f0b-4c1d-9a52-1d1f0d6b7c21
 if [ -e "$variable" ]; then
     [ "$(tail -c 4 "$variable")" = lab! ] || exit 3
     echo "the variable is there"

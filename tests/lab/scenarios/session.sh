@@ -17,7 +17,8 @@ create() {
 }
 running() { macrohard-hypervisor list --json | grep -q "\"$1\""; }
 pid_of() { macrohard-hypervisor status "$1" --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1; }
-prompt() { wait_for 120 "the prompt of $1" sh -c "macrohard-hypervisor logs '$1' --console | grep -q 'guest: prompt'"; }
+# prompt NAME TIMES: the console of all its runs has shown the prompt so often.
+prompt() { wait_for 120 "prompt $2 of $1" sh -c "[ \$(macrohard-hypervisor logs '$1' --console | grep -c 'guest: prompt') = $2 ]"; }
 
 step "bad input"
 refused() {
@@ -42,8 +43,8 @@ create one 2>/dev/null && fail "a name is taken twice"
 macrohard-hypervisor start one || fail "start one"
 macrohard-hypervisor start "Two of it" || fail "start two"
 running one && running "Two of it" || fail "list lacks a running VM"
-prompt one
-prompt "Two of it"
+prompt one 1
+prompt "Two of it" 1
 cat >console.exp <<'END'
 set timeout 60
 spawn macrohard-hypervisor console one
@@ -73,11 +74,11 @@ wait_for 20 "the crash of one" sh -c 'macrohard-hypervisor status one --json | g
 macrohard-hypervisor status one | grep -q -i -E 'kill|signal' || fail "the reason is missing: $(macrohard-hypervisor status one)"
 kill -0 "$two" && running "Two of it" || fail "the other VM died too"
 macrohard-hypervisor start one || fail "a crashed VM does not start again"
-prompt one
+prompt one 2
 
 step "the end"
 macrohard-hypervisor stop one --timeout 60 || fail "stop one"
 macrohard-hypervisor delete "Two of it" --yes 2>/dev/null && fail "a running VM is deleted"
 macrohard-hypervisor stop "Two of it" --force || fail "stop --force"
 macrohard-hypervisor delete one --yes && macrohard-hypervisor delete "Two of it" --yes || fail "delete"
-[ -z "$(macrohard-hypervisor list --all --json | tr -d ' \n[]')" ] || fail "something is left: $(macrohard-hypervisor list --all)"
+[ "$(macrohard-hypervisor list --all --json | tr -d ' \n')" = '[]' ] || fail "something is left: $(macrohard-hypervisor list --all)"
