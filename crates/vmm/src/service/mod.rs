@@ -308,7 +308,8 @@ mod tests {
 
     #[test]
     fn a_killed_service_names_its_signal() {
-        let service = shell("sleep 1000", &[]);
+        // A shell that forked would leave a sleeper behind that holds its error output open.
+        let service = shell("exec sleep 1000", &[]);
         assert_eq!(service.ended().unwrap(), None);
         service.kill();
         assert_eq!(service.wait().unwrap(), ServiceEnd::Signal(9));
