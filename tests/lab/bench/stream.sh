@@ -1,10 +1,10 @@
 #!/bin/bash
 # Throughput between guest and host over vsock and over a network card on a tap, both ways, beside QEMU with
 # vhost-vsock and with its own and the kernel's network back end.
-# lab: memory=2048 cpus=1 limit=1800 icount
+# lab: memory=2048 cpus=2 limit=1200
 . /lab/lib.sh
 
-mebibytes=48
+mebibytes=96
 modprobe -a vhost_vsock vhost_net tun || fail "the lab kernel lacks vhost"
 for tap in ours0 qemu0; do
     ip tuntap add dev $tap mode tap
@@ -56,11 +56,12 @@ for vhost in off on; do
         -serial "file:qemu-$vhost.console" -device isa-debug-exit,iobase=0xf4,iosize=4 -kernel "$kernel" -initrd qemu.initrd -append "$quiet" \
         -netdev tap,id=net,ifname=qemu0,script=no,downscript=no,vhost=$vhost -device virtio-net-pci,netdev=net \
         -device vhost-vsock-pci,guest-cid=42 </dev/null >qemu.log 2>&1 &
+    qemu=$!
     wait_for 200 "QEMU's guest" grep -q "guest: ready" "qemu-$vhost.console"
     drive "qemu-$vhost" 10.8.2 vsock:42:7001 vsock:7000
     wait_for 60 "QEMU's guest's end" grep -q "guest: done" "qemu-$vhost.console"
     cat "qemu-$vhost.console" >>"qemu-$vhost.results"
-    wait $! 2>/dev/null
+    wait $qemu
 done
 for way in vsock-out vsock-in; do
     echo "compare ${way/-/_} MiB/s higher $(rate ours.results $way) $(rate qemu-on.results $way)"
