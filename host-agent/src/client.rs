@@ -42,10 +42,7 @@ pub async fn connect(places: &Places) -> Result<Daemon, Problem> {
     }
     Err(Problem::new(
         Kind::Unavailable,
-        format!(
-            "the daemon runs but does not listen on {}",
-            places.daemon_socket().display()
-        ),
+        format!("the daemon runs but does not listen on {}", places.daemon_socket().display()),
     )
     .advise(format!(
         "end it (its process id is in {}) and try again",
@@ -78,10 +75,7 @@ async fn reach(places: &Places) -> Result<Option<UnixStream>, Problem> {
         }
         Err(error) => Err(Problem::new(
             Kind::Unavailable,
-            format!(
-                "cannot connect to the daemon at {}: {error}",
-                path.display()
-            ),
+            format!("cannot connect to the daemon at {}: {error}", path.display()),
         )),
     }
 }
@@ -130,12 +124,10 @@ fn start(places: &Places) -> Result<bool, Problem> {
     let log_path = places.daemon_log();
     let failed =
         |error: io::Error| Problem::failed(format!("cannot start {}: {error}", program.display()));
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&log_path)
-        .map_err(|error| Problem::failed(format!("cannot open {}: {error}", log_path.display())))?;
+    let log =
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&log_path).map_err(
+            |error| Problem::failed(format!("cannot open {}: {error}", log_path.display())),
+        )?;
     let mut child = Command::new(&program)
         .arg("--announce")
         .current_dir("/")
@@ -146,17 +138,13 @@ fn start(places: &Places) -> Result<bool, Problem> {
         .map_err(failed)?;
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout)
-            .read_line(&mut said)
-            .map_err(failed)?;
+        BufReader::new(stdout).read_line(&mut said).map_err(failed)?;
     }
     match said.trim_end() {
         READY => Ok(true),
         BUSY => Ok(false),
         "" => Err(Problem::failed("the daemon ended before it was ready")
             .advise(format!("its log is {}", log_path.display()))),
-        reason => Err(Problem::failed(format!(
-            "the daemon cannot start: {reason}"
-        ))),
+        reason => Err(Problem::failed(format!("the daemon cannot start: {reason}"))),
     }
 }

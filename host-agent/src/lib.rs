@@ -14,5 +14,7 @@ pub mod daemon;
 pub mod engines;
 pub mod image;
 pub mod launch;
+pub mod launchers;
 pub mod lifecycle;
 pub mod problem;
+pub mod untrusted;

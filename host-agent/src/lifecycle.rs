@@ -118,11 +118,7 @@ impl VmState {
         if self.allows(action) {
             return Ok(());
         }
-        Err(Refusal {
-            name: name.to_owned(),
-            state: self,
-            action,
-        })
+        Err(Refusal { name: name.to_owned(), state: self, action })
     }
 }
 
@@ -172,32 +168,14 @@ pub enum Facts<'a> {
 #[must_use]
 pub fn observe(facts: Facts<'_>) -> VmState {
     match facts {
-        Facts::Process {
-            phase: Some(Phase::Starting),
-            ..
-        }
-        | Facts::Process {
-            phase: None,
-            answered_before: false,
-            ..
-        } => VmState::Starting,
-        Facts::Process {
-            phase: Some(Phase::Paused),
-            ..
-        } => VmState::Paused,
-        Facts::Process {
-            stop_asked: true, ..
-        } => VmState::Stopping,
+        Facts::Process { phase: Some(Phase::Starting), .. }
+        | Facts::Process { phase: None, answered_before: false, .. } => VmState::Starting,
+        Facts::Process { phase: Some(Phase::Paused), .. } => VmState::Paused,
+        Facts::Process { stop_asked: true, .. } => VmState::Stopping,
         Facts::Process { .. } => VmState::Running,
-        Facts::NoProcess {
-            started_before: false,
-            ..
-        } => VmState::Created,
+        Facts::NoProcess { started_before: false, .. } => VmState::Created,
         Facts::NoProcess { record: None, .. } => VmState::Crashed,
-        Facts::NoProcess {
-            record: Some(record),
-            ..
-        } => match record.ending {
+        Facts::NoProcess { record: Some(record), .. } => match record.ending {
             Ending::PoweredOff
             | Ending::DebugExit { .. }
             | Ending::Stopped
@@ -304,12 +282,7 @@ mod tests {
         assert_eq!(ended(Ending::TripleFault), VmState::Crashed);
         let message = String::new();
         assert_eq!(ended(Ending::Failed { message }), VmState::Crashed);
-        let no_record = |started_before| {
-            observe(Facts::NoProcess {
-                started_before,
-                record: None,
-            })
-        };
+        let no_record = |started_before| observe(Facts::NoProcess { started_before, record: None });
         assert_eq!(no_record(true), VmState::Crashed);
         assert_eq!(no_record(false), VmState::Created);
     }
@@ -317,11 +290,7 @@ mod tests {
     #[test]
     fn a_process_is_what_it_answers() {
         let alive = |phase, answered_before, stop_asked| {
-            observe(Facts::Process {
-                phase,
-                answered_before,
-                stop_asked,
-            })
+            observe(Facts::Process { phase, answered_before, stop_asked })
         };
         assert_eq!(alive(None, false, false), VmState::Starting);
         assert_eq!(alive(None, true, false), VmState::Running);

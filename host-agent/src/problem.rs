@@ -56,11 +56,7 @@ impl Problem {
 
     /// A problem of any sort.
     pub fn new(kind: Kind, message: impl fmt::Display) -> Self {
-        Self {
-            kind,
-            message: message.to_string(),
-            advice: None,
-        }
+        Self { kind, message: message.to_string(), advice: None }
     }
 
     /// Adds what the person can do.
@@ -119,18 +115,12 @@ impl From<StoreError> for Problem {
             StoreError::Taken { .. } => {
                 Self::new(Kind::Taken, error).advise("choose another name, or delete that VM first")
             }
-            StoreError::Text {
-                name,
-                path: Some(path),
-                source,
-            } => Self::failed(format!(
+            StoreError::Text { name, path: Some(path), source } => Self::failed(format!(
                 "the definition of VM \"{name}\" in {} is not valid: {source}",
                 path.display()
             ))
             .advise(format!("correct it with `edit \"{name}\"`")),
-            StoreError::Text {
-                path: None, source, ..
-            } => match &source.problem {
+            StoreError::Text { path: None, source, .. } => match &source.problem {
                 Some(problem) => (**problem).clone().into(),
                 None => Self::failed(source),
             },
@@ -169,9 +159,7 @@ impl From<Problem> for Status {
             Kind::Unavailable => Code::Unavailable,
             Kind::Failed => Code::Internal,
         };
-        let details = proto::v1::Problem {
-            advice: problem.advice.unwrap_or_default(),
-        };
+        let details = proto::v1::Problem { advice: problem.advice.unwrap_or_default() };
         Self::with_details(code, problem.message, details.encode_to_vec().into())
     }
 }

@@ -16,10 +16,7 @@ fn a_second_daemon_refuses_and_names_the_first() {
     let second = desk.daemon().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr);
-    assert!(
-        said.contains("already runs") && said.contains(&first.to_string()),
-        "{said}"
-    );
+    assert!(said.contains("already runs") && said.contains(&first.to_string()), "{said}");
     assert_eq!(desk.daemon_pid(), first);
 }
 
@@ -35,11 +32,7 @@ fn clients_that_come_at_once_share_one_daemon() {
         .collect();
     for client in clients {
         let said = client.wait_with_output().unwrap();
-        assert!(
-            said.status.success(),
-            "{}",
-            String::from_utf8_lossy(&said.stderr)
-        );
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     }
 }
 
@@ -104,8 +97,7 @@ fn a_runtime_folder_that_others_can_enter_is_refused() {
     let desk = Desk::new();
     std::fs::create_dir(desk.runtime()).unwrap();
     std::fs::set_permissions(desk.runtime(), PermissionsExt::from_mode(0o755)).unwrap();
-    desk.cli(&["list"])
-        .refused(1, &["not a private folder", "755", "XDG_RUNTIME_DIR"]);
+    desk.cli(&["list"]).refused(1, &["not a private folder", "755", "XDG_RUNTIME_DIR"]);
 }
 
 #[test]

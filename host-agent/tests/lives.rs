@@ -28,18 +28,14 @@ fn a_killed_daemon_leaves_vms_running_and_the_next_one_finds_them() {
     assert_eq!((desk.vm_pid("runs"), desk.vm_pid("paused")), (runs, paused));
 
     // It can do with them what the first one could.
-    desk.cli(&["start", "runs"])
-        .refused(1, &["is running: cannot start"]);
+    desk.cli(&["start", "runs"]).refused(1, &["is running: cannot start"]);
     desk.cli(&["resume", "paused"]).ok();
     desk.cli(&["stop", "paused"]).ok();
     assert_eq!(desk.state("paused"), "stopped");
     kill(runs);
     desk.wait_for_state("runs", "crashed");
     let status = desk.status("runs");
-    assert!(
-        status["ending"].as_str().unwrap().contains("killed"),
-        "{status}"
-    );
+    assert!(status["ending"].as_str().unwrap().contains("killed"), "{status}");
     assert_eq!(status["last_console_lines"][0], "ready");
 }
 
@@ -51,11 +47,7 @@ fn a_killed_vm_is_reported_with_its_reason_and_the_other_lives() {
     let desk = Desk::new();
     desk.start("victim");
     desk.start("other");
-    let mut watch = desk
-        .prepared(&["watch", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut watch = desk.prepared(&["watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut events = BufReader::new(watch.stdout.take().unwrap()).lines();
     // The watch has begun when it shows something; a pause of the other VM is something.
     std::thread::scope(|scope| {
@@ -71,38 +63,21 @@ fn a_killed_vm_is_reported_with_its_reason_and_the_other_lives() {
     kill(desk.vm_pid("victim"));
     let told = events.find(|line| line.as_ref().unwrap().contains("victim"));
     let told = told.unwrap().unwrap();
-    assert!(
-        told.contains("crashed") && told.contains("SIGKILL"),
-        "{told}"
-    );
+    assert!(told.contains("crashed") && told.contains("SIGKILL"), "{told}");
     watch.kill().unwrap();
     watch.wait().unwrap();
 
     let status = desk.status("victim");
     assert_eq!(status["state"], "crashed");
-    assert!(
-        status["ending"].as_str().unwrap().contains("signal 9"),
-        "{status}"
-    );
+    assert!(status["ending"].as_str().unwrap().contains("signal 9"), "{status}");
     assert_eq!(status["last_console_lines"][0], "ready");
     let shown = desk.cli(&["status", "victim"]).ok().out;
-    assert!(
-        shown.contains("last console lines") && shown.contains("ready"),
-        "{shown}"
-    );
-    assert_eq!(
-        (desk.state("other").as_str(), desk.vm_pid("other")),
-        ("running", other)
-    );
+    assert!(shown.contains("last console lines") && shown.contains("ready"), "{shown}");
+    assert_eq!((desk.state("other").as_str(), desk.vm_pid("other")), ("running", other));
 
     // The reason outlives the daemon, and the VM starts again.
     desk.cli(&["daemon", "stop"]).ok();
-    assert!(
-        desk.status("victim")["ending"]
-            .as_str()
-            .unwrap()
-            .contains("signal 9")
-    );
+    assert!(desk.status("victim")["ending"].as_str().unwrap().contains("signal 9"));
     desk.cli(&["start", "victim"]).ok();
     assert_eq!(desk.state("victim"), "running");
     assert!(desk.status("victim")["ending"].is_null());
@@ -120,12 +95,7 @@ fn a_vm_that_died_while_no_daemon_ran_is_crashed() {
     kill(vm);
     wait_until("both are gone", || !is_alive(vm) && !is_alive(daemon));
     assert_eq!(desk.state("a"), "crashed");
-    assert!(
-        desk.status("a")["ending"]
-            .as_str()
-            .unwrap()
-            .contains("no record")
-    );
+    assert!(desk.status("a")["ending"].as_str().unwrap().contains("no record"));
 }
 
 #[test]
@@ -177,8 +147,7 @@ fn two_vms_cannot_write_to_one_disk() {
         desk.cli(&arguments).ok();
     }
     desk.cli(&["start", "a"]).ok();
-    desk.cli(&["start", "b"])
-        .refused(1, &["disk[0].path", "disk.img", "the running VM \"a\""]);
+    desk.cli(&["start", "b"]).refused(1, &["disk[0].path", "disk.img", "the running VM \"a\""]);
     assert_eq!(desk.state("b"), "created");
     desk.cli(&["stop", "a", "--force"]).ok();
     desk.cli(&["start", "b"]).ok();
@@ -193,9 +162,7 @@ fn a_start_that_fails_leaves_the_vm_as_it_was() {
     desk.create("a");
     // An ELF that is no kernel is found out by the VM process.
     std::fs::copy("/bin/true", desk.path("guest.bin")).unwrap();
-    let said = desk
-        .cli(&["start", "a"])
-        .refused(1, &["VM \"a\" cannot start"]);
+    let said = desk.cli(&["start", "a"]).refused(1, &["VM \"a\" cannot start"]);
     assert!(said.err.contains("PVH"), "{said:?}");
     assert_eq!(desk.state("a"), "created");
     assert!(desk.cli(&["list"]).ok().out.is_empty());

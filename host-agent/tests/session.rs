@@ -18,10 +18,7 @@ fn create_start_list_console_pause_resume_stop_delete() {
     assert!(desk.cli(&["list", "--all"]).ok().out.contains("created"));
 
     let started = desk.cli(&["start", "my vm"]).ok();
-    assert!(
-        started.out.contains("VM \"my vm\" is running"),
-        "{started:?}"
-    );
+    assert!(started.out.contains("VM \"my vm\" is running"), "{started:?}");
     assert!(started.err.contains("engine kvm"), "{started:?}");
     desk.wait_for_console("my vm", "ready");
     let listed = desk.cli(&["list", "--json"]).ok().json();
@@ -51,20 +48,14 @@ fn create_start_list_console_pause_resume_stop_delete() {
     assert_eq!(desk.state("my vm"), "running");
 
     let stats = desk.cli(&["stats", "my vm", "--json"]).ok().json();
-    assert!(
-        stats["processors"][0]["port_write"].as_u64() > Some(0),
-        "{stats}"
-    );
+    assert!(stats["processors"][0]["port_write"].as_u64() > Some(0), "{stats}");
     assert!(desk.cli(&["stats", "my vm"]).ok().out.contains("CPU 0"));
 
     desk.cli(&["pause", "my vm"]).ok();
     assert_eq!(desk.state("my vm"), "paused");
-    desk.cli(&["pause", "my vm"]).refused(
-        1,
-        &["VM \"my vm\" is paused: cannot pause", "resume it first"],
-    );
-    desk.cli(&["stop", "my vm"])
-        .refused(1, &["is paused: cannot stop", "--force"]);
+    desk.cli(&["pause", "my vm"])
+        .refused(1, &["VM \"my vm\" is paused: cannot pause", "resume it first"]);
+    desk.cli(&["stop", "my vm"]).refused(1, &["is paused: cannot stop", "--force"]);
     desk.cli(&["resume", "my vm"]).ok();
     assert_eq!(desk.state("my vm"), "running");
     desk.cli(&["reset", "my vm"]).ok();
@@ -75,18 +66,12 @@ fn create_start_list_console_pause_resume_stop_delete() {
     let stopped = desk.cli(&["stop", "my vm"]).ok();
     assert!(stopped.out.contains("the guest powered off"), "{stopped:?}");
     assert_eq!(desk.state("my vm"), "stopped");
-    assert!(
-        desk.cli(&["logs", "my vm", "--console"])
-            .ok()
-            .out
-            .contains("bye")
-    );
+    assert!(desk.cli(&["logs", "my vm", "--console"]).ok().out.contains("bye"));
     assert!(!desk.cli(&["logs", "my vm"]).ok().out.is_empty());
 
     desk.cli(&["delete", "my vm"]).refused(2, &["--yes"]);
     desk.cli(&["delete", "my vm", "--yes"]).ok();
-    desk.cli(&["status", "my vm"])
-        .refused(1, &["there is no VM \"my vm\""]);
+    desk.cli(&["status", "my vm"]).refused(1, &["there is no VM \"my vm\""]);
     assert!(!desk.definition("my vm").exists());
 }
 
@@ -148,15 +133,9 @@ fn run_gives_the_guest_s_exit_code_and_leaves_nothing() {
     }
     let desk = Desk::new();
     let guest = desk.text("guest.bin");
-    let arguments = [
-        "run", "--kernel", &guest, "--memory", "16", "--engine", "kvm",
-    ];
-    let mut run = desk
-        .prepared(&arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let arguments = ["run", "--kernel", &guest, "--memory", "16", "--engine", "kvm"];
+    let mut run =
+        desk.prepared(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     run.stdin.take().unwrap().write_all(b"hix").unwrap();
     let said = run.wait_with_output().unwrap();
     assert_eq!(said.status.code(), Some(GUEST_EXIT));
@@ -173,6 +152,28 @@ fn run_gives_the_guest_s_exit_code_and_leaves_nothing() {
     assert!(!desk.daemon_answers());
     let left: Vec<_> = std::fs::read_dir(desk.runtime()).unwrap().collect();
     assert_eq!(left.len(), 1, "only the folder of all VMs: {left:?}");
+}
+
+#[test]
+fn the_whole_exit_code_of_the_guest_comes_through_on_engine_tcg() {
+    if !qemu() {
+        return;
+    }
+    let desk = Desk::new();
+    let guest = desk.text("multiboot.bin");
+    // `mov al, 42` before the debug exit: a value with its highest bit instead.
+    let mut program = std::fs::read(&guest).unwrap();
+    let place = program.windows(4).position(|code| code == b"\xb0\x2a\xe6\xf4");
+    program[place.unwrap() + 1] = 200;
+    std::fs::write(&guest, program).unwrap();
+    let arguments = ["run", "--kernel", &guest, "--memory", "32", "--engine", "tcg"];
+    let mut run =
+        desk.prepared(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    run.stdin.take().unwrap().write_all(b"hix").unwrap();
+    let said = run.wait_with_output().unwrap();
+    assert_eq!(said.status.code(), Some(200));
+    let shown = String::from_utf8_lossy(&said.stdout);
+    assert!(shown.contains("ready") && shown.contains("hi"), "{shown}");
 }
 
 /// What a person does is the same on every engine.
@@ -199,12 +200,7 @@ fn the_session_on_engine_tcg() {
     desk.cli(&["resume", "a"]).ok();
     let stopped = desk.cli(&["stop", "a"]).ok();
     assert!(stopped.out.contains("the guest powered off"), "{stopped:?}");
-    assert!(
-        desk.cli(&["logs", "a", "--console"])
-            .ok()
-            .out
-            .contains("bye")
-    );
+    assert!(desk.cli(&["logs", "a", "--console"]).ok().out.contains("bye"));
     desk.cli(&["start", "a"]).ok();
     kill(desk.vm_pid("a"));
     desk.wait_for_state("a", "crashed");
@@ -233,25 +229,15 @@ fn a_run_whose_cli_is_killed_ends_too() {
     let desk = Desk::new();
     let guest = desk.text("guest.bin");
     let mut run = desk
-        .prepared(&[
-            "run", "--kernel", &guest, "--memory", "16", "--engine", "kvm",
-        ])
+        .prepared(&["run", "--kernel", &guest, "--memory", "16", "--engine", "kvm"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut greeting = [0; 5];
-    run.stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut greeting)
-        .unwrap();
+    run.stdout.as_mut().unwrap().read_exact(&mut greeting).unwrap();
     let pid_file = desk.runtime().join(format!("run-{}/pid", run.id()));
-    let vm = std::fs::read_to_string(pid_file)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
+    let vm = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
     assert!(is_alive(vm));
     kill(run.id());
     run.wait().unwrap();
@@ -266,19 +252,13 @@ fn an_interrupted_run_ends_its_vm() {
     let desk = Desk::new();
     let guest = desk.text("guest.bin");
     let mut run = desk
-        .prepared(&[
-            "run", "--kernel", &guest, "--memory", "16", "--engine", "kvm",
-        ])
+        .prepared(&["run", "--kernel", &guest, "--memory", "16", "--engine", "kvm"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut greeting = [0; 5];
-    run.stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut greeting)
-        .unwrap();
+    run.stdout.as_mut().unwrap().read_exact(&mut greeting).unwrap();
     // The escape key.
     run.stdin.as_mut().unwrap().write_all(b"\x1d").unwrap();
     assert!(run.wait().unwrap().success());

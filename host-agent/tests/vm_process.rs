@@ -1,6 +1,8 @@
 //! The VM process as its callers meet it: exit codes, sockets, records. On `/dev/kvm`, with guests
 //! of a few instructions.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -22,11 +24,7 @@ const ECHO: &[u8] = &[
 ];
 
 fn no_kvm() -> bool {
-    match std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-    {
+    match std::fs::File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => false,
         Err(error) => {
             eprintln!("SKIPPED: /dev/kvm: {error}");
@@ -54,6 +52,7 @@ fn specification(folder: &Path, foreground: bool, timeout: Option<u64>) -> Launc
         runtime: folder.to_owned(),
         state: folder.to_owned(),
         foreground,
+        agent_token: None,
         timeout,
     }
 }
@@ -132,12 +131,7 @@ fn the_keyboard_behind_the_specification_reaches_the_guest_and_its_code_comes_ba
     vm.child.stdin.as_mut().unwrap().write_all(b"*").unwrap();
     assert_eq!(vm.code(), i32::from(b'*'));
     let mut printed = String::new();
-    vm.child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut printed)
-        .unwrap();
+    vm.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
     assert_eq!(printed, ">*");
     assert_eq!(vm.record(), Ending::DebugExit { code: b'*' });
     let log = std::fs::read_to_string(vm.files().console_log()).unwrap();
@@ -157,18 +151,11 @@ fn a_client_pauses_resumes_resets_and_stops_it() {
     assert!(
         matches!(ask(Request::Pause), Reply::Refused { message } if message.contains("it is paused"))
     );
-    let Reply::Status(status) = ask(Request::Status) else {
-        panic!("no status")
-    };
-    assert_eq!(
-        (status.phase, status.engine.as_str()),
-        (Phase::Paused, "kvm")
-    );
+    let Reply::Status(status) = ask(Request::Status) else { panic!("no status") };
+    assert_eq!((status.phase, status.engine.as_str()), (Phase::Paused, "kvm"));
     assert_eq!(ask(Request::Reset), Reply::Done);
     assert_eq!(ask(Request::Resume), Reply::Done);
-    let Reply::Statistics(statistics) = ask(Request::Statistics) else {
-        panic!("no statistics")
-    };
+    let Reply::Statistics(statistics) = ask(Request::Statistics) else { panic!("no statistics") };
     assert_eq!(statistics.processors.len(), 1);
     assert!(statistics.overhead > 0);
     assert!(matches!(ask(Request::Inspect), Reply::Inspect { tree } if tree["pci"].is_array()));
@@ -226,10 +213,75 @@ fn a_second_process_for_the_same_vm_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("already running"), "{said}");
-    assert!(matches!(
-        vm.client().ask(&Request::Status),
-        Ok(Reply::Status(_))
-    ));
+    assert!(matches!(vm.client().ask(&Request::Status), Ok(Reply::Status(_))));
+}
+
+/// The child of process `parent` that runs QEMU.
+fn qemu_of(parent: u32) -> Option<rustix::process::Pid> {
+    let children = std::fs::read_dir("/proc").unwrap().flatten();
+    children.into_iter().find_map(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (name, fields) = stat.rsplit_once(')')?;
+        let is_child = fields.split_whitespace().nth(1)?.parse() == Ok(parent);
+        (is_child && name.contains("(qemu"))
+            .then(|| rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))?
+    })
+}
+
+#[test]
+fn while_qemu_hangs_others_are_answered_and_the_vm_can_be_ended() {
+    if !support::qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = specification(folder.path(), false, None);
+    spec.engine = definition::EngineChoice::Tcg;
+    std::fs::write(folder.path().join("kernel"), support::MULTIBOOT_GUEST).unwrap();
+    let mut vm = Vm { child: launch(&spec), folder };
+    // The console is there when the guest runs.
+    let mut console = wait_for(|| UnixStream::connect(vm.files().console()).ok());
+    console.set_read_timeout(Some(PATIENCE)).unwrap();
+    console.read_exact(&mut [0; 5]).unwrap();
+    let qemu = qemu_of(vm.child.id()).expect("QEMU runs");
+    rustix::process::kill_process(qemu, rustix::process::Signal::STOP).unwrap();
+    let mut waiting = UnixStream::connect(vm.files().control()).unwrap();
+    waiting.write_all(b"{\"request\":\"pause\"}\n").unwrap();
+    let mut client = vm.client();
+    let mut ask = |request| client.ask(&request).unwrap();
+    let begun = Instant::now();
+    let Reply::Status(status) = ask(Request::Status) else { panic!("no status") };
+    assert_eq!(status.phase, Phase::Running);
+    assert_eq!(ask(Request::Quit), Reply::Done);
+    // Far below what QEMU is given to answer.
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!(vm.code(), 0);
+    assert_eq!(vm.record(), Ending::Stopped);
+}
+
+#[test]
+fn requests_of_one_client_are_answered_in_order() {
+    if no_kvm() {
+        return;
+    }
+    let vm = start(false, None);
+    vm.client();
+    let mut stream = UnixStream::connect(vm.files().control()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let lines = ["inspect", "status", "pause", "nonsense", "resume", "status"];
+    for line in lines {
+        writeln!(stream, "{{\"request\":\"{line}\"}}").unwrap();
+    }
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    let kinds: Vec<String> = answers
+        .lines()
+        .map(|line| {
+            let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+            answer["reply"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(kinds, ["inspect", "status", "done", "refused", "done", "status"]);
 }
 
 #[test]
@@ -265,10 +317,7 @@ fn a_kernel_that_is_none_fails_with_the_reason_in_the_record() {
     let folder = tempfile::tempdir().unwrap();
     let spec = specification(folder.path(), false, None);
     std::fs::write(folder.path().join("kernel"), "no kernel").unwrap();
-    let mut vm = Vm {
-        child: launch(&spec),
-        folder,
-    };
+    let mut vm = Vm { child: launch(&spec), folder };
     assert_eq!(vm.code(), 1);
     assert!(matches!(vm.record(), Ending::Failed { message } if message.contains("not a kernel")));
 }

@@ -6,8 +6,16 @@
 /// Protocol version both ends state in the handshake; raised with every incompatible change.
 pub const PROTOCOL: u32 = 1;
 
+/// Most bytes of a program's input or output in one message of `Exec`.
+pub const EXEC_CHUNK: usize = 64 << 10;
+
+mod lists;
+
+pub use lists::{LONGEST_APPLICATION, MOST_APPLICATIONS};
+
 /// Version 1 of the interfaces (package `macrohard.v1`).
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod v1 {
+    pub use crate::lists::ApplicationList;
     tonic::include_proto!("macrohard.v1");
 }

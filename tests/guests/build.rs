@@ -27,27 +27,14 @@ fn assemble(source: &Path, out: &Path) {
     let file = |extension| out.join(name).with_extension(extension);
     let (object, linked, image) = (file("o"), file("elf"), file("bin"));
     run("as", |command| {
-        command
-            .args(["--64", "-I", "programs", "-o"])
-            .arg(&object)
-            .arg(source);
+        command.args(["--64", "-I", "programs", "-o"]).arg(&object).arg(source);
     });
     run("ld", |command| {
-        command.args([
-            "-m",
-            "elf_x86_64",
-            "--build-id=none",
-            "-Ttext",
-            LOAD_ADDRESS,
-            "-o",
-        ]);
+        command.args(["-m", "elf_x86_64", "--build-id=none", "-Ttext", LOAD_ADDRESS, "-o"]);
         command.arg(&linked).arg(&object);
     });
     run("objcopy", |command| {
-        command
-            .args(["-O", "binary", "-j", ".text"])
-            .arg(&linked)
-            .arg(&image);
+        command.args(["-O", "binary", "-j", ".text"]).arg(&linked).arg(&image);
     });
 }
 

@@ -3,14 +3,15 @@
 
 use crate::failure::{Context, Failure, Result};
 use crate::process::{Output, Step, during};
-use crate::{packages, workspace};
+use crate::{guest_package, packages, workspace};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The one target the product is built for so far.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The product's programs.
-pub(crate) const PROGRAMS: &[&str] = &["macrohard-hypervisor", "macrohardd", "macrohard-vm"];
+pub(crate) const PROGRAMS: &[&str] =
+    &["macrohard-hypervisor", "macrohardd", "macrohard-vm", "macrohard-share"];
 /// Version of virtiofsd, a separate program that serves virtio-fs shares.
 const VIRTIOFSD: &str = "1.13.2";
 
@@ -25,26 +26,19 @@ pub(crate) fn build(cargo_packages: &[&str]) -> Result<PathBuf> {
     packages::require(packages::BUILD)?;
     let log = workspace::folder("lab")?.join("build.log");
     let _ = std::fs::remove_file(&log);
-    during(
-        &format!("building {} (release, static)", cargo_packages.join(", ")),
-        || {
-            cargo()
-                .arguments(["build", "--release", "--target", TARGET])
-                .arguments(
-                    cargo_packages
-                        .iter()
-                        .flat_map(|package| ["--package", package]),
-                )
-                .variable("RUSTFLAGS", "-C target-feature=+crt-static")
-                .run(Output::Logged(log))
-        },
-    )?;
+    during(&format!("building {} (release, static)", cargo_packages.join(", ")), || {
+        cargo()
+            .arguments(["build", "--release", "--target", TARGET])
+            .arguments(cargo_packages.iter().flat_map(|package| ["--package", package]))
+            .variable("RUSTFLAGS", "-C target-feature=+crt-static")
+            .run(Output::Logged(log))
+    })?;
     Ok(workspace::target().join(TARGET).join("release"))
 }
 
 /// The product's folder and nothing else's.
 pub(crate) fn product() -> Result<PathBuf> {
-    let folder = build(&["host-agent"])?;
+    let folder = build(&["host-agent", "guest-agent"])?;
     for program in PROGRAMS {
         if !folder.join(program).exists() {
             return Err(Failure::new(format!(
@@ -53,6 +47,7 @@ pub(crate) fn product() -> Result<PathBuf> {
             )));
         }
     }
+    guest_package::pack(&folder)?;
     Ok(folder)
 }
 
@@ -69,14 +64,7 @@ pub(crate) fn virtiofsd() -> Result<PathBuf> {
     let log = workspace::folder("lab")?.join("virtiofsd.log");
     during(&format!("building virtiofsd {VIRTIOFSD}"), || {
         cargo()
-            .arguments([
-                "install",
-                "--locked",
-                "--version",
-                VIRTIOFSD,
-                "virtiofsd",
-                "--root",
-            ])
+            .arguments(["install", "--locked", "--version", VIRTIOFSD, "virtiofsd", "--root"])
             .argument(&folder)
             .within(workspace::folder("tools")?)
             .run(Output::Logged(log))
@@ -88,9 +76,5 @@ pub(crate) fn virtiofsd() -> Result<PathBuf> {
 pub(crate) fn stripped(program: &Path, to: &Path) -> Result {
     let above = to.parent().unwrap_or(to);
     std::fs::create_dir_all(above).context(|| format!("make {}", above.display()))?;
-    Step::new("strip")
-        .argument("-o")
-        .argument(to)
-        .argument(program)
-        .run(Output::Shown)
+    Step::new("strip").argument("-o").argument(to).argument(program).run(Output::Shown)
 }

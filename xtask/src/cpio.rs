@@ -18,11 +18,7 @@ const CHARACTER: u32 = 0o020_000;
 impl Archive {
     /// An empty archive.
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            number: 0,
-            folders: std::collections::BTreeSet::new(),
-        }
+        Self { bytes: Vec::new(), number: 0, folders: std::collections::BTreeSet::new() }
     }
 
     /// Adds a folder and those above it.
@@ -41,34 +37,19 @@ impl Archive {
     /// Adds a file.
     pub(crate) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) {
         self.above(path);
-        self.entry(
-            path.trim_start_matches('/'),
-            REGULAR | permissions,
-            (0, 0),
-            content,
-        );
+        self.entry(path.trim_start_matches('/'), REGULAR | permissions, (0, 0), content);
     }
 
     /// Adds a symbolic link.
     pub(crate) fn link(&mut self, path: &str, to: &str) {
         self.above(path);
-        self.entry(
-            path.trim_start_matches('/'),
-            SYMLINK | 0o777,
-            (0, 0),
-            to.as_bytes(),
-        );
+        self.entry(path.trim_start_matches('/'), SYMLINK | 0o777, (0, 0), to.as_bytes());
     }
 
     /// Adds a character device.
     pub(crate) fn device(&mut self, path: &str, major: u32, minor: u32) {
         self.above(path);
-        self.entry(
-            path.trim_start_matches('/'),
-            CHARACTER | 0o600,
-            (major, minor),
-            &[],
-        );
+        self.entry(path.trim_start_matches('/'), CHARACTER | 0o600, (major, minor), &[]);
     }
 
     /// Ends the archive.
@@ -87,25 +68,10 @@ impl Archive {
         self.number += 1;
         let size = u32::try_from(content.len()).expect("an initial RAM disk's file is below 4 GiB");
         let name = u32::try_from(path.len() + 1).expect("paths are short");
-        let fields = [
-            self.number,
-            mode,
-            0,
-            0,
-            1,
-            0,
-            size,
-            0,
-            0,
-            device.0,
-            device.1,
-            name,
-            0,
-        ];
+        let fields = [self.number, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
@@ -142,18 +108,10 @@ mod tests {
             .stderr(Stdio::null())
             .spawn()
             .expect("busybox starts");
-        child
-            .stdin
-            .take()
-            .expect("a pipe")
-            .write_all(&bytes)
-            .expect("busybox reads");
+        child.stdin.take().expect("a pipe").write_all(&bytes).expect("busybox reads");
         let output = child.wait_with_output().expect("busybox ends");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text}");
-        assert!(
-            text.contains("a/b/hello") && text.contains("a/link -> b/hello"),
-            "{text}"
-        );
+        assert!(text.contains("a/b/hello") && text.contains("a/link -> b/hello"), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! Runs every fuzz target for a short while (`cargo xtask test --all`). The targets are ordinary
-//! libFuzzer programs in `crates/*/fuzz`; they need no nightly toolchain here, only its flags.
+//! libFuzzer programs in `crates/*/fuzz` and the agents' `fuzz`; they need no nightly toolchain here, only
+//! its flags.
 
 use crate::binaries;
 use crate::failure::{Context, Failure, Result};
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 /// Each target's time.
 const SECONDS: u64 = 30;
+/// Packages outside `crates` that have targets.
+const AGENTS: [&str; 2] = ["guest-agent", "host-agent"];
 
 /// Gives the result of each target to `each`.
 pub(crate) fn smoke(each: &mut dyn FnMut(&str, Result)) {
@@ -29,7 +32,9 @@ fn projects() -> Result<Vec<PathBuf>> {
     let mut projects: Vec<PathBuf> = std::fs::read_dir(&crates)
         .context(|| format!("read {}", crates.display()))?
         .flatten()
-        .map(|entry| entry.path().join("fuzz"))
+        .map(|entry| entry.path())
+        .chain(AGENTS.map(|agent| workspace::root().join(agent)))
+        .map(|path| path.join("fuzz"))
         .filter(|path| path.join("Cargo.toml").exists())
         .collect();
     projects.sort();
@@ -46,13 +51,7 @@ fn run_project(project: &Path, each: &mut dyn FnMut(&str, Result)) {
     let targets = std::fs::read_dir(project.join("fuzz_targets")).map(|entries| {
         let mut names: Vec<String> = entries
             .flatten()
-            .filter_map(|entry| {
-                entry
-                    .file_name()
-                    .to_str()?
-                    .strip_suffix(".rs")
-                    .map(str::to_owned)
-            })
+            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".rs").map(str::to_owned))
             .collect();
         names.sort();
         names

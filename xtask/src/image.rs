@@ -51,6 +51,15 @@ const PACKAGES: &[&str] = &[
     "base-passwd",
     "libc-bin",
     "python3-minimal",
+    "git",
+    "xvfb",
+    "xclip",
+    "l3afpad",
+    "desktop-file-utils",
+    "libgtk-3-bin",
+    "dbus-daemon",
+    "libnotify-bin",
+    "xdg-utils",
 ];
 /// Packages that come from backports where the release's own are too old.
 const FROM_BACKPORTS: &str =
@@ -73,13 +82,8 @@ const LEFT_OUT: &[&str] = &[
     "sound",
 ];
 /// What the lab machine's first program needs loaded before it can mount its root.
-const BOOT_MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_console",
-    "squashfs",
-    "overlay",
-];
+const BOOT_MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "virtio_console", "squashfs", "overlay"];
 /// Changes whenever the recipe below does.
 const RECIPE: u32 = 3;
 
@@ -107,10 +111,7 @@ impl Image {
     }
     /// The kernel's modules on this machine, to put into guests.
     pub(crate) fn modules(&self) -> PathBuf {
-        self.folder
-            .join("modules")
-            .join("lib/modules")
-            .join(&self.kernel_version)
+        self.folder.join("modules").join("lib/modules").join(&self.kernel_version)
     }
     /// A static busybox.
     pub(crate) fn busybox(&self) -> PathBuf {
@@ -123,11 +124,7 @@ impl Image {
         let mut order = String::new();
         for path in load_order(&self.modules(), names)? {
             let content = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             archive.file(&format!("/modules/{name}"), 0o644, &content);
             let _ = writeln!(order, "{name}");
         }
@@ -143,30 +140,19 @@ pub(crate) fn prepare() -> Result<Image> {
     let sources = archives()?;
     let mut hasher = DefaultHasher::new();
     (RECIPE, PACKAGES, LEFT_OUT, BOOT_MODULES, INIT, &sources).hash(&mut hasher);
-    for package in [
-        "linux-image-amd64",
-        "qemu-system-x86",
-        "ovmf",
-        "passt",
-        "libc6",
-    ] {
+    for package in ["linux-image-amd64", "qemu-system-x86", "ovmf", "passt", "libc6"] {
         packages::candidate(package).hash(&mut hasher);
     }
     let folder = workspace::folder("lab")?.join(format!("image-{:016x}", hasher.finish()));
     if !folder.join("complete").exists() {
         let draft = workspace::folder("lab")?.join("image.draft");
-        during("building the lab machine's image", || {
-            build(&draft, &sources)
-        })?;
+        during("building the lab machine's image", || build(&draft, &sources))?;
         remove_others(&folder)?;
         std::fs::rename(&draft, &folder).context(|| format!("name {}", folder.display()))?;
     }
     let kernel_version = std::fs::read_to_string(folder.join("kernel-version"))
         .context(|| format!("read {}", folder.join("kernel-version").display()))?;
-    Ok(Image {
-        folder,
-        kernel_version: kernel_version.trim().to_owned(),
-    })
+    Ok(Image { folder, kernel_version: kernel_version.trim().to_owned() })
 }
 
 /// The release's archives, and its backports whether configured or not.
@@ -199,9 +185,7 @@ fn build(draft: &Path, sources: &[String]) -> Result {
     let list = draft.join("sources.list");
     write(
         &preferences,
-        FROM_BACKPORTS
-            .replace("{suite}", &format!("{codename}-backports"))
-            .as_bytes(),
+        FROM_BACKPORTS.replace("{suite}", &format!("{codename}-backports")).as_bytes(),
     )?;
     write(&list, (sources.join("\n") + "\n").as_bytes())?;
     let tar = draft.join("root.tar");
@@ -231,10 +215,7 @@ fn build(draft: &Path, sources: &[String]) -> Result {
     remove(&tar)?;
     let kernel_version = kernel_version(&root)?;
     write(&draft.join("kernel-version"), kernel_version.as_bytes())?;
-    copy(
-        &root.join("boot").join(format!("vmlinuz-{kernel_version}")),
-        &draft.join("vmlinuz"),
-    )?;
+    copy(&root.join("boot").join(format!("vmlinuz-{kernel_version}")), &draft.join("vmlinuz"))?;
     copy(&root.join("usr/bin/busybox"), &draft.join("busybox"))?;
     let modules = root.join("usr/lib/modules").join(&kernel_version);
     for left_out in LEFT_OUT {
@@ -255,14 +236,8 @@ fn build(draft: &Path, sources: &[String]) -> Result {
         .run(logged())?;
     // No package script ran: the linker's cache and the passwords of the base system are made here.
     write(&root.join("etc/passwd"), b"root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")?;
-    write(
-        &root.join("etc/group"),
-        b"root:x:0:\ntty:x:5:\nkvm:x:104:\nnogroup:x:65534:\n",
-    )?;
-    write(
-        &root.join("etc/hosts"),
-        b"127.0.0.1 localhost lab\n::1 localhost\n",
-    )?;
+    write(&root.join("etc/group"), b"root:x:0:\ntty:x:5:\nkvm:x:104:\nnogroup:x:65534:\n")?;
+    write(&root.join("etc/hosts"), b"127.0.0.1 localhost lab\n::1 localhost\n")?;
     // No package script ran to make the links that the system's programs go by.
     if !root.join("usr/bin/sh").exists() {
         std::os::unix::fs::symlink("dash", root.join("usr/bin/sh"))
@@ -295,19 +270,9 @@ fn build(draft: &Path, sources: &[String]) -> Result {
         ])
         .run(logged())?;
     std::fs::remove_dir_all(&root).context(|| format!("remove {}", root.display()))?;
-    let image = Image {
-        folder: draft.to_path_buf(),
-        kernel_version,
-    };
+    let image = Image { folder: draft.to_path_buf(), kernel_version };
     let mut archive = Archive::new();
-    for folder in [
-        "/dev",
-        "/proc",
-        "/root-image",
-        "/files",
-        "/writable",
-        "/new",
-    ] {
+    for folder in ["/dev", "/proc", "/root-image", "/files", "/writable", "/new"] {
         archive.folder(folder);
     }
     archive.device("/dev/console", 5, 1);
@@ -326,10 +291,7 @@ fn build(draft: &Path, sources: &[String]) -> Result {
 const INIT: &str = include_str!("../../tests/lab/machine/initrd.sh");
 
 fn with_sbin() -> String {
-    format!(
-        "{}:/usr/sbin:/sbin",
-        std::env::var("PATH").unwrap_or_default()
-    )
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
 fn kernel_version(root: &Path) -> Result<String> {
@@ -340,9 +302,7 @@ fn kernel_version(root: &Path) -> Result<String> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     versions.sort();
-    versions
-        .pop()
-        .ok_or_else(|| Failure::new(format!("no kernel in {}", folder.display())))
+    versions.pop().ok_or_else(|| Failure::new(format!("no kernel in {}", folder.display())))
 }
 
 /// The files of `names` and of everything they depend on, dependencies first, from `modules.dep`

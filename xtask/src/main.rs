@@ -12,6 +12,7 @@ mod demo;
 mod docs;
 mod failure;
 mod fuzz;
+mod guest_package;
 mod image;
 mod lab;
 mod package;
@@ -25,11 +26,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about = "Runs the project's tasks."
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Runs the project's tasks.")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -38,7 +35,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Sets everything up and boots a Debian guest to its login prompt.
-    Demo,
+    Demo {
+        /// The test of it instead: on engine tcg, in folders of its own, up to the whole desktop.
+        #[arg(long)]
+        check: bool,
+    },
     /// Runs every test; the last line says how many passed, failed and were skipped.
     Test {
         /// Also what takes long: fuzzing for a while, and the benchmarks.
@@ -47,12 +48,12 @@ enum Task {
     },
     /// Measures the product beside QEMU in one lab machine; a table, then JSON.
     Bench {
-        /// One of: start, memory, disk, stream.
+        /// One of: start, memory, disk, stream, exits.
         name: Option<String>,
     },
     /// Makes a Debian package under target/package.
     Package,
-    /// Checks the links of every document.
+    /// Writes the chapter that is made from the code, and checks the links of every document.
     Docs,
     /// Runs scenarios on emulated machines with virtualization hardware.
     #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
@@ -71,22 +72,21 @@ enum Task {
 enum LabCommand {
     /// Boots a lab machine, runs a script in it and exits with the script's status.
     Host(lab::HostArguments),
+    /// Boots core and monitor on a bare machine with one guest, and exits with the guest's status.
+    Core(lab::core::CoreArguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
-        Task::Demo => demo::run(),
+        Task::Demo { check: false } => demo::run(),
+        Task::Demo { check: true } => demo::check().map(|()| 0),
         Task::Test { all } => test::run(all),
         Task::Bench { name } => bench::run(name.as_deref()),
         Task::Package => package::run(),
-        Task::Docs => docs::check().map(|()| 0),
-        Task::Lab {
-            command: Some(LabCommand::Host(arguments)),
-            ..
-        } => lab::host(&arguments),
-        Task::Lab {
-            name: Some(name), ..
-        } => lab::scenario::one(&name),
+        Task::Docs => docs::run().map(|()| 0),
+        Task::Lab { command: Some(LabCommand::Host(arguments)), .. } => lab::host(&arguments),
+        Task::Lab { command: Some(LabCommand::Core(arguments)), .. } => lab::core::run(&arguments),
+        Task::Lab { name: Some(name), .. } => lab::scenario::one(&name),
         Task::Lab { .. } => lab::scenario::list(),
     };
     match result {

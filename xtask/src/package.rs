@@ -3,7 +3,7 @@
 
 use crate::failure::{Context, Result};
 use crate::process::{Output, Step, during};
-use crate::{binaries, packages, workspace};
+use crate::{binaries, guest_package, packages, workspace};
 use std::path::Path;
 
 /// What the programs call; they are static and need no library.
@@ -20,48 +20,32 @@ pub(crate) fn run() -> Result<i32> {
     for program in binaries::PROGRAMS {
         binaries::stripped(&programs.join(program), &tree.join("usr/bin").join(program))?;
     }
+    put(
+        &programs.join(guest_package::FILE),
+        &tree.join("usr/lib/macrohard-hypervisor").join(guest_package::FILE),
+    )?;
     let cli = programs.join("macrohard-hypervisor");
     let pages = tree.join("usr/share/man/man1");
     std::fs::create_dir_all(&pages).context(|| format!("make {}", pages.display()))?;
-    Step::new(&cli)
-        .arguments(["man", "--output"])
-        .argument(&pages)
-        .run(Output::Shown)?;
+    Step::new(&cli).arguments(["man", "--output"]).argument(&pages).run(Output::Shown)?;
     for (shell, path) in [
-        (
-            "bash",
-            "usr/share/bash-completion/completions/macrohard-hypervisor",
-        ),
-        (
-            "zsh",
-            "usr/share/zsh/vendor-completions/_macrohard-hypervisor",
-        ),
-        (
-            "fish",
-            "usr/share/fish/vendor_completions.d/macrohard-hypervisor.fish",
-        ),
+        ("bash", "usr/share/bash-completion/completions/macrohard-hypervisor"),
+        ("zsh", "usr/share/zsh/vendor-completions/_macrohard-hypervisor"),
+        ("fish", "usr/share/fish/vendor_completions.d/macrohard-hypervisor.fish"),
     ] {
-        let script = Step::new(&cli)
-            .arguments(["completions", shell])
-            .text()
-            .unwrap_or_default();
+        let script = Step::new(&cli).arguments(["completions", shell]).text().unwrap_or_default();
         write(&tree.join(path), &script)?;
     }
     let units = workspace::root().join("packaging/systemd");
     if let Ok(entries) = std::fs::read_dir(&units) {
         for entry in entries.flatten() {
-            put(
-                &entry.path(),
-                &tree.join("usr/lib/systemd/user").join(entry.file_name()),
-            )?;
+            put(&entry.path(), &tree.join("usr/lib/systemd/user").join(entry.file_name()))?;
         }
     }
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
         put(
             &workspace::root().join(licence),
-            &tree
-                .join("usr/share/doc/macrohard-hypervisor")
-                .join(licence),
+            &tree.join("usr/share/doc/macrohard-hypervisor").join(licence),
         )?;
     }
     let version = env!("CARGO_PKG_VERSION");

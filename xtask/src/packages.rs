@@ -14,22 +14,37 @@ pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "nasm"];
 /// To build virtiofsd.
 pub(crate) const VIRTIOFSD: &[&str] = &["libcap-ng-dev", "libseccomp-dev"];
 /// To run the engine `tcg` and its demo guest.
-pub(crate) const DEMO: &[&str] = &[
-    "qemu-system-x86",
-    "qemu-utils",
-    "ovmf",
-    "passt",
-    "mmdebstrap",
-    "e2fsprogs",
-    "expect",
+pub(crate) const DEMO: &[&str] =
+    &["qemu-system-x86", "qemu-utils", "ovmf", "passt", "mmdebstrap", "e2fsprogs", "expect"];
+/// To test the agents against a desktop's parts.
+pub(crate) const DESKTOP: &[&str] = &[
+    "dbus-bin",
+    "dbus-daemon",
+    "desktop-file-utils",
+    "libglib2.0-bin",
+    "libgtk-3-bin",
+    "libnotify-bin",
+    "sway",
+    "wl-clipboard",
+    "xclip",
+    "xdg-utils",
+    "xvfb",
 ];
 /// To make and run lab machines.
-pub(crate) const LAB: &[&str] = &[
+pub(crate) const LAB: &[&str] =
+    &["qemu-system-x86", "mmdebstrap", "squashfs-tools", "kmod", "busybox-static"];
+
+/// To run the core on bare machines.
+pub(crate) const CORE: &[&str] = &[
     "qemu-system-x86",
-    "mmdebstrap",
-    "squashfs-tools",
-    "kmod",
-    "busybox-static",
+    "bochs",
+    "bochs-term",
+    "bochsbios",
+    "vgabios",
+    "grub-common",
+    "grub-pc-bin",
+    "xorriso",
+    "binutils",
 ];
 
 /// QEMU's software CPU has an x2APIC from this major version on.
@@ -47,11 +62,7 @@ pub(crate) fn require(names: &[&str]) -> Result {
         );
         return Ok(());
     }
-    let mut missing: Vec<&str> = names
-        .iter()
-        .copied()
-        .filter(|name| !installed(name))
-        .collect();
+    let mut missing: Vec<&str> = names.iter().copied().filter(|name| !installed(name)).collect();
     missing.sort_unstable();
     missing.dedup();
     let qemu = names.iter().any(|name| name.starts_with("qemu-"));
@@ -75,16 +86,17 @@ pub(crate) fn require(names: &[&str]) -> Result {
     if candidate_major("qemu-system-x86").is_none() {
         update(&log)?;
     }
-    let wanted = if old {
-        vec!["qemu-system-x86", "qemu-utils"]
-    } else {
-        of_qemu
-    };
+    let wanted = if old { vec!["qemu-system-x86", "qemu-utils"] } else { of_qemu };
     if candidate_major("qemu-system-x86").is_some_and(|major| major >= QEMU_MAJOR) {
         return install(&wanted, None, &log);
     }
     add_backports(&codename, &backports, &log)?;
     install(&wanted, Some(&backports), &log)
+}
+
+/// True when nothing is to be installed for these.
+pub(crate) fn are_installed(names: &[&str]) -> bool {
+    names.iter().all(|name| installed(name))
 }
 
 fn installed(name: &str) -> bool {
@@ -104,28 +116,15 @@ fn version(format: &str, name: &str) -> u32 {
 
 /// `1:10.0.2+ds-2` -> 10
 fn major(version: &str) -> Option<u32> {
-    let upstream = version
-        .trim()
-        .rsplit_once(':')
-        .map_or(version.trim(), |(_, rest)| rest);
-    upstream
-        .split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()
+    let upstream = version.trim().rsplit_once(':').map_or(version.trim(), |(_, rest)| rest);
+    upstream.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The version apt would install, as text.
 pub(crate) fn candidate(name: &str) -> Option<String> {
-    let text = Step::new("apt-cache")
-        .variable("LC_ALL", "C")
-        .arguments(["policy", name])
-        .text()?;
-    let version = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate:"))?
-        .trim()
-        .to_owned();
+    let text = Step::new("apt-cache").variable("LC_ALL", "C").arguments(["policy", name]).text()?;
+    let version =
+        text.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?.trim().to_owned();
     (version != "(none)").then_some(version)
 }
 
@@ -152,9 +151,7 @@ fn update(log: &std::path::Path) -> Result {
 }
 
 fn install(names: &[&str], suite: Option<&str>, log: &std::path::Path) -> Result {
-    let from = suite
-        .map(|suite| format!(" from {suite}"))
-        .unwrap_or_default();
+    let from = suite.map(|suite| format!(" from {suite}")).unwrap_or_default();
     crate::process::during(&format!("installing{from}: {}", names.join(" ")), || {
         let mut arguments = vec!["install", "-y", "--no-install-recommends"];
         if let Some(suite) = suite {
@@ -174,11 +171,8 @@ fn add_backports(codename: &str, backports: &str, log: &std::path::Path) -> Resu
     let configured = sources::configured(codename);
     if !configured.iter().any(|source| source.suite == backports) {
         let base = base(&configured, codename)?;
-        let signed = base
-            .signed_by
-            .as_ref()
-            .map(|key| format!("Signed-By: {key}\n"))
-            .unwrap_or_default();
+        let signed =
+            base.signed_by.as_ref().map(|key| format!("Signed-By: {key}\n")).unwrap_or_default();
         let text = format!(
             "Types: deb\nURIs: {}\nSuites: {backports}\nComponents: main\n{signed}",
             base.uri

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Pid, Signal};
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +30,15 @@ pub(crate) struct Step {
     environment: Vec<(OsString, OsString)>,
     folder: PathBuf,
     limit: Duration,
+    /// What ends it when this task runner ends.
+    death: Death,
+}
+
+/// A signal that ends a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    Term,
+    Kill,
 }
 
 impl Step {
@@ -40,6 +50,7 @@ impl Step {
             environment: Vec::new(),
             folder: crate::workspace::root(),
             limit: Duration::from_secs(600),
+            death: Death::Term,
         }
     }
 
@@ -63,11 +74,7 @@ impl Step {
         mut self,
         arguments: I,
     ) -> Self {
-        self.arguments.extend(
-            arguments
-                .into_iter()
-                .map(|argument| argument.as_ref().into()),
-        );
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().into()));
         self
     }
 
@@ -89,6 +96,12 @@ impl Step {
         self
     }
 
+    /// For a program that ignores the polite signal.
+    pub(crate) fn stubborn(mut self) -> Self {
+        self.death = Death::Kill;
+        self
+    }
+
     /// The command line, for messages.
     pub(crate) fn line(&self) -> String {
         let mut line = self.program.to_string_lossy().into_owned();
@@ -102,7 +115,14 @@ impl Step {
     fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "TERM", "--"])
+            .args([
+                "--pdeathsig",
+                match self.death {
+                    Death::Term => "TERM",
+                    Death::Kill => "KILL",
+                },
+                "--",
+            ])
             .arg(&self.program)
             .args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -122,9 +142,7 @@ impl Step {
                     .append(true)
                     .open(path)
                     .context(|| format!("write {}", path.display()))?;
-                let again = file
-                    .try_clone()
-                    .context(|| format!("write {}", path.display()))?;
+                let again = file.try_clone().context(|| format!("write {}", path.display()))?;
                 command.stdout(file).stderr(again);
                 Some(path.clone())
             }
@@ -154,19 +172,14 @@ impl Step {
         let mut command = self.command();
         command.stdout(Stdio::piped());
         let mut running = Running::start(command, &line)?;
-        let stdout = running
-            .child
-            .stdout
-            .take()
-            .expect("standard output is a pipe");
+        let stdout = running.child.stdout.take().expect("standard output is a pipe");
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let mut reader = BufReader::new(stdout);
             let mut bytes = Vec::new();
             while matches!(reader.read_until(b'\n', &mut bytes), Ok(n) if n > 0) {
-                let text = String::from_utf8_lossy(&bytes)
-                    .trim_end_matches(['\n', '\r'])
-                    .to_owned();
+                let text =
+                    String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
                 bytes.clear();
                 if sender.send(text).is_err() {
                     break;
@@ -184,10 +197,7 @@ impl Step {
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
         }
-        running.finish(
-            end.saturating_duration_since(Instant::now())
-                .max(Duration::from_secs(10)),
-        )
+        running.finish(end.saturating_duration_since(Instant::now()).max(Duration::from_secs(10)))
     }
 
     /// Runs it, gives its standard output to `each` as it comes, and ends it when `each` says `false`.
@@ -196,17 +206,10 @@ impl Step {
         let mut command = self.command();
         command.stdout(Stdio::piped());
         let mut running = Running::start(command, &line)?;
-        let mut stdout = running
-            .child
-            .stdout
-            .take()
-            .expect("standard output is a pipe");
+        let mut stdout = running.child.stdout.take().expect("standard output is a pipe");
         let mut buffer = [0; 4096];
         loop {
-            match stdout
-                .read(&mut buffer)
-                .context(|| format!("read from {}", shorten(&line)))?
-            {
+            match stdout.read(&mut buffer).context(|| format!("read from {}", shorten(&line)))? {
                 0 => break,
                 read if each(&String::from_utf8_lossy(&buffer[..read])) => {}
                 _ => return Ok(()),
@@ -215,13 +218,40 @@ impl Step {
         running.finish(self.limit).map(drop)
     }
 
+    /// Runs it with its output in `log`, calls `look` fifty times a second, and once after its end with
+    /// `true`; ends it when `look` says so or at its limit. `None` when it was ended.
+    pub(crate) fn watched(
+        self,
+        log: &std::path::Path,
+        look: &mut dyn FnMut(bool) -> Result<ControlFlow<()>>,
+    ) -> Result<Option<ExitStatus>> {
+        let line = self.line();
+        let file = std::fs::File::create(log).context(|| format!("write {}", log.display()))?;
+        let again = file.try_clone().context(|| format!("write {}", log.display()))?;
+        let mut command = self.command();
+        command.stdout(file).stderr(again);
+        let mut running = Running::start(command, &line)?;
+        running.death = self.death;
+        let end = Instant::now() + self.limit;
+        loop {
+            let ended = running.ended()?;
+            if look(ended.is_some())?.is_break() || (ended.is_none() && Instant::now() >= end) {
+                if ended.is_none() {
+                    running.kill();
+                }
+                return Ok(ended);
+            }
+            if ended.is_some() {
+                return Ok(ended);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Runs it and returns its standard output when it ends with status 0.
     pub(crate) fn text(self) -> Option<String> {
         let output = self.command().stderr(Stdio::null()).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
@@ -229,26 +259,20 @@ impl Step {
 struct Running {
     child: Child,
     done: bool,
+    death: Death,
 }
 
 impl Running {
     fn start(mut command: Command, line: &str) -> Result<Self> {
         command.process_group(0);
-        let child = command
-            .spawn()
-            .context(|| format!("run {}", shorten(line)))?;
-        Ok(Self { child, done: false })
+        let child = command.spawn().context(|| format!("run {}", shorten(line)))?;
+        Ok(Self { child, done: false, death: Death::Term })
     }
 
     fn finish(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
         loop {
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .context(|| "wait for a program".to_owned())?
-            {
-                self.done = true;
+            if let Some(status) = self.ended()? {
                 return Ok(Some(status));
             }
             if Instant::now() >= end {
@@ -259,10 +283,22 @@ impl Running {
         }
     }
 
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let status = self.child.try_wait().context(|| "wait for a program".to_owned())?;
+        self.done |= status.is_some();
+        Ok(status)
+    }
+
     fn kill(&mut self) {
         if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = rustix::process::kill_process_group(group, Signal::TERM);
-            std::thread::sleep(Duration::from_millis(300));
+            if self.death == Death::Term {
+                let _ = rustix::process::kill_process_group(group, Signal::TERM);
+                let end = Instant::now() + Duration::from_millis(300);
+                while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+            // The group may outlive the program that was started.
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
         let _ = self.child.wait();
@@ -302,12 +338,10 @@ pub(crate) fn during<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<
         let _ = std::io::stderr().flush();
         return work();
     }
-    let bar = ProgressBar::new_spinner()
-        .with_message(what.to_owned())
-        .with_style(
-            ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
-                .expect("the template is well formed"),
-        );
+    let bar = ProgressBar::new_spinner().with_message(what.to_owned()).with_style(
+        ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+            .expect("the template is well formed"),
+    );
     bar.enable_steady_tick(Duration::from_millis(120));
     let result = work();
     bar.finish_and_clear();

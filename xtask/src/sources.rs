@@ -19,11 +19,8 @@ pub(crate) struct Source {
 impl Source {
     /// As one line of sources.list(5), component main only.
     pub(crate) fn line(&self) -> String {
-        let signed = self
-            .signed_by
-            .as_ref()
-            .map(|key| format!("[signed-by={key}] "))
-            .unwrap_or_default();
+        let signed =
+            self.signed_by.as_ref().map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
         format!("deb {signed}{} {} main", self.uri, self.suite)
     }
 }
@@ -58,15 +55,9 @@ pub(crate) fn configured(codename: &str) -> Vec<Source> {
         }
     }
     sources.retain(|source| {
-        source
-            .components
-            .iter()
-            .any(|component| component == "main")
+        source.components.iter().any(|component| component == "main")
             && (source.suite == codename
-                || source
-                    .suite
-                    .strip_prefix(codename)
-                    .is_some_and(|rest| rest.starts_with('-')))
+                || source.suite.strip_prefix(codename).is_some_and(|rest| rest.starts_with('-')))
     });
     let mut seen = std::collections::BTreeSet::new();
     sources.retain(|source| seen.insert(source.suite.clone()));
@@ -75,12 +66,7 @@ pub(crate) fn configured(codename: &str) -> Vec<Source> {
 
 /// `deb [options] uri suite component...`
 fn one_line(line: &str) -> Option<Source> {
-    let mut rest = line
-        .split('#')
-        .next()?
-        .trim()
-        .strip_prefix("deb ")?
-        .trim_start();
+    let mut rest = line.split('#').next()?.trim().strip_prefix("deb ")?.trim_start();
     let mut signed_by = None;
     if let Some(options) = rest.strip_prefix('[') {
         let (inside, after) = options.split_once(']')?;
@@ -106,25 +92,17 @@ fn stanzas(text: &str) -> Vec<Source> {
     for stanza in lines.split(|line| line.trim().is_empty()) {
         let field = |name: &str| -> Option<String> {
             let at = stanza.iter().position(|line| {
-                line.split_once(':')
-                    .is_some_and(|(key, _)| key.eq_ignore_ascii_case(name))
+                line.split_once(':').is_some_and(|(key, _)| key.eq_ignore_ascii_case(name))
             })?;
             let mut value = stanza[at].split_once(':')?.1.trim().to_owned();
-            for more in stanza[at + 1..]
-                .iter()
-                .take_while(|line| line.starts_with([' ', '\t']))
-            {
+            for more in stanza[at + 1..].iter().take_while(|line| line.starts_with([' ', '\t'])) {
                 value.push(' ');
                 value.push_str(more.trim());
             }
             Some(value)
         };
         let words = |name: &str| -> Vec<String> {
-            field(name)
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect()
+            field(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
         };
         if field("Enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"))
             || !words("Types").contains(&"deb".to_owned())
@@ -163,13 +141,7 @@ mod tests {
         assert!(
             stanzas("Types: deb\nEnabled: no\nURIs: u\nSuites: s\nComponents: main\n").is_empty()
         );
-        assert_eq!(
-            one_line("deb-src http://mirror.example/debian bookworm main"),
-            None
-        );
-        assert_eq!(
-            one_line("# deb http://mirror.example/debian bookworm main"),
-            None
-        );
+        assert_eq!(one_line("deb-src http://mirror.example/debian bookworm main"), None);
+        assert_eq!(one_line("# deb http://mirror.example/debian bookworm main"), None);
     }
 }

@@ -4,6 +4,7 @@
 use crate::failure::{Context, Failure, Result};
 use crate::process::{Output, Step, during};
 use crate::{bare_metal, binaries, demo, docs, fuzz, lab, packages, workspace};
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,46 +29,37 @@ pub(crate) fn run(all: bool) -> Result<i32> {
     let mut total = Count::default();
     packages::require(packages::BUILD)?;
     packages::require(packages::DEMO)?;
+    packages::require(packages::DESKTOP)?;
     check(&mut total, "formatting", || {
         during("checking the formatting", || {
-            binaries::cargo()
-                .arguments(["fmt", "--all", "--check"])
-                .run(Output::Shown)
+            binaries::cargo().arguments(["fmt", "--all", "--check"]).run(Output::Shown)
         })
     });
-    if binaries::cargo()
-        .arguments(["clippy", "--version"])
-        .text()
-        .is_some()
-    {
+    if binaries::cargo().arguments(["clippy", "--version"]).text().is_some() {
         check(&mut total, "clippy", clippy);
     } else {
-        skip(
-            &mut total,
-            "clippy",
-            "this toolchain has none (rustup component add clippy)",
-        );
+        skip(&mut total, "clippy", "this toolchain has none (rustup component add clippy)");
     }
     check(&mut total, "documentation", docs::check);
-    match units() {
+    // Tests run them.
+    check(&mut total, "unikernels", || bare_metal::unikernels().map(drop));
+    let variables = lab::guest::for_tests().unwrap_or_else(|failure| {
+        check(&mut total, "what tests use of the lab", || Err(failure));
+        Vec::new()
+    });
+    match units(&variables) {
         Ok(count) => total.add(count),
         Err(failure) => check(&mut total, "cargo test", || Err(failure)),
     }
-    check(
-        &mut total,
-        "no_std crates for bare metal",
-        bare_metal::check,
-    );
-    scenarios(&mut total);
+    check(&mut total, "no_std crates for bare metal", bare_metal::check);
+    core_scenarios(&mut total);
+    scenarios(&mut total, all);
     check(&mut total, "demo on tcg", demo::check);
     if all {
         fuzz::smoke(&mut |name, result| check(&mut total, name, || result));
         check(&mut total, "bench", || crate::bench::run(None).map(drop));
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        total.passed, total.failed, total.skipped
-    );
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     Ok(i32::from(total.failed > 0))
 }
 
@@ -103,7 +95,7 @@ fn clippy() -> Result {
 }
 
 /// `cargo test`, with what passed tests wrote kept, because that is where a test says it could not run.
-fn units() -> Result<Count> {
+fn units(variables: &[(&str, OsString)]) -> Result<Count> {
     let log = workspace::folder("test")?.join("tests.log");
     let _ = std::fs::remove_file(&log);
     during("building the tests", || {
@@ -113,19 +105,25 @@ fn units() -> Result<Count> {
     })?;
     let _ = std::fs::remove_file(&log);
     let ended = during("cargo test", || {
-        binaries::cargo()
-            .arguments([
-                "test",
-                "--workspace",
-                "--no-fail-fast",
-                "--",
-                "--show-output",
-            ])
+        let cargo = binaries::cargo().arguments([
+            "test",
+            "--workspace",
+            "--no-fail-fast",
+            "--",
+            "--show-output",
+        ]);
+        variables
+            .iter()
+            .fold(cargo, |cargo, (name, value)| cargo.variable(name, value))
             .limit(Duration::from_secs(1500))
             .run(Output::Logged(log.clone()))
     });
     let text = std::fs::read(&log).context(|| format!("read {}", log.display()))?;
-    let mut count = tally(&String::from_utf8_lossy(&text));
+    let text = String::from_utf8_lossy(&text);
+    let (mut count, reasons) = tally(&text);
+    for reason in reasons {
+        println!("{reason}");
+    }
     if let Err(failure) = ended {
         println!("{failure}");
         count.failed = count.failed.max(1);
@@ -140,17 +138,16 @@ fn units() -> Result<Count> {
     Ok(count)
 }
 
-/// Sums cargo's closing lines; a test that wrote `SKIPPED: why` did not pass but was skipped.
-fn tally(text: &str) -> Count {
+/// Sums cargo's closing lines; a test that wrote `SKIPPED: why` did not pass but was skipped. Gives
+/// these lines too, and prints none: what its own test printed would be counted.
+fn tally(text: &str) -> (Count, Vec<&str>) {
     let mut count = Count::default();
-    let mut not_run = 0;
+    let mut reasons = Vec::new();
     for line in text.lines() {
         if let Some(result) = line.trim().strip_prefix("test result:") {
             let number = |what: &str| -> u64 {
-                let words: Vec<&str> = result
-                    .split([' ', ';', '.'])
-                    .filter(|word| !word.is_empty())
-                    .collect();
+                let words: Vec<&str> =
+                    result.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
                 words
                     .iter()
                     .position(|word| *word == what)
@@ -163,16 +160,34 @@ fn tally(text: &str) -> Count {
                 skipped: number("ignored"),
             });
         } else if line.starts_with("SKIPPED: ") {
-            println!("{line}");
-            not_run += 1;
+            reasons.push(line);
         }
     }
+    let not_run = reasons.len() as u64;
     count.passed = count.passed.saturating_sub(not_run);
     count.skipped += not_run;
-    count
+    (count, reasons)
 }
 
-fn scenarios(total: &mut Count) {
+fn core_scenarios(total: &mut Count) {
+    let scenarios = match lab::core::scenario::all() {
+        Ok(scenarios) => scenarios,
+        Err(failure) => return check(total, "lab core", || Err(failure)),
+    };
+    for scenario in scenarios {
+        for machine in &scenario.machines {
+            let name = format!("lab {}@{machine}", scenario.name);
+            if let Some(why) = scenario.open.get(machine) {
+                skip(total, &name, &format!("known not to hold: {why}"));
+                continue;
+            }
+            println!("--- {name}: {}", scenario.claim);
+            check(total, &name, || scenario.run(*machine).map(drop));
+        }
+    }
+}
+
+fn scenarios(total: &mut Count, all: bool) {
     let prepared =
         lab::scenario::prepare().and_then(|machines| Ok((machines, lab::scenario::all()?)));
     let (machines, scenarios) = match prepared {
@@ -184,18 +199,17 @@ fn scenarios(total: &mut Count) {
         }
     };
     for scenario in scenarios {
+        if scenario.long && !all {
+            continue;
+        }
         println!("--- lab {}: {}", scenario.name, scenario.claim);
-        check(
-            total,
-            &format!("lab {}", scenario.name),
-            || match scenario.run(&machines)? {
-                Some(_) => Ok(()),
-                None => Err(Failure::new(format!(
-                    "does not hold; again with: cargo xtask lab {}",
-                    scenario.name
-                ))),
-            },
-        );
+        check(total, &format!("lab {}", scenario.name), || match scenario.run(&machines)? {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(format!(
+                "does not hold; again with: cargo xtask lab {}",
+                scenario.name
+            ))),
+        });
     }
 }
 
@@ -219,11 +233,7 @@ mod tests {
                     test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
         assert_eq!(
             tally(text),
-            Count {
-                passed: 4,
-                failed: 1,
-                skipped: 2
-            }
+            (Count { passed: 4, failed: 1, skipped: 2 }, vec!["SKIPPED: no /dev/kvm"])
         );
     }
 }

@@ -45,15 +45,11 @@ pub(crate) fn lock(name: &str) -> Result<Lock> {
         .context(|| format!("open {}", path.display()))?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let holder = std::fs::read_to_string(&path).unwrap_or_default();
-        eprintln!(
-            "waiting for another run (process {}) to finish its step",
-            holder.trim()
-        );
+        eprintln!("waiting for another run (process {}) to finish its step", holder.trim());
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .context(|| format!("lock {}", path.display()))?;
     }
-    file.set_len(0)
-        .context(|| format!("write {}", path.display()))?;
+    file.set_len(0).context(|| format!("write {}", path.display()))?;
     writeln!(file, "{}", std::process::id()).context(|| format!("write {}", path.display()))?;
     Ok(Lock(file))
 }

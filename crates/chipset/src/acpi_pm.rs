@@ -185,18 +185,14 @@ impl AcpiPm {
         let registers = &self.registers;
         let pm1 = registers.pm1_status & registers.pm1_enable & PM1_ENABLES != 0;
         let gpe = registers.gpe_status & registers.gpe_enable != 0;
-        self.sci
-            .set(registers.pm1_control & CONTROL_SCI != 0 && (pm1 || gpe));
+        self.sci.set(registers.pm1_control & CONTROL_SCI != 0 && (pm1 || gpe));
     }
 
     fn read_block(&self, offset: u16) -> u8 {
         let registers = &self.registers;
         let byte = |value: u64, first: u16| {
             let bytes = value.to_le_bytes();
-            bytes
-                .get(usize::from(offset.wrapping_sub(first)))
-                .copied()
-                .unwrap_or(0)
+            bytes.get(usize::from(offset.wrapping_sub(first))).copied().unwrap_or(0)
         };
         match offset {
             0x00..=0x01 => byte(registers.pm1_status.into(), 0x00),
@@ -215,11 +211,7 @@ impl AcpiPm {
     fn write_block(&mut self, offset: u16, value: u8) {
         let registers = &mut self.registers;
         let high = offset & 1 != 0;
-        let word = if high {
-            u16::from(value) << 8
-        } else {
-            u16::from(value)
-        };
+        let word = if high { u16::from(value) << 8 } else { u16::from(value) };
         let kept = if high { 0x00ff } else { 0xff00 };
         match offset {
             0x00..=0x01 => registers.pm1_status &= !word,
@@ -283,10 +275,7 @@ impl Device for AcpiPm {
 
     fn reset(&mut self) {
         let seen_toggles = self.toggles();
-        self.registers = AcpiPmRegisters {
-            seen_toggles,
-            ..Self::power_on(self.registers.now)
-        };
+        self.registers = AcpiPmRegisters { seen_toggles, ..Self::power_on(self.registers.now) };
         self.set_base(Some(PM_BASE));
         self.drive();
     }
@@ -303,11 +292,7 @@ impl Device for AcpiPm {
 impl PortDevice for AcpiPm {
     fn ranges(&self) -> &[PortRange] {
         let [fixed @ .., _] = &self.ranges;
-        if self.registers.base.is_some() {
-            &self.ranges
-        } else {
-            fixed
-        }
+        if self.registers.base.is_some() { &self.ranges } else { fixed }
     }
 
     fn read(&mut self, port: u16, data: &mut [u8]) {
@@ -321,19 +306,17 @@ impl PortDevice for AcpiPm {
     }
 
     fn write(&mut self, port: u16, data: &[u8]) {
-        write_bytes(port, data, |port, value| {
-            match (port, self.block_offset(port)) {
-                (SMI_COMMAND, _) => self.write_smi_command(value),
-                (0xb3, _) => self.registers.smi_data = value,
-                (RESET_CONTROL, _) => {
-                    self.registers.reset_control = value & !RESET_CPU;
-                    if value & RESET_CPU != 0 {
-                        self.events.raise(MachineEvent::Reset);
-                    }
+        write_bytes(port, data, |port, value| match (port, self.block_offset(port)) {
+            (SMI_COMMAND, _) => self.write_smi_command(value),
+            (0xb3, _) => self.registers.smi_data = value,
+            (RESET_CONTROL, _) => {
+                self.registers.reset_control = value & !RESET_CPU;
+                if value & RESET_CPU != 0 {
+                    self.events.raise(MachineEvent::Reset);
                 }
-                (_, Some(offset)) => self.write_block(offset, value),
-                _ => {}
             }
+            (_, Some(offset)) => self.write_block(offset, value),
+            _ => {}
         });
     }
 }
@@ -366,10 +349,7 @@ impl SaveRestore for AcpiPm {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<AcpiPmRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: Self::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<AcpiPmRegisters>) -> Result<(), StateError> {
@@ -396,11 +376,7 @@ mod tests {
     impl Bench {
         fn new(width: PmTimerWidth) -> Self {
             let (sci, events) = (TestLine::new(), TestEvents::new());
-            Self {
-                pm: AcpiPm::new(width, sci.clone(), events.clone()),
-                sci,
-                events,
-            }
+            Self { pm: AcpiPm::new(width, sci.clone(), events.clone()), sci, events }
         }
 
         fn read(&mut self, offset: u16) -> u32 {
@@ -440,19 +416,14 @@ mod tests {
             let off = kind == 0 || kind == 7;
             assert_eq!(bench.events.taken().len(), usize::from(off), "type {kind}");
         }
-        assert_eq!(
-            bench.read(PM1_CONTROL) & u32::from(CONTROL_SLEEP),
-            0,
-            "write-only"
-        );
+        assert_eq!(bench.read(PM1_CONTROL) & u32::from(CONTROL_SLEEP), 0, "write-only");
     }
 
     #[test]
     fn the_timer_runs_at_its_frequency_in_its_width() {
-        for (width, mask) in [
-            (PmTimerWidth::Bits24, 0xff_ffff),
-            (PmTimerWidth::Bits32, 0xffff_ffff),
-        ] {
+        for (width, mask) in
+            [(PmTimerWidth::Bits24, 0xff_ffff), (PmTimerWidth::Bits32, 0xffff_ffff)]
+        {
             let mut bench = Bench::new(width);
             bench.pm.advance(1_000_000_000);
             assert_eq!(bench.read(PM_TIMER), 3_579_545);

@@ -96,13 +96,7 @@ impl PortDevice for DebugConsole {
     }
 
     fn read(&mut self, port: u16, data: &mut [u8]) {
-        read_bytes(port, data, |port| {
-            if port == Self::PORT {
-                CONSOLE_PRESENT
-            } else {
-                0xff
-            }
-        });
+        read_bytes(port, data, |port| if port == Self::PORT { CONSOLE_PRESENT } else { 0xff });
     }
 
     fn write(&mut self, port: u16, data: &[u8]) {
@@ -148,21 +142,13 @@ impl HypercallPorts {
         memory: Box<dyn GuestBytes>,
         events: Arc<dyn MachineEvents>,
     ) -> Self {
-        Self {
-            sink,
-            memory,
-            events,
-            input: VecDeque::new(),
-            refused: false,
-        }
+        Self { sink, memory, events, input: VecDeque::new(), refused: false }
     }
 
     /// Gives the guest input and says how many of `bytes` were taken. When that is not all of
     /// them, [`ByteSink::input_wanted`] tells when to offer the rest.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes
-            .len()
-            .min(INPUT_DEPTH.saturating_sub(self.input.len()));
+        let taken = bytes.len().min(INPUT_DEPTH.saturating_sub(self.input.len()));
         self.refused |= taken < bytes.len();
         self.input.extend(bytes.iter().take(taken));
         taken
@@ -260,14 +246,8 @@ impl SaveRestore for HypercallPorts {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<HypercallRegisters> {
-        let registers = HypercallRegisters {
-            input: self.input.clone(),
-            refused: self.refused,
-        };
-        Saved {
-            version: Self::VERSION,
-            registers,
-        }
+        let registers = HypercallRegisters { input: self.input.clone(), refused: self.refused };
+        Saved { version: Self::VERSION, registers }
     }
 
     fn restore(&mut self, saved: Saved<HypercallRegisters>) -> Result<(), StateError> {
@@ -296,9 +276,7 @@ mod tests {
 
     impl GuestBytes for Memory {
         fn read(&self, address: u64, into: &mut [u8]) -> usize {
-            let from = (address as usize)
-                .checked_sub(0x1000)
-                .filter(|&at| at < self.0.len());
+            let from = (address as usize).checked_sub(0x1000).filter(|&at| at < self.0.len());
             let source = from.map_or(&[][..], |at| &self.0[at..]);
             let length = source.len().min(into.len());
             into[..length].copy_from_slice(&source[..length]);
@@ -309,11 +287,7 @@ mod tests {
     fn ports(memory: &[u8]) -> (HypercallPorts, TestSink, Arc<TestEvents>) {
         let (sink, events) = (TestSink::default(), TestEvents::new());
         let memory = Box::new(Memory(memory.to_vec()));
-        (
-            HypercallPorts::new(Box::new(sink.clone()), memory, events.clone()),
-            sink,
-            events,
-        )
+        (HypercallPorts::new(Box::new(sink.clone()), memory, events.clone()), sink, events)
     }
 
     #[test]
@@ -323,10 +297,7 @@ mod tests {
         port.write(0xf4, &[0x21, 1, 1, 1]);
         port.write(0xf4, &[3]);
         port.write(0xf5, &[9]);
-        assert_eq!(
-            events.taken(),
-            [MachineEvent::Exit(0x21), MachineEvent::Exit(3)]
-        );
+        assert_eq!(events.taken(), [MachineEvent::Exit(0x21), MachineEvent::Exit(3)]);
     }
 
     #[test]

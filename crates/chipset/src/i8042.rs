@@ -127,16 +127,10 @@ impl I8042Registers {
             } else {
                 Some(byte)
             };
-            self.output = byte.map(|byte| Output {
-                byte,
-                from_mouse: false,
-            });
+            self.output = byte.map(|byte| Output { byte, from_mouse: false });
         }
         if self.output.is_none() && !self.has(CONFIG_MOUSE_OFF) && self.mouse.has_output() {
-            self.output = self.mouse.take().map(|byte| Output {
-                byte,
-                from_mouse: true,
-            });
+            self.output = self.mouse.take().map(|byte| Output { byte, from_mouse: true });
         }
     }
 
@@ -163,19 +157,14 @@ impl I8042Registers {
             value |= OUTPUT_A20;
         }
         match self.output {
-            Some(Output {
-                from_mouse: true, ..
-            }) => value | OUTPUT_MOUSE,
+            Some(Output { from_mouse: true, .. }) => value | OUTPUT_MOUSE,
             Some(_) => value | OUTPUT_KEYBOARD,
             None => value,
         }
     }
 
     fn reply(&mut self, byte: u8) {
-        self.answer = Some(Output {
-            byte,
-            from_mouse: false,
-        });
+        self.answer = Some(Output { byte, from_mouse: false });
     }
 }
 
@@ -188,11 +177,8 @@ pub struct I8042 {
 }
 
 impl I8042 {
-    const RANGES: [PortRange; 3] = [
-        PortRange::new(DATA, 1),
-        PortRange::new(COMMAND, 1),
-        PortRange::new(PORT_92, 1),
-    ];
+    const RANGES: [PortRange; 3] =
+        [PortRange::new(DATA, 1), PortRange::new(COMMAND, 1), PortRange::new(PORT_92, 1)];
 
     /// A controller whose keyboard interrupts through `keyboard_line` (ISA IRQ 1) and whose mouse
     /// through `mouse_line` (ISA IRQ 12).
@@ -202,21 +188,13 @@ impl I8042 {
         mouse_line: Arc<dyn Line>,
         events: Arc<dyn MachineEvents>,
     ) -> Self {
-        Self {
-            registers: I8042Registers::new(0),
-            keyboard_line,
-            mouse_line,
-            events,
-        }
+        Self { registers: I8042Registers::new(0), keyboard_line, mouse_line, events }
     }
 
     /// A key goes down or up. `key` is a Linux input event code (`KEY_A` is 30); codes no PC
     /// keyboard has are dropped. False when the guest has too many unread: offer it again later.
     pub fn push_key(&mut self, key: u16, pressed: bool) -> bool {
-        let taken = self
-            .registers
-            .keyboard
-            .push_key(key, pressed, self.registers.now);
+        let taken = self.registers.keyboard.push_key(key, pressed, self.registers.now);
         self.settle();
         taken
     }
@@ -248,9 +226,7 @@ impl I8042 {
 
     fn drive(&self) {
         let waits = |from_mouse| {
-            self.registers
-                .output
-                .is_some_and(|output| output.from_mouse == from_mouse)
+            self.registers.output.is_some_and(|output| output.from_mouse == from_mouse)
         };
         let keyboard = waits(false) && self.registers.has(CONFIG_KEYBOARD_INTERRUPT);
         let mouse = waits(true) && self.registers.has(CONFIG_MOUSE_INTERRUPT);
@@ -311,18 +287,8 @@ impl I8042 {
                     self.events.raise(MachineEvent::Reset);
                 }
             }
-            Some(0xd2) => {
-                registers.answer = Some(Output {
-                    byte: value,
-                    from_mouse: false,
-                })
-            }
-            Some(0xd3) => {
-                registers.answer = Some(Output {
-                    byte: value,
-                    from_mouse: true,
-                })
-            }
+            Some(0xd2) => registers.answer = Some(Output { byte: value, from_mouse: false }),
+            Some(0xd3) => registers.answer = Some(Output { byte: value, from_mouse: true }),
             Some(0xd4) => {
                 registers.set_config(CONFIG_MOUSE_OFF, false);
                 registers.mouse.command(value);
@@ -417,10 +383,7 @@ impl SaveRestore for I8042 {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<I8042Registers> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: Self::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<I8042Registers>) -> Result<(), StateError> {

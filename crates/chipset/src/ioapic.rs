@@ -104,11 +104,7 @@ impl Entry {
     }
 
     fn route(self) -> Option<(u64, u32)> {
-        if self.has(ENTRY_MASKED) {
-            None
-        } else {
-            self.message()
-        }
+        if self.has(ENTRY_MASKED) { None } else { self.message() }
     }
 }
 
@@ -125,12 +121,7 @@ pub struct IoApicRegisters {
 impl IoApicRegisters {
     const fn new() -> Self {
         // Masked after power-on (82093AA 3.2.4, bit 16).
-        Self {
-            id: 0,
-            selected: 0,
-            lines: 0,
-            entries: [Entry(ENTRY_MASKED); IOAPIC_PINS],
-        }
+        Self { id: 0, selected: 0, lines: 0, entries: [Entry(ENTRY_MASKED); IOAPIC_PINS] }
     }
 }
 
@@ -144,10 +135,7 @@ impl IoApic {
     /// An I/O APIC with all pins masked.
     #[must_use]
     pub fn new(sink: Arc<dyn IoApicSink>) -> Self {
-        Self {
-            registers: IoApicRegisters::new(),
-            sink,
-        }
+        Self { registers: IoApicRegisters::new(), sink }
     }
 
     /// What each pin would send now.
@@ -255,10 +243,7 @@ impl Device for IoApic {
 
     fn reset(&mut self) {
         let lines = self.registers.lines;
-        self.registers = IoApicRegisters {
-            lines,
-            ..IoApicRegisters::new()
-        };
+        self.registers = IoApicRegisters { lines, ..IoApicRegisters::new() };
         self.sink.routes_changed(&self.routes());
     }
 
@@ -301,10 +286,7 @@ impl SaveRestore for IoApic {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<IoApicRegisters> {
-        Saved {
-            version: <Self as SaveRestore>::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: <Self as SaveRestore>::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<IoApicRegisters>) -> Result<(), StateError> {

@@ -86,11 +86,7 @@ impl Controller {
     }
 
     const fn level_inputs(&self) -> u8 {
-        if self.icw1 & ICW1_LEVEL != 0 {
-            0xff
-        } else {
-            self.level
-        }
+        if self.icw1 & ICW1_LEVEL != 0 { 0xff } else { self.level }
     }
 
     /// Rank of the most important input in `inputs`: 0 is the highest, `None` when there is none.
@@ -128,11 +124,7 @@ impl Controller {
     fn set_input(&mut self, input: u8, high: bool) {
         let bit = 1 << (input & 7);
         let rises = high && self.lines & bit == 0;
-        self.lines = if high {
-            self.lines | bit
-        } else {
-            self.lines & !bit
-        };
+        self.lines = if high { self.lines | bit } else { self.lines & !bit };
         if self.level_inputs() & bit != 0 {
             self.requests = self.requests & !bit | self.lines & bit;
         } else if rises {
@@ -225,20 +217,13 @@ impl Controller {
 
     fn write_data(&mut self, value: u8) {
         let needs_icw4 = self.icw1 & ICW1_NEEDS_ICW4 != 0;
-        let after_icw3 = if needs_icw4 {
-            Expects::Icw4
-        } else {
-            Expects::Mask
-        };
+        let after_icw3 = if needs_icw4 { Expects::Icw4 } else { Expects::Mask };
         match self.expects {
             Expects::Mask => self.mask = value,
             Expects::Icw2 => {
                 self.base = value & 0xf8;
-                self.expects = if self.icw1 & ICW1_SINGLE != 0 {
-                    after_icw3
-                } else {
-                    Expects::Icw3
-                };
+                self.expects =
+                    if self.icw1 & ICW1_SINGLE != 0 { after_icw3 } else { Expects::Icw3 };
             }
             // The wiring of the cascade is fixed on a PC.
             Expects::Icw3 => self.expects = after_icw3,
@@ -277,19 +262,13 @@ pub struct Pic {
 
 impl Pic {
     /// Command and data ports of both, and the edge/level registers.
-    const RANGES: [PortRange; 3] = [
-        PortRange::new(0x20, 2),
-        PortRange::new(0xa0, 2),
-        PortRange::new(0x4d0, 2),
-    ];
+    const RANGES: [PortRange; 3] =
+        [PortRange::new(0x20, 2), PortRange::new(0xa0, 2), PortRange::new(0x4d0, 2)];
 
     /// A pair whose INTR output drives `output`.
     #[must_use]
     pub fn new(output: Arc<dyn Line>) -> Self {
-        let registers = PicRegisters {
-            master: Controller::new(),
-            slave: Controller::new(),
-        };
+        let registers = PicRegisters { master: Controller::new(), slave: Controller::new() };
         Self { registers, output }
     }
 
@@ -337,11 +316,7 @@ impl Pic {
     }
 
     fn controller(&mut self, port: u16) -> &mut Controller {
-        if port & 0x80 == 0 {
-            &mut self.registers.master
-        } else {
-            &mut self.registers.slave
-        }
+        if port & 0x80 == 0 { &mut self.registers.master } else { &mut self.registers.slave }
     }
 
     fn read_port(&mut self, port: u16) -> u8 {
@@ -396,10 +371,7 @@ impl Device for Pic {
 
     fn reset(&mut self) {
         let lines = [self.registers.master.lines, self.registers.slave.lines];
-        self.registers = PicRegisters {
-            master: Controller::new(),
-            slave: Controller::new(),
-        };
+        self.registers = PicRegisters { master: Controller::new(), slave: Controller::new() };
         // The inputs belong to the devices that drive them.
         self.registers.master.lines = lines[0];
         self.registers.slave.lines = lines[1];
@@ -430,23 +402,14 @@ impl SaveRestore for Pic {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<PicRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: Self::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<PicRegisters>) -> Result<(), StateError> {
         check_version("pic", &saved, Self::VERSION)?;
         let PicRegisters { master, slave } = &saved.registers;
         for (controller, capable) in [master, slave].into_iter().zip(LEVEL_CAPABLE) {
-            check_field(
-                controller.highest < 8,
-                "pic",
-                "highest",
-                controller.highest,
-                "0 to 7",
-            )?;
+            check_field(controller.highest < 8, "pic", "highest", controller.highest, "0 to 7")?;
             check_field(
                 controller.base & 7 == 0,
                 "pic",

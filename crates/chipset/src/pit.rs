@@ -54,12 +54,7 @@ impl PitRegisters {
         for channel in &mut channels {
             channel.advance(to_ticks(now));
         }
-        Self {
-            channels,
-            speaker: 0,
-            last_interrupt: None,
-            now,
-        }
+        Self { channels, speaker: 0, last_interrupt: None, now }
     }
 }
 
@@ -75,18 +70,14 @@ impl Pit {
     /// A timer whose channel 0 drives `line`.
     #[must_use]
     pub fn new(line: Arc<dyn Line>) -> Self {
-        Self {
-            registers: PitRegisters::new(0),
-            line,
-        }
+        Self { registers: PitRegisters::new(0), line }
     }
 
     /// Whether channel 2 drives the speaker, and with which period in nanoseconds.
     #[must_use]
     pub fn tone(&self) -> Option<u64> {
         let on = self.registers.speaker & 0x03 == 0x03;
-        on.then(|| self.registers.channels[2].period().map(to_nanoseconds))
-            .flatten()
+        on.then(|| self.registers.channels[2].period().map(to_nanoseconds)).flatten()
     }
 
     /// Brings all channels to `registers.now` and the line up to date.
@@ -198,9 +189,8 @@ impl Timed for Pit {
     fn deadline(&self) -> Option<u64> {
         let channel = &self.registers.channels[0];
         let due = to_nanoseconds(channel.next_rise()?);
-        let too_fast = channel
-            .period()
-            .is_some_and(|period| to_nanoseconds(period) < SHORTEST_PERIOD);
+        let too_fast =
+            channel.period().is_some_and(|period| to_nanoseconds(period) < SHORTEST_PERIOD);
         match self.registers.last_interrupt {
             Some(last) if too_fast => Some(due.max(last.saturating_add(SHORTEST_PERIOD))),
             _ => Some(due),
@@ -213,10 +203,7 @@ impl SaveRestore for Pit {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<PitRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: Self::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<PitRegisters>) -> Result<(), StateError> {

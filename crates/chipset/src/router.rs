@@ -45,16 +45,8 @@ impl InterruptRouter {
     /// A router with all lines low and no PIRQ routed to the 8259 pair.
     #[must_use]
     pub const fn new(pic: Pic, ioapic: IoApic) -> Self {
-        let registers = RouterRegisters {
-            isa: 0,
-            pci: 0,
-            pirq: [None; PCI_LINES],
-        };
-        Self {
-            pic,
-            ioapic,
-            registers,
-        }
+        let registers = RouterRegisters { isa: 0, pci: 0, pirq: [None; PCI_LINES] };
+        Self { pic, ioapic, registers }
     }
 
     /// Drives ISA interrupt `irq`, 0 to 15.
@@ -63,14 +55,10 @@ impl InterruptRouter {
             return;
         }
         let bit = 1 << irq;
-        self.registers.isa = if high {
-            self.registers.isa | bit
-        } else {
-            self.registers.isa & !bit
-        };
+        self.registers.isa =
+            if high { self.registers.isa | bit } else { self.registers.isa & !bit };
         self.drive_pic(irq);
-        self.ioapic
-            .set_pin(if irq == 0 { TIMER_PIN } else { irq }, high);
+        self.ioapic.set_pin(if irq == 0 { TIMER_PIN } else { irq }, high);
     }
 
     /// Drives PCI line `line`, 0 (PIRQA) to 7 (PIRQH); the caller joins the functions that share it.
@@ -79,11 +67,8 @@ impl InterruptRouter {
             return;
         };
         let bit = 1 << line;
-        self.registers.pci = if high {
-            self.registers.pci | bit
-        } else {
-            self.registers.pci & !bit
-        };
+        self.registers.pci =
+            if high { self.registers.pci | bit } else { self.registers.pci & !bit };
         if let Some(input) = input {
             self.drive_pic(input);
         }
@@ -109,8 +94,7 @@ impl InterruptRouter {
         let shared = routed
             .filter(|(_, route)| **route == Some(input))
             .any(|(line, _)| self.registers.pci & 1 << line != 0);
-        self.pic
-            .set_input(input, shared || self.registers.isa & 1 << input != 0);
+        self.pic.set_input(input, shared || self.registers.isa & 1 << input != 0);
     }
 }
 
@@ -119,10 +103,7 @@ impl SaveRestore for InterruptRouter {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<RouterRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: Self::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<RouterRegisters>) -> Result<(), StateError> {

@@ -6,9 +6,9 @@
 //! does; the day of the week follows the date; no square-wave output, no daylight saving switch.
 
 mod calendar;
+mod saved;
 
 use crate::device::{Device, Line, PortDevice, PortRange, Timed, read_bytes, write_bytes};
-use crate::state::{SaveRestore, Saved, StateError, check_field, check_version};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -42,16 +42,7 @@ const REGISTER_D: u8 = 0x0d;
 /// Cell of the century, for the FADT's CENTURY field (ACPI 6.5 table 5.9).
 pub const RTC_CENTURY_CELL: u8 = 0x32;
 /// Cells of the clock, in the order [`Rtc::encoded`] gives them.
-const TIME_CELLS: [u8; 8] = [
-    SECOND,
-    MINUTE,
-    HOUR,
-    WEEKDAY,
-    DAY,
-    MONTH,
-    YEAR,
-    RTC_CENTURY_CELL,
-];
+const TIME_CELLS: [u8; 8] = [SECOND, MINUTE, HOUR, WEEKDAY, DAY, MONTH, YEAR, RTC_CENTURY_CELL];
 
 const A_UPDATE_IN_PROGRESS: u8 = 0x80;
 const A_DIVIDER: u8 = 0x70;
@@ -144,12 +135,7 @@ impl Rtc {
             seen_periods: 0,
             now: 0,
         };
-        let mut rtc = Self {
-            registers,
-            clock,
-            wall,
-            line,
-        };
+        let mut rtc = Self { registers, clock, wall, line };
         rtc.store(REGISTER_A, A_DEFAULT);
         rtc.store(REGISTER_B, B_24_HOURS);
         rtc.store(REGISTER_D, D_VALID);
@@ -188,10 +174,7 @@ impl Rtc {
             return;
         }
         self.store(index, value);
-        let sum: u16 = self.registers.cells[CHECKSUMMED]
-            .iter()
-            .map(|&cell| u16::from(cell))
-            .sum();
+        let sum: u16 = self.registers.cells[CHECKSUMMED].iter().map(|&cell| u16::from(cell)).sum();
         let [low, high] = sum.to_le_bytes();
         self.store(CELL_CHECKSUM, high);
         self.store(CELL_CHECKSUM + 1, low);
@@ -202,11 +185,7 @@ impl Rtc {
     pub fn cell(&self, index: u8) -> u8 {
         let index = index & 0x7f;
         if let Some(at) = TIME_CELLS.iter().position(|&cell| cell == index) {
-            if self.runs() {
-                self.encoded()[at]
-            } else {
-                self.load(index)
-            }
+            if self.runs() { self.encoded()[at] } else { self.load(index) }
         } else if index == REGISTER_A {
             let left = NANOSECONDS - self.fraction();
             let updating = self.runs() && left <= UPDATE_NOTICE;
@@ -229,11 +208,7 @@ impl Rtc {
     }
 
     fn load(&self, index: u8) -> u8 {
-        self.registers
-            .cells
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or(0xff)
+        self.registers.cells.get(usize::from(index)).copied().unwrap_or(0xff)
     }
 
     fn store(&mut self, index: u8, value: u8) {
@@ -372,8 +347,7 @@ impl Rtc {
     /// Periods at the selected rate since the machine started.
     fn periods(&self) -> u64 {
         let ticks = u128::from(self.registers.now) * OSCILLATOR / NANOSECONDS as u128;
-        self.period_ticks()
-            .map_or(0, |period| (ticks / period) as u64)
+        self.period_ticks().map_or(0, |period| (ticks / period) as u64)
     }
 
     fn raise(&mut self, flag: u8) {
@@ -447,11 +421,7 @@ impl Rtc {
             self.freeze();
         }
         // Setting the clock disables the update-ended interrupt (MC146818A, register B).
-        let value = if value & B_SET != 0 {
-            value & !B_UPDATE
-        } else {
-            value
-        };
+        let value = if value & B_SET != 0 { value & !B_UPDATE } else { value };
         self.store(REGISTER_B, value);
         if !ran && self.runs() {
             self.thaw();
@@ -470,11 +440,7 @@ impl Rtc {
             self.raise(B_UPDATE);
             // The same times of day come again after a day; a wall clock set back counts once.
             let passed = second.saturating_sub(self.registers.seen_second);
-            let passed = if passed < 0 {
-                1
-            } else {
-                passed.min(SECONDS_PER_DAY)
-            };
+            let passed = if passed < 0 { 1 } else { passed.min(SECONDS_PER_DAY) };
             if (0..passed).any(|ago| self.alarm_matches(second.saturating_sub(ago))) {
                 self.raise(B_ALARM);
             }
@@ -515,9 +481,7 @@ impl PortDevice for Rtc {
 
     fn read(&mut self, port: u16, data: &mut [u8]) {
         // The index register is write-only (ICH9 13.6.1).
-        read_bytes(port, data, |port| {
-            if port == 0x71 { self.read_data() } else { 0xff }
-        });
+        read_bytes(port, data, |port| if port == 0x71 { self.read_data() } else { 0xff });
     }
 
     fn write(&mut self, port: u16, data: &[u8]) {
@@ -548,55 +512,9 @@ impl Timed for Rtc {
                 u64::try_from((ticks * NANOSECONDS as u128).div_ceil(OSCILLATOR)).ok()
             })
             .flatten();
-        let second = (awaited & (B_ALARM | B_UPDATE) != 0 && self.runs()).then(|| {
-            self.registers
-                .now
-                .saturating_add((NANOSECONDS - self.fraction()) as u64)
-        });
+        let second = (awaited & (B_ALARM | B_UPDATE) != 0 && self.runs())
+            .then(|| self.registers.now.saturating_add((NANOSECONDS - self.fraction()) as u64));
         [periodic, second].into_iter().flatten().min()
-    }
-}
-
-impl SaveRestore for Rtc {
-    type Registers = RtcRegisters;
-    const VERSION: u16 = 1;
-
-    fn save(&self) -> Saved<RtcRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
-    }
-
-    /// The clock goes on from the wall clock: time the machine spent saved has passed.
-    fn restore(&mut self, saved: Saved<RtcRegisters>) -> Result<(), StateError> {
-        check_version("rtc", &saved, Self::VERSION)?;
-        let registers = &saved.registers;
-        check_field(
-            registers.cells.len() == CELLS,
-            "rtc",
-            "cells",
-            registers.cells.len(),
-            "128 bytes",
-        )?;
-        check_field(
-            registers.selected < 0x80,
-            "rtc",
-            "selected",
-            registers.selected,
-            "0 to 127",
-        )?;
-        check_field(
-            i128::from(registers.ahead_nanoseconds) < NANOSECONDS,
-            "rtc",
-            "ahead_nanoseconds",
-            registers.ahead_nanoseconds,
-            "below 1000000000",
-        )?;
-        self.registers = saved.registers;
-        self.wall = self.clock.now();
-        self.drive();
-        Ok(())
     }
 }
 

@@ -70,11 +70,7 @@ pub(crate) fn check_version<R>(
     known: u16,
 ) -> Result<(), StateError> {
     if saved.version == 0 || saved.version > known {
-        return Err(StateError::Version {
-            device,
-            found: saved.version,
-            known,
-        });
+        return Err(StateError::Version { device, found: saved.version, known });
     }
     Ok(())
 }
@@ -90,10 +86,5 @@ pub(crate) fn check_field(
     if good {
         return Ok(());
     }
-    Err(StateError::Field {
-        device,
-        field,
-        value: alloc::format!("{value:?}"),
-        allowed,
-    })
+    Err(StateError::Field { device, field, value: alloc::format!("{value:?}"), allowed })
 }

@@ -261,13 +261,7 @@ impl Uart {
         line: Arc<dyn Line>,
         sink: Box<dyn ByteSink>,
     ) -> Self {
-        Self {
-            name,
-            range: [PortRange::new(base, 8)],
-            registers: UartRegisters::new(),
-            line,
-            sink,
-        }
+        Self { name, range: [PortRange::new(base, 8)], registers: UartRegisters::new(), line, sink }
     }
 
     /// Gives the guest input and says how many of `bytes` were taken. When that is not all of
@@ -276,10 +270,7 @@ impl Uart {
         let room = QUEUE_DEPTH.saturating_sub(self.registers.queue.len());
         let taken = room.min(bytes.len());
         self.registers.refused |= taken < bytes.len();
-        let received = bytes.iter().take(taken).map(|&byte| Received {
-            byte,
-            is_break: false,
-        });
+        let received = bytes.iter().take(taken).map(|&byte| Received { byte, is_break: false });
         self.registers.queue.extend(received);
         self.refill();
         self.drive();
@@ -292,10 +283,7 @@ impl Uart {
         if self.registers.queue.len() >= QUEUE_DEPTH {
             return false;
         }
-        self.registers.queue.push_back(Received {
-            byte: 0,
-            is_break: true,
-        });
+        self.registers.queue.push_back(Received { byte: 0, is_break: true });
         self.refill();
         self.drive();
         true
@@ -319,8 +307,7 @@ impl Uart {
     /// Drives the interrupt line. On a PC, OUT2 gates it; loop-back disconnects OUT2 (8.7).
     fn drive(&self) {
         let gate = self.registers.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2;
-        self.line
-            .set(gate && self.registers.interrupt() != IIR_NONE);
+        self.line.set(gate && self.registers.interrupt() != IIR_NONE);
     }
 
     fn transmit(&mut self, byte: u8) {
@@ -330,10 +317,7 @@ impl Uart {
         self.drive();
         if self.registers.modem_control & MCR_LOOP != 0 {
             let mask = 0xff >> (3 - (self.registers.line_control & 3));
-            self.registers.receive(Received {
-                byte: byte & mask,
-                is_break: false,
-            });
+            self.registers.receive(Received { byte: byte & mask, is_break: false });
         } else {
             self.sink.write(&[byte]);
         }
@@ -347,10 +331,7 @@ impl Uart {
             0 if divisor_access => registers.divisor.to_le_bytes()[0],
             1 if divisor_access => registers.divisor.to_le_bytes()[1],
             0 => {
-                let byte = registers
-                    .fifo
-                    .pop_front()
-                    .map_or(0, |received| received.byte);
+                let byte = registers.fifo.pop_front().map_or(0, |received| received.byte);
                 registers.restart_timeout();
                 // Let the level fall before more input raises it again.
                 self.drive();
@@ -363,12 +344,7 @@ impl Uart {
                 if interrupt == IIR_TRANSMIT {
                     registers.transmit_pending = false;
                 }
-                interrupt
-                    | if registers.fifos_enabled() {
-                        IIR_FIFOS
-                    } else {
-                        0
-                    }
+                interrupt | if registers.fifos_enabled() { IIR_FIFOS } else { 0 }
             }
             3 => registers.line_control,
             4 => registers.modem_control,
@@ -416,11 +392,8 @@ impl Uart {
                     registers.clear_receiver();
                 }
                 // Bits other than the enable stick only while it is set (8.4, bit 0).
-                registers.fifo_control = if value & FCR_ENABLE != 0 {
-                    value & (FCR_ENABLE | FCR_TRIGGER)
-                } else {
-                    0
-                };
+                registers.fifo_control =
+                    if value & FCR_ENABLE != 0 { value & (FCR_ENABLE | FCR_TRIGGER) } else { 0 };
                 self.refill();
             }
             3 => registers.line_control = value,
@@ -468,16 +441,12 @@ impl PortDevice for Uart {
 
     fn read(&mut self, port: u16, data: &mut [u8]) {
         let base = self.range[0].first;
-        read_bytes(port, data, |port| {
-            self.read_register(port.wrapping_sub(base))
-        });
+        read_bytes(port, data, |port| self.read_register(port.wrapping_sub(base)));
     }
 
     fn write(&mut self, port: u16, data: &[u8]) {
         let base = self.range[0].first;
-        write_bytes(port, data, |port, value| {
-            self.write_register(port.wrapping_sub(base), value)
-        });
+        write_bytes(port, data, |port, value| self.write_register(port.wrapping_sub(base), value));
     }
 }
 
@@ -498,10 +467,7 @@ impl SaveRestore for Uart {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<UartRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: Self::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<UartRegisters>) -> Result<(), StateError> {

@@ -1,10 +1,7 @@
 //! Random accesses to every device, from fixed seeds: nothing a guest does makes one panic or ask
 //! for the past, and each goes on the same after save and restore.
 
-#[allow(
-    unreachable_pub,
-    reason = "the same module is public in the library of the fuzz targets"
-)]
+#[allow(unreachable_pub, reason = "the same module is public in the library of the fuzz targets")]
 mod exercise;
 
 use exercise::{

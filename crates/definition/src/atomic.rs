@@ -37,21 +37,14 @@ pub fn write_atomically(
     contents: &[u8],
     existing: Existing,
 ) -> Result<(), WriteError> {
-    write(path, contents, existing).map_err(|source| WriteError {
-        path: path.to_owned(),
-        source,
-    })
+    write(path, contents, existing).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, contents: &[u8], existing: Existing) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let temporary = folder.join(format!(
-        ".{}.{}.new",
-        name.to_string_lossy(),
-        std::process::id()
-    ));
+    let temporary = folder.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
     let put = || {
         let mut file = OpenOptions::new()
             .write(true)

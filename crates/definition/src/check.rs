@@ -15,6 +15,8 @@ pub mod limits {
     /// Guest RAM in MiB. The upper bound keeps guest-physical addresses below 2^46, which every
     /// x86-64 CPU with nested paging translates; the host's memory is the tighter bound.
     pub const MEMORY: RangeInclusive<u64> = 16..=(1 << 26);
+    /// RAM of a unikernel in MiB, a multiple of 2: one piece, below what the machine keeps under 4 GiB.
+    pub const HVT_MEMORY: RangeInclusive<u64> = 16..=2816;
     /// Virtual CPUs: xAPIC ids are 8 bits and 255 is the broadcast (SDM 3A 11.6.1).
     pub const CPUS: RangeInclusive<u32> = 1..=255;
     /// Characters of a name.
@@ -28,8 +30,10 @@ pub mod limits {
     pub const DISKS: usize = 12;
     /// Network cards of one VM.
     pub const NETWORKS: usize = 4;
-    /// Shared folders of one VM.
+    /// Shared folders of one VM that have a device.
     pub const SHARES: usize = 6;
+    /// Shared folders of one VM that have none.
+    pub const LIVE_SHARES: usize = 16;
     /// Bytes of a share's tag (virtio 1.2 5.11.4 gives virtio-fs 36; 9P drivers copy 31).
     pub const TAG: RangeInclusive<usize> = 1..=31;
     /// Bytes of a network interface's name (`IFNAMSIZ` 16 with the final zero).
@@ -98,12 +102,7 @@ pub struct FieldProblem {
 
 impl FieldProblem {
     pub(crate) fn new(field: Field, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self {
-            field,
-            value: shorten(&format!("{value:?}")),
-            found: None,
-            allowed: allowed.into(),
-        }
+        Self { field, value: shorten(&format!("{value:?}")), found: None, allowed: allowed.into() }
     }
 
     pub(crate) fn found(mut self, found: impl fmt::Display) -> Self {
@@ -120,7 +119,9 @@ fn shorten(value: &str) -> String {
         return value.to_owned();
     }
     let start: String = value.chars().take(SHOWN).collect();
-    format!("{start}… ({count} characters)")
+    // The quotes around a text are not the person's.
+    let quotes = if value.starts_with('"') { 2 } else { 0 };
+    format!("{start}… ({} characters)", count - quotes)
 }
 
 impl VmDefinition {
@@ -145,9 +146,14 @@ impl VmDefinition {
             ));
         }
         self.boot.check()?;
+        if self.boot.hvt.is_some() {
+            self.check_hvt()?;
+        }
         check_count("disk", self.disks.len(), limits::DISKS)?;
         check_count("net", self.networks.len(), limits::NETWORKS)?;
-        check_count("share", self.shares.len(), limits::SHARES)?;
+        let devices = self.shares.iter().filter(|share| share.kind.has_device()).count();
+        check_count("share", devices, limits::SHARES)?;
+        check_count("share", self.shares.len() - devices, limits::LIVE_SHARES)?;
         let mut paths = BTreeSet::new();
         for (index, disk) in self.disks.iter().enumerate() {
             disk.check(index)?;
@@ -172,6 +178,29 @@ impl VmDefinition {
                     "a tag that no other share of the VM has",
                 ));
             }
+        }
+        Ok(())
+    }
+}
+
+impl VmDefinition {
+    /// What a unikernel's machine cannot have.
+    fn check_hvt(&self) -> Result<(), FieldProblem> {
+        let refused = |key, value: &dyn fmt::Debug, allowed: &str| {
+            FieldProblem::new(Field::top(key), value, format!("{allowed}, with boot.hvt"))
+        };
+        let memory = limits::HVT_MEMORY;
+        if !memory.contains(&self.memory) || !self.memory.is_multiple_of(2) {
+            let (least, most) = (memory.start(), memory.end());
+            let allowed = format!("an even number from {least} to {most} MiB");
+            return Err(refused("memory", &self.memory, &allowed));
+        }
+        if self.cpus != 1 {
+            return Err(refused("cpus", &self.cpus, "1"));
+        }
+        if !self.shares.is_empty() {
+            let tags: Vec<_> = self.shares.iter().map(|share| &share.tag).collect();
+            return Err(refused("share", &tags, "none"));
         }
         Ok(())
     }
@@ -203,6 +232,7 @@ impl Boot {
     fn check(&self) -> Result<(), FieldProblem> {
         let paths = [
             ("kernel", &self.kernel),
+            ("hvt", &self.hvt),
             ("initrd", &self.initrd),
             ("firmware", &self.firmware),
         ];
@@ -212,21 +242,27 @@ impl Boot {
             }
         }
         if self.kernel.is_none() {
-            let allowed = "only together with boot.kernel";
             if let Some(initrd) = &self.initrd {
                 return Err(FieldProblem::new(
                     Field::inside("boot", "initrd"),
                     initrd,
-                    allowed,
+                    "only together with boot.kernel",
                 ));
             }
-            if let Some(append) = &self.append {
+            if let (Some(append), None) = (&self.append, &self.hvt) {
                 return Err(FieldProblem::new(
                     Field::inside("boot", "append"),
                     append,
-                    allowed,
+                    "only together with boot.kernel or boot.hvt",
                 ));
             }
+        }
+        if let (Some(hvt), true) = (&self.hvt, self.kernel.is_some() || self.firmware.is_some()) {
+            return Err(FieldProblem::new(
+                Field::inside("boot", "hvt"),
+                hvt,
+                "either boot.hvt or boot.kernel or boot.firmware",
+            ));
         }
         if let (Some(firmware), Some(_)) = (&self.firmware, &self.kernel) {
             return Err(FieldProblem::new(
@@ -240,10 +276,7 @@ impl Boot {
                 Err(FieldProblem::new(
                     Field::inside("boot", "append"),
                     append,
-                    format!(
-                        "at most {} bytes without control characters",
-                        limits::APPEND
-                    ),
+                    format!("at most {} bytes without control characters", limits::APPEND),
                 ))
             }
             _ => Ok(()),
@@ -311,11 +344,11 @@ impl Network {
 impl Share {
     fn check(&self, index: usize) -> Result<(), FieldProblem> {
         check_path(Field::element("share", index, "path"), &self.path)?;
+        // What the guest's agent mounts by itself has the tag for a folder.
+        let hidden = !self.kind.has_device() && self.tag.starts_with('.');
         let valid = limits::TAG.contains(&self.tag.len())
-            && self
-                .tag
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            && !hidden
+            && self.tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if valid {
             Ok(())
         } else {

@@ -20,9 +20,7 @@ impl HostFacts {
         // The fields are C longs; memory beyond 64 bits of bytes does not exist.
         #[allow(clippy::useless_conversion)]
         let pages: u64 = facts.totalram.into();
-        Self {
-            memory: pages.saturating_mul(u64::from(facts.mem_unit)) >> 20,
-        }
+        Self { memory: pages.saturating_mul(u64::from(facts.mem_unit)) >> 20 }
     }
 }
 
@@ -107,11 +105,7 @@ impl VmDefinition {
             return Err(FieldProblem::new(
                 Field::top("memory"),
                 self.memory,
-                format!(
-                    "{} to {} MiB (what this host has)",
-                    limits::MEMORY.start(),
-                    host.memory
-                ),
+                format!("{} to {} MiB (what this host has)", limits::MEMORY.start(), host.memory),
             ));
         }
         let boot = [
@@ -133,6 +127,10 @@ impl VmDefinition {
             )?;
         }
         for (index, share) in self.shares.iter().enumerate() {
+            if !share.kind.has_device() {
+                // It may come later: the VM starts without.
+                continue;
+            }
             let writable = !share.read_only;
             check_file(
                 Field::element("share", index, "path"),

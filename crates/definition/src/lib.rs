@@ -7,6 +7,8 @@
 
 mod atomic;
 mod check;
+mod desktop;
+mod edit;
 mod host;
 mod machine;
 mod name;
@@ -17,6 +19,8 @@ mod text;
 
 pub use atomic::{Existing, WriteError, write_atomically};
 pub use check::{Field, FieldProblem, Step, limits};
+pub use desktop::{Clipboard, ClipboardFormat, ClipboardPolicy, Integration, Permission};
+pub use edit::{add_share, remove_share, set};
 pub use host::HostFacts;
 pub use machine::{
     Boot, Disk, DiskFormat, EngineChoice, Network, NetworkMode, RateLimit, Share, ShareKind,
@@ -27,3 +31,5 @@ pub use network::MacAddress;
 pub use places::{PlaceError, Places};
 pub use store::{Store, StoreError};
 pub use text::{TextError, parse};
+/// What [`Store::change`] changes.
+pub use toml_edit;

@@ -1,5 +1,6 @@
 //! The definition's types: exactly what stands in the TOML file.
 
+use crate::desktop::{Clipboard, Integration, is_default};
 use crate::network::NetworkTable;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -45,19 +46,29 @@ pub struct VmDefinition {
     /// Shared folders.
     #[serde(default, rename = "share", skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// What it may do with the clipboard.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub clipboard: Clipboard,
+    /// What else of it reaches the desktop.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub integration: Integration,
 }
 
-/// What the machine starts: a kernel when one is given, else firmware from disk.
+/// What the machine starts: a kernel or unikernel when one is given, else firmware from disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Boot {
     /// Linux bzImage, PVH ELF or Multiboot 1 kernel, told apart by content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
+    /// Solo5 hvt unikernel, instead of a kernel: the machine is then a tender and has no devices but
+    /// those the unikernel declares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hvt: Option<PathBuf>,
     /// Initial RAM disk, or module 0 of a Multiboot kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
-    /// Kernel command line.
+    /// Command line of the kernel or unikernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
     /// Firmware image to use instead of the system's OVMF.
@@ -141,6 +152,17 @@ pub enum ShareKind {
     Plan9,
     /// virtio-fs by a virtiofsd process.
     VirtioFs,
+    /// 9P2000.L by a process of its own over vsock, which needs no device and so comes and goes while the
+    /// VM runs; mounted by the guest's agent.
+    Vsock,
+}
+
+impl ShareKind {
+    /// The machine has a device for it.
+    #[must_use]
+    pub fn has_device(self) -> bool {
+        self != Self::Vsock
+    }
 }
 
 /// A folder of the host that the guest can mount.

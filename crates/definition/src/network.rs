@@ -33,10 +33,7 @@ impl TryFrom<NetworkTable> for Network {
             (Mode::Tap, Some(interface)) => NetworkMode::Tap { interface },
             (Mode::Tap, None) => return Err("mode tap needs interface = \"NAME\""),
         };
-        Ok(Self {
-            mode,
-            mac: table.mac,
-        })
+        Ok(Self { mode, mac: table.mac })
     }
 }
 
@@ -46,11 +43,7 @@ impl From<Network> for NetworkTable {
             NetworkMode::Passt => (Mode::Passt, None),
             NetworkMode::Tap { interface } => (Mode::Tap, Some(interface)),
         };
-        Self {
-            mode,
-            interface,
-            mac: network.mac,
-        }
+        Self { mode, interface, mac: network.mac }
     }
 }
 

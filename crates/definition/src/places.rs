@@ -48,6 +48,7 @@ pub enum PlaceError {
 pub struct Places {
     config: PathBuf,
     state: PathBuf,
+    data: PathBuf,
     runtime: PathBuf,
 }
 
@@ -61,6 +62,7 @@ impl Places {
         let places = Self {
             config: base("XDG_CONFIG_HOME", ".config", "definitions")?.join("macrohard"),
             state: base("XDG_STATE_HOME", ".local/state", "state")?.join("macrohard"),
+            data: base("XDG_DATA_HOME", ".local/share", "launchers")?,
             runtime: match absolute(env::var_os("XDG_RUNTIME_DIR")) {
                 Some(runtime) => runtime.join("macrohard"),
                 None => format!("/tmp/macrohard-{}", rustix::process::getuid().as_raw()).into(),
@@ -92,6 +94,29 @@ impl Places {
         self.vm_runtimes().join(short(name))
     }
 
+    /// What the processes of folders shared with VM `name` are found by; out of the VM process's reach.
+    #[must_use]
+    pub fn shares_of(&self, name: &str) -> PathBuf {
+        self.runtime.join("shares").join(short(name))
+    }
+
+    /// Whether `path`, which is resolved, lies in a folder of the product's own.
+    #[must_use]
+    pub fn has(&self, path: &Path) -> bool {
+        self.own().any(|own| path.starts_with(own))
+    }
+
+    /// Whether a folder of the product's own lies in `path`, which is resolved.
+    #[must_use]
+    pub fn lie_in(&self, path: &Path) -> bool {
+        self.own().any(|own| own.starts_with(path))
+    }
+
+    fn own(&self) -> impl Iterator<Item = PathBuf> {
+        let own = [&self.config, &self.state, &self.runtime];
+        own.into_iter().filter_map(|own| own.canonicalize().ok())
+    }
+
     /// Folder of all folders that [`Self::runtime_of`] names.
     #[must_use]
     pub fn vm_runtimes(&self) -> PathBuf {
@@ -104,6 +129,18 @@ impl Places {
         self.runtime.join(format!("run-{pid}"))
     }
 
+    /// Where the desktop looks for this user's launchers (desktop entries).
+    #[must_use]
+    pub fn launchers(&self) -> PathBuf {
+        self.data.join("applications")
+    }
+
+    /// This user's part of the icon theme that every other one falls back to.
+    #[must_use]
+    pub fn icons(&self) -> PathBuf {
+        self.data.join("icons/hicolor")
+    }
+
     /// The daemon's socket.
     #[must_use]
     pub fn daemon_socket(&self) -> PathBuf {
@@ -114,6 +151,12 @@ impl Places {
     #[must_use]
     pub fn daemon_lock(&self) -> PathBuf {
         self.runtime.join("daemon.pid")
+    }
+
+    /// What was pasted between the desktop and VMs, without content.
+    #[must_use]
+    pub fn clipboard_log(&self) -> PathBuf {
+        self.state.join("clipboard.log")
     }
 
     /// The daemon's log.
@@ -152,19 +195,13 @@ fn make(path: &Path) -> Result<(), PlaceError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| PlaceError::Make {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| PlaceError::Make { path: path.to_owned(), source })
 }
 
 /// Makes `path` with mode 0700 unless it is there, and checks that it is this user's alone. The
 /// folder above must exist: nobody else may be able to make it first.
 fn private(path: &Path) -> Result<(), PlaceError> {
-    let failed = |source: io::Error| PlaceError::Make {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source: io::Error| PlaceError::Make { path: path.to_owned(), source };
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
@@ -183,10 +220,7 @@ fn private(path: &Path) -> Result<(), PlaceError> {
             return Ok(());
         }
     };
-    Err(PlaceError::NotPrivate {
-        path: path.to_owned(),
-        found,
-    })
+    Err(PlaceError::NotPrivate { path: path.to_owned(), found })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::atomic::{Existing, WriteError, write_atomically};
 use crate::check::FieldProblem;
 use crate::machine::VmDefinition;
 use crate::name::check_name;
-use crate::text::{TextError, parse};
+use crate::text::{TextError, from_bytes, parse};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,8 @@ pub enum StoreError {
     },
     /// File name and name inside differ.
     #[error(
-        "the definition of VM \"{name}\" says name = {inside:?}; the name is fixed once a VM is created"
+        "the definition of VM \"{name}\" says name = {inside:?}; allowed: name = {name:?}, as its \
+         file is called, for the name is fixed once a VM is created"
     )]
     NameDiffers {
         /// The name it is stored under.
@@ -99,10 +100,7 @@ impl Store {
     /// # Errors
     /// The folder cannot be read.
     pub fn names(&self) -> Result<Vec<String>, StoreError> {
-        let read = |source| StoreError::Read {
-            path: self.folder.clone(),
-            source,
-        };
+        let read = |source| StoreError::Read { path: self.folder.clone(), source };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(read)? {
             let path = entry.map_err(read)?.path();
@@ -123,10 +121,11 @@ impl Store {
     /// No such VM, or the file cannot be read.
     pub fn text(&self, name: &str) -> Result<String, StoreError> {
         let path = self.path(name)?;
-        std::fs::read_to_string(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => StoreError::Unknown {
-                name: name.to_owned(),
-            },
+        let read = std::fs::read(&path).and_then(|bytes| {
+            from_bytes(bytes).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
+        });
+        read.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => StoreError::Unknown { name: name.to_owned() },
             _ => StoreError::Read { path, source },
         })
     }
@@ -153,9 +152,7 @@ impl Store {
         let path = self.path(&definition.name)?;
         match write_atomically(&path, text.as_bytes(), Existing::Keep) {
             Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
-                Err(StoreError::Taken {
-                    name: definition.name,
-                })
+                Err(StoreError::Taken { name: definition.name })
             }
             other => Ok(other.map(|()| definition)?),
         }
@@ -179,9 +176,7 @@ impl Store {
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         let path = self.path(name)?;
         std::fs::remove_file(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => StoreError::Unknown {
-                name: name.to_owned(),
-            },
+            io::ErrorKind::NotFound => StoreError::Unknown { name: name.to_owned() },
             _ => StoreError::Remove { path, source },
         })
     }
@@ -196,9 +191,6 @@ fn read(name: &str, path: Option<&Path>, text: &str) -> Result<VmDefinition, Sto
     if definition.name == name {
         Ok(definition)
     } else {
-        Err(StoreError::NameDiffers {
-            name: name.to_owned(),
-            inside: definition.name,
-        })
+        Err(StoreError::NameDiffers { name: name.to_owned(), inside: definition.name })
     }
 }

@@ -23,13 +23,7 @@ pub struct TextError {
 
 impl fmt::Display for TextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            line,
-            column,
-            source_line,
-            message,
-            ..
-        } = self;
+        let Self { line, column, source_line, message, .. } = self;
         let margin = line.to_string().len();
         let under = column.saturating_sub(1);
         write!(
@@ -69,7 +63,7 @@ impl TextError {
 pub fn parse(text: &str) -> Result<VmDefinition, TextError> {
     let definition: VmDefinition = toml::from_str(text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
-        TextError::at(text, offset, error.message().to_owned())
+        TextError::at(text, offset, in_words(error.message()))
     })?;
     definition.check().map_err(|problem| {
         let offset = place_of(text, &problem.field).map_or(0, |span| span.start);
@@ -79,6 +73,28 @@ pub fn parse(text: &str) -> Result<VmDefinition, TextError> {
         }
     })?;
     Ok(definition)
+}
+
+/// The parser's message without the names of Rust's types.
+fn in_words(message: &str) -> String {
+    ["u64", "u32", "u16"].iter().fold(message.replace(" as i128", ""), |message, number| {
+        message.replace(&format!("expected {number}"), "expected a whole number, 0 or more")
+    })
+}
+
+/// The text of a file, which must be UTF-8; else where it is not.
+pub(crate) fn from_bytes(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let before = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        format!(
+            "line {}, column {}: byte {:#04x} is not UTF-8 text",
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+            error.as_bytes()[valid]
+        )
+    })
 }
 
 /// Where `field` stands in `text`, or its closest ancestor that stands there.

@@ -47,10 +47,7 @@ fn a_refused_definition_leaves_nothing_and_changes_nothing() {
         store.replace("a", &A.replace("\"a\"", "\"b\"")),
         Err(StoreError::NameDiffers { .. })
     ));
-    assert!(matches!(
-        store.replace("b", A),
-        Err(StoreError::Unknown { .. })
-    ));
+    assert!(matches!(store.replace("b", A), Err(StoreError::Unknown { .. })));
     assert_eq!(store.text("a").unwrap(), A);
     assert_eq!(files(&folder), ["a.toml"]);
 }
@@ -59,14 +56,8 @@ fn a_refused_definition_leaves_nothing_and_changes_nothing() {
 fn no_name_leads_out_of_the_folder() {
     let (_folder, store) = store();
     for name in ["../a", "/etc/passwd", "a/../../b", ".", ""] {
-        assert!(
-            matches!(store.text(name), Err(StoreError::Name(_))),
-            "{name}"
-        );
-        assert!(
-            matches!(store.remove(name), Err(StoreError::Name(_))),
-            "{name}"
-        );
+        assert!(matches!(store.text(name), Err(StoreError::Name(_))), "{name}");
+        assert!(matches!(store.remove(name), Err(StoreError::Name(_))), "{name}");
     }
 }
 
@@ -89,24 +80,13 @@ fn a_full_disk_leaves_the_old_file_and_says_so() {
     let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_full_disk_leaves_the_old_file_and_says_so",
-            "--nocapture",
-        ])
+        .args(["--exact", "a_full_disk_leaves_the_old_file_and_says_so", "--nocapture"])
         .env(LIMITED, folder.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(
-        said.contains("cannot write") && said.contains("nothing was changed"),
-        "{said}"
-    );
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("cannot write") && said.contains("nothing was changed"), "{said}");
     assert_eq!(store.text("a").unwrap(), A);
     assert_eq!(files(&folder), ["a.toml"]);
 }

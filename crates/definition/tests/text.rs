@@ -49,12 +49,7 @@ fn every_field_a_person_may_write_is_read() {
     assert_eq!(vm.disks[0].limit.unwrap().bytes_per_second, 1 << 20);
     assert!(vm.disks[1].read_only);
     assert_eq!(vm.networks[0].mode, NetworkMode::Passt);
-    assert_eq!(
-        vm.networks[1].mode,
-        NetworkMode::Tap {
-            interface: "tap0".into()
-        }
-    );
+    assert_eq!(vm.networks[1].mode, NetworkMode::Tap { interface: "tap0".into() });
     assert_eq!(vm.shares[0].kind, ShareKind::VirtioFs);
     assert_eq!(vm.mac_address(1).to_string(), "52:54:00:00:00:01");
     assert_eq!(vm.mac_address(0), vm.mac_address(0));
@@ -78,93 +73,42 @@ fn nonsense_is_refused_at_its_line_and_column() {
     refused(&with("[[disk"), 4, 7, "");
     refused(&with("colour = \"red\""), 4, 1, "unknown field `colour`");
     refused("name = \"a\"\ncpus = 1\n", 1, 1, "missing field `memory`");
-    refused(
-        "name = \"a\"\nmemory = \"64\"\ncpus = 1\n",
-        2,
-        10,
-        "expected u64",
-    );
+    refused("name = \"a\"\nmemory = \"64\"\ncpus = 1\n", 2, 10, "expected a whole number");
     refused("name = \"a\"\nmemory = -1\ncpus = 1\n", 2, 10, "");
     refused(&with("engine = \"xen\""), 4, 10, "unknown variant `xen`");
     refused(&with("[[net]]\nmode = \"tap\""), 4, 1, "interface");
-    refused(
-        &with("[[net]]\nmode = \"passt\"\nspeed = 3"),
-        6,
-        1,
-        "unknown field `speed`",
-    );
+    refused(&with("[[net]]\nmode = \"passt\"\nspeed = 3"), 6, 1, "unknown field `speed`");
 }
 
 #[test]
 fn values_out_of_bounds_are_refused_at_their_place_with_what_is_allowed() {
     let with = |more: &str| format!("name = \"a\"\nmemory = 64\ncpus = 1\n{more}");
-    refused(
-        "name = \"a/b\"\nmemory = 64\ncpus = 1",
-        1,
-        8,
-        "name is \"a/b\"; allowed: 1 to 100",
-    );
-    refused(
-        "name = \"a\"\nmemory = 0\ncpus = 1",
-        2,
-        10,
-        "memory is 0; allowed: 16 to",
-    );
-    refused(
-        "name = \"a\"\nmemory = 64\ncpus = 256",
-        3,
-        8,
-        "cpus is 256; allowed: 1 to 255",
-    );
+    refused("name = \"a/b\"\nmemory = 64\ncpus = 1", 1, 8, "name is \"a/b\"; allowed: 1 to 100");
+    refused("name = \"a\"\nmemory = 0\ncpus = 1", 2, 10, "memory is 0; allowed: 16 to");
+    refused("name = \"a\"\nmemory = 64\ncpus = 256", 3, 8, "cpus is 256; allowed: 1 to 255");
     refused(&with("[boot]\ninitrd = \"/i\""), 5, 10, "boot.initrd");
     refused(&with("[boot]\nkernel = \"k\""), 5, 10, "absolute path");
-    refused(
-        &with("[boot]\nkernel = \"/k\"\nfirmware = \"/f\""),
-        6,
-        12,
-        "either",
-    );
+    refused(&with("[boot]\nkernel = \"/k\"\nhvt = \"/u\""), 6, 7, "either boot.hvt or boot.kernel");
+    let unikernel = "[boot]\nhvt = \"/u\"\nappend = \"a\"\n";
+    parse(&with(unikernel)).unwrap();
+    let odd = with(unikernel).replace("cpus = 1", "cpus = 2");
+    refused(&odd, 3, 8, "cpus is 2; allowed: 1, with boot.hvt");
+    let odd = with(unikernel).replace("memory = 64", "memory = 65");
+    refused(&odd, 2, 10, "an even number from 16 to 2816 MiB");
+    let share = with(unikernel) + "[[share]]\ntag = \"t\"\npath = \"/s\"\n";
+    refused(&share, 7, 1, "share is [\"t\"]; allowed: none");
+    refused(&with("[boot]\nkernel = \"/k\"\nfirmware = \"/f\""), 6, 12, "either");
     let disk = "[[disk]]\npath = \"/d\"\nformat = \"raw\"\n";
     refused(&with(&format!("{disk}{disk}")), 8, 8, "disk[1].path");
-    refused(
-        &with("[[net]]\nmode = \"passt\"\nmac = \"01:00:00:00:00:00\""),
-        6,
-        7,
-        "net[0].mac",
-    );
-    refused(
-        &with("[[net]]\nmode = \"tap\"\ninterface = \"a/b\""),
-        6,
-        13,
-        "net[0].interface",
-    );
-    refused(
-        &with("[[share]]\ntag = \"a b\"\npath = \"/\""),
-        5,
-        7,
-        "share[0].tag",
-    );
+    refused(&with("[[net]]\nmode = \"passt\"\nmac = \"01:00:00:00:00:00\""), 6, 7, "net[0].mac");
+    refused(&with("[[net]]\nmode = \"tap\"\ninterface = \"a/b\""), 6, 13, "net[0].interface");
+    refused(&with("[[share]]\ntag = \"a b\"\npath = \"/\""), 5, 7, "share[0].tag");
     let share = "[[share]]\ntag = \"t\"\npath = \"/\"\n";
     refused(&with(&format!("{share}{share}")), 8, 7, "share[1].tag");
-    refused(
-        &with(&share.replace("\"t\"", "\"t\"\nkind=\"nfs\"")),
-        6,
-        6,
-        "unknown variant `nfs`",
-    );
+    refused(&with(&share.replace("\"t\"", "\"t\"\nkind=\"nfs\"")), 6, 6, "unknown variant `nfs`");
     let append = "x".repeat(limits::APPEND + 1);
-    refused(
-        &with(&format!("[boot]\nkernel = \"/k\"\nappend = \"{append}\"")),
-        6,
-        10,
-        "2047",
-    );
-    refused(
-        &with(&"[[net]]\nmode = \"passt\"\n".repeat(5)),
-        4,
-        1,
-        "net is given 5 times",
-    );
+    refused(&with(&format!("[boot]\nkernel = \"/k\"\nappend = \"{append}\"")), 6, 10, "2047");
+    refused(&with(&"[[net]]\nmode = \"passt\"\n".repeat(5)), 4, 1, "net is given 5 times");
 }
 
 #[test]
@@ -185,10 +129,7 @@ fn what_the_host_does_not_have_is_named() {
     let host = HostFacts { memory: 1024 };
     let mut vm = parse("name = \"a\"\nmemory = 1025\ncpus = 1").unwrap();
     let text = vm.check_host(&host).unwrap_err().to_string();
-    assert_eq!(
-        text,
-        "memory is 1025; allowed: 16 to 1024 MiB (what this host has)"
-    );
+    assert_eq!(text, "memory is 1025; allowed: 16 to 1024 MiB (what this host has)");
     vm.memory = 1024;
     vm.disks.push(Disk {
         path: image.clone(),
@@ -197,27 +138,16 @@ fn what_the_host_does_not_have_is_named() {
         limit: None,
     });
     let text = vm.check_host(&host).unwrap_err().to_string();
-    assert!(
-        text.contains("disk[0].path") && text.contains("No such file"),
-        "{text}"
-    );
+    assert!(text.contains("disk[0].path") && text.contains("No such file"), "{text}");
     std::fs::create_dir(&image).unwrap();
     let text = vm.check_host(&host).unwrap_err().to_string();
     assert!(text.contains("it is a folder"), "{text}");
     std::fs::remove_dir(&image).unwrap();
     std::fs::write(&image, "x").unwrap();
     vm.check_host(&host).unwrap();
-    vm.shares.push(Share {
-        tag: "t".into(),
-        path: image,
-        kind: ShareKind::Plan9,
-        read_only: true,
-    });
+    vm.shares.push(Share { tag: "t".into(), path: image, kind: ShareKind::Plan9, read_only: true });
     let text = vm.check_host(&host).unwrap_err().to_string();
-    assert!(
-        text.contains("share[0].path") && text.contains("it is a file"),
-        "{text}"
-    );
+    assert!(text.contains("share[0].path") && text.contains("it is a file"), "{text}");
     assert!(HostFacts::of_this_host().memory > 64);
 }
 
@@ -226,21 +156,17 @@ fn path() -> impl Strategy<Value = PathBuf> {
 }
 
 fn boot() -> impl Strategy<Value = Boot> {
-    let kernel = (
-        path(),
-        prop::option::of(path()),
-        prop::option::of("[^\\pC]{0,99}"),
-    )
-        .prop_map(|(kernel, initrd, append)| Boot {
+    let kernel = (path(), prop::option::of(path()), prop::option::of("[^\\pC]{0,99}")).prop_map(
+        |(kernel, initrd, append)| Boot {
             kernel: Some(kernel),
+            hvt: None,
             initrd,
             append,
             firmware: None,
-        });
-    let firmware = prop::option::of(path()).prop_map(|firmware| Boot {
-        firmware,
-        ..Boot::default()
-    });
+        },
+    );
+    let firmware =
+        prop::option::of(path()).prop_map(|firmware| Boot { firmware, ..Boot::default() });
     prop_oneof![kernel, firmware]
 }
 
@@ -250,14 +176,8 @@ fn disk() -> impl Strategy<Value = Disk> {
         operations_per_second: operations,
     });
     let format = prop_oneof![Just(DiskFormat::Raw), Just(DiskFormat::Qcow2)];
-    (path(), format, any::<bool>(), prop::option::of(limit)).prop_map(
-        |(path, format, read_only, limit)| Disk {
-            path,
-            format,
-            read_only,
-            limit,
-        },
-    )
+    (path(), format, any::<bool>(), prop::option::of(limit))
+        .prop_map(|(path, format, read_only, limit)| Disk { path, format, read_only, limit })
 }
 
 fn network() -> impl Strategy<Value = Network> {
@@ -271,22 +191,13 @@ fn network() -> impl Strategy<Value = Network> {
 
 fn share() -> impl Strategy<Value = Share> {
     let kind = prop_oneof![Just(ShareKind::Plan9), Just(ShareKind::VirtioFs)];
-    ("[a-zA-Z0-9_.-]{1,31}", path(), kind, any::<bool>()).prop_map(
-        |(tag, path, kind, read_only)| Share {
-            tag,
-            path,
-            kind,
-            read_only,
-        },
-    )
+    ("[a-zA-Z0-9_.-]{1,31}", path(), kind, any::<bool>())
+        .prop_map(|(tag, path, kind, read_only)| Share { tag, path, kind, read_only })
 }
 
 fn definition() -> impl Strategy<Value = VmDefinition> {
-    let engine = prop_oneof![
-        Just(EngineChoice::Auto),
-        Just(EngineChoice::Kvm),
-        Just(EngineChoice::Tcg)
-    ];
+    let engine =
+        prop_oneof![Just(EngineChoice::Auto), Just(EngineChoice::Kvm), Just(EngineChoice::Tcg)];
     (
         "[a-zA-Z0-9äß開][a-zA-Z0-9äß開 _.()+,&@#=-]{0,45}[a-z)]",
         limits::MEMORY,
@@ -298,21 +209,21 @@ fn definition() -> impl Strategy<Value = VmDefinition> {
         prop::collection::vec(network(), 0..=limits::NETWORKS),
         prop::collection::vec(share(), 0..=limits::SHARES),
     )
-        .prop_map(
-            |(name, memory, cpus, engine, huge_pages, boot, disks, networks, shares)| {
-                VmDefinition {
-                    name,
-                    memory,
-                    cpus,
-                    engine,
-                    huge_pages,
-                    boot,
-                    disks,
-                    networks,
-                    shares,
-                }
-            },
-        )
+        .prop_map(|(name, memory, cpus, engine, huge_pages, boot, disks, networks, shares)| {
+            VmDefinition {
+                name,
+                memory,
+                cpus,
+                engine,
+                huge_pages,
+                boot,
+                disks,
+                networks,
+                shares,
+                clipboard: definition::Clipboard::default(),
+                integration: definition::Integration::default(),
+            }
+        })
         .prop_filter("same image or tag twice", |vm| vm.check().is_ok())
 }
 

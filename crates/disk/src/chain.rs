@@ -41,11 +41,7 @@ impl OpenOptions {
     /// For reading and writing, backing files in the image's own folder.
     #[must_use]
     pub fn new(format: Format) -> Self {
-        Self {
-            format,
-            read_only: false,
-            backing: BackingPolicy::default(),
-        }
+        Self { format, read_only: false, backing: BackingPolicy::default() }
     }
 
     /// Opens the image at `path` and locks every file of its chain.
@@ -53,11 +49,7 @@ impl OpenOptions {
     /// # Errors
     /// Missing, locked, corrupt, not supported, or against the policy.
     pub fn open(&self, path: &Path) -> Result<Image, DiskError> {
-        let access = if self.read_only {
-            Access::Read
-        } else {
-            Access::Write
-        };
+        let access = if self.read_only { Access::Read } else { Access::Write };
         let layer = open_file(path, access)?;
         match self.format {
             Format::Raw => Image::raw(layer, path, self.read_only),
@@ -100,20 +92,10 @@ pub(crate) fn open_unlocked(path: &Path, access: Access) -> Result<File, DiskErr
         .map_err(io::Error::from)
         .map_err(DiskError::io(path, tried))?;
     let file = File::from(file);
-    let kind = file
-        .metadata()
-        .map_err(DiskError::io(path, "look at"))?
-        .file_type();
+    let kind = file.metadata().map_err(DiskError::io(path, "look at"))?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
-        let kind = if kind.is_dir() {
-            "a folder"
-        } else {
-            "something else"
-        };
-        return Err(DiskError::Kind {
-            path: path.to_owned(),
-            kind,
-        });
+        let kind = if kind.is_dir() { "a folder" } else { "something else" };
+        return Err(DiskError::Kind { path: path.to_owned(), kind });
     }
     rustix::fs::fcntl_setfl(&file, OFlags::empty())
         .map_err(io::Error::from)
@@ -132,24 +114,15 @@ fn open_qcow2(
 ) -> Result<(FormatAccess<Layer>, Header), DiskError> {
     let write = access == Access::Write;
     let header = Header::read(&layer, path, write)?;
-    let corrupt = |error: io::Error| DiskError::Corrupt {
-        path: path.to_owned(),
-        fact: error.to_string(),
-    };
+    let corrupt =
+        |error: io::Error| DiskError::Corrupt { path: path.to_owned(), fact: error.to_string() };
     let mut image: Qcow2<Layer> = Qcow2::open_image(layer, write).map_err(corrupt)?;
     image.set_data_file(None);
     let backing = match image.implicit_backing_file().cloned() {
         None => None,
         Some(name) => {
             let format = image.implicit_backing_format().cloned();
-            Some(open_backing(
-                path,
-                &name,
-                format.as_deref(),
-                folder,
-                options,
-                files,
-            )?)
+            Some(open_backing(path, &name, format.as_deref(), folder, options, files)?)
         }
     };
     image.set_backing(backing);
@@ -170,17 +143,13 @@ fn open_backing(
         fact,
     };
     if files.len() >= MOST_LAYERS {
-        return Err(refused(format!(
-            "more than {MOST_LAYERS} layers; does the chain loop?"
-        )));
+        return Err(refused(format!("more than {MOST_LAYERS} layers; does the chain loop?")));
     }
     let format = match format {
         Some("raw" | "file") => Format::Raw,
         Some("qcow2") => Format::Qcow2,
         Some(other) => {
-            return Err(refused(format!(
-                "format {other:?}; raw and qcow2 are known"
-            )));
+            return Err(refused(format!("format {other:?}; raw and qcow2 are known")));
         }
         None => {
             return Err(refused(format!(
@@ -194,11 +163,7 @@ fn open_backing(
     let path = named
         .canonicalize()
         .map_err(|error| refused(format!("looked for {}: {error}", named.display())))?;
-    let allowed = |place: &Path| {
-        place
-            .canonicalize()
-            .is_ok_and(|place| path.starts_with(place))
-    };
+    let allowed = |place: &Path| place.canonicalize().is_ok_and(|place| path.starts_with(place));
     if !path.starts_with(folder) && !options.backing.allow.iter().any(|place| allowed(place)) {
         return Err(DiskError::BackingOutside {
             path: image.to_owned(),

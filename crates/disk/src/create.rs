@@ -41,11 +41,8 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), DiskError> {
             });
         }
         let named = path.parent().unwrap_or(Path::new("")).join(backing);
-        let open = OpenOptions {
-            format: *format,
-            read_only: true,
-            backing: BackingPolicy::default(),
-        };
+        let open =
+            OpenOptions { format: *format, read_only: true, backing: BackingPolicy::default() };
         let below = open.open(&named)?;
         if size == 0 {
             size = below.size();
@@ -53,12 +50,7 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), DiskError> {
     }
     if size == 0 || size > MOST_BYTES || !size.is_multiple_of(SECTOR) {
         let (format, least, most) = (options.format, SECTOR, MOST_BYTES);
-        return Err(DiskError::Size {
-            size,
-            format,
-            least,
-            most,
-        });
+        return Err(DiskError::Size { size, format, least, most });
     }
     let file = File::options()
         .read(true)
@@ -67,9 +59,7 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), DiskError> {
         .open(path)
         .map_err(DiskError::io(path, "create"))?;
     let made = match options.format {
-        Format::Raw => file
-            .set_len(size)
-            .map_err(DiskError::io(path, "set the length of")),
+        Format::Raw => file.set_len(size).map_err(DiskError::io(path, "set the length of")),
         Format::Qcow2 => format_qcow2(file, path, size, options.backing.as_ref()),
     };
     if made.is_err() {
@@ -127,9 +117,7 @@ pub fn information(path: &Path, format: Format) -> Result<Information, DiskError
     let layer = Layer::new(file, path.to_owned());
     let mut information = Information {
         format,
-        size: layer
-            .length()
-            .map_err(DiskError::io(path, "find the length of"))?,
+        size: layer.length().map_err(DiskError::io(path, "find the length of"))?,
         // st_blocks counts 512 bytes whatever the filesystem's block size (stat(2)).
         allocated: metadata.blocks() * 512,
         cluster_size: None,
@@ -142,11 +130,9 @@ pub fn information(path: &Path, format: Format) -> Result<Information, DiskError
         information.size = header.size;
         information.cluster_size = Some(header.cluster_size);
         information.snapshots = header.snapshots;
-        let image: Qcow2<Layer> =
-            Qcow2::open_image(layer, false).map_err(|error| DiskError::Corrupt {
-                path: path.to_owned(),
-                fact: error.to_string(),
-            })?;
+        let image: Qcow2<Layer> = Qcow2::open_image(layer, false).map_err(|error| {
+            DiskError::Corrupt { path: path.to_owned(), fact: error.to_string() }
+        })?;
         information.backing = image.implicit_backing_file().cloned();
         information.backing_format = image.implicit_backing_format().cloned();
     }

@@ -56,8 +56,8 @@ pub enum DiskError {
     },
     /// The backing file is somewhere the image must not reach.
     #[error(
-        "{path}: its backing file {backing} lies outside {folder}; move it there, or allow it by \
-         name if you trust whoever made the image",
+        "{path}: its backing file {backing} lies outside {folder}; move it there, or make an \
+         image without it by `qemu-img convert` if you trust whoever made this one",
         path = path.display(), backing = backing.display(), folder = folder.display()
     )]
     BackingOutside {
@@ -98,10 +98,6 @@ impl DiskError {
         tried: &'static str,
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            path,
-            tried,
-            source,
-        }
+        move |source| Self::Io { path, tried, source }
     }
 }

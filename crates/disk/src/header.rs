@@ -37,10 +37,7 @@ impl Header {
     /// Reads and checks the header and the first-level tables. With `write`, also refuses what
     /// can only be read.
     pub(crate) fn read(layer: &Layer, path: &Path, write: bool) -> Result<Self, DiskError> {
-        let corrupt = |fact: String| DiskError::Corrupt {
-            path: path.to_owned(),
-            fact,
-        };
+        let corrupt = |fact: String| DiskError::Corrupt { path: path.to_owned(), fact };
         let unsupported = |feature: &str| DiskError::Unsupported {
             path: path.to_owned(),
             feature: feature.to_owned(),
@@ -55,10 +52,7 @@ impl Header {
         let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
 
         if word(0) != MAGIC {
-            return Err(corrupt(format!(
-                "it starts with {:#010x}, not {MAGIC:#010x}",
-                word(0)
-            )));
+            return Err(corrupt(format!("it starts with {:#010x}, not {MAGIC:#010x}", word(0))));
         }
         let version = word(4);
         if !(2..=3).contains(&version) {
@@ -90,9 +84,7 @@ impl Header {
         }
         let unknown = features & !(DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION | EXTENDED_L2);
         if unknown != 0 {
-            return Err(unsupported(&format!(
-                "incompatible feature set {unknown:#x}"
-            )));
+            return Err(unsupported(&format!("incompatible feature set {unknown:#x}")));
         }
         let snapshots = word(60);
         if write && snapshots != 0 {
@@ -117,15 +109,11 @@ impl Header {
             // At most 2^32 clusters of 2^21 bytes.
             refcount_bytes: u64::from(word(56)) * cluster_size,
         };
-        let length = layer
-            .length()
-            .map_err(DiskError::io(path, "find the length of"))?;
-        header
-            .check_tables(layer, length)
-            .map_err(|trouble| match trouble {
-                Trouble::Fact(fact) => corrupt(fact),
-                Trouble::Io(error) => DiskError::io(path, "read the tables of")(error),
-            })?;
+        let length = layer.length().map_err(DiskError::io(path, "find the length of"))?;
+        header.check_tables(layer, length).map_err(|trouble| match trouble {
+            Trouble::Fact(fact) => corrupt(fact),
+            Trouble::Io(error) => DiskError::io(path, "read the tables of")(error),
+        })?;
         Ok(header)
     }
 
@@ -152,13 +140,7 @@ impl Header {
             )));
         }
         self.check_table(layer, length, "L1", self.l1_offset, l1_bytes)?;
-        self.check_table(
-            layer,
-            length,
-            "refcount",
-            self.refcount_offset,
-            self.refcount_bytes,
-        )
+        self.check_table(layer, length, "refcount", self.refcount_offset, self.refcount_bytes)
     }
 
     /// The table and everything its entries point to begin on a cluster and lie in the file.

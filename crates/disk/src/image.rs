@@ -52,10 +52,7 @@ impl Mapped {
 
     fn whole_clusters(&self, offset: u64, length: u64) -> (u64, u64) {
         let size = self.cluster_size;
-        (
-            offset.next_multiple_of(size),
-            (offset + length) / size * size,
-        )
+        (offset.next_multiple_of(size), (offset + length) / size * size)
     }
 
     /// Makes the range read as zeroes and gives its clusters back, to the image for later use and
@@ -67,13 +64,7 @@ impl Mapped {
         let (mut at, end) = self.whole_clusters(offset, length);
         while at < end {
             let (mapping, mapped) = access.get_mapping(at, end - at)?;
-            if let Mapping::Raw {
-                storage,
-                offset,
-                writable: true,
-                ..
-            } = mapping
-            {
+            if let Mapping::Raw { storage, offset, writable: true, .. } = mapping {
                 match storage.punch(offset, mapped) {
                     Err(error) if error.kind() == io::ErrorKind::Unsupported => break,
                     result => result?,
@@ -90,19 +81,10 @@ impl Mapped {
 
 impl Image {
     pub(crate) fn raw(layer: Layer, path: &Path, read_only: bool) -> Result<Self, DiskError> {
-        let length = layer
-            .length()
-            .map_err(DiskError::io(path, "find the length of"))?;
+        let length = layer.length().map_err(DiskError::io(path, "find the length of"))?;
         // The last sector of an odd file reads as zeroes past the end and is completed when written.
-        let size = length
-            .checked_next_multiple_of(SECTOR)
-            .unwrap_or(length - length % SECTOR);
-        Ok(Self {
-            path: path.to_owned(),
-            size,
-            read_only,
-            content: Content::Raw(layer),
-        })
+        let size = length.checked_next_multiple_of(SECTOR).unwrap_or(length - length % SECTOR);
+        Ok(Self { path: path.to_owned(), size, read_only, content: Content::Raw(layer) })
     }
 
     pub(crate) fn qcow2(
@@ -267,10 +249,7 @@ impl Image {
     }
 
     fn check(&self, offset: u64, length: u64) -> io::Result<()> {
-        if offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.size)
-        {
+        if offset.checked_add(length).is_some_and(|end| end <= self.size) {
             return Ok(());
         }
         let fact = format!("{length} bytes at {offset}, the disk has {}", self.size);
@@ -297,11 +276,7 @@ fn read_mapped<B: ReadBuffers>(
         let (mapping, length) = access.get_mapping(offset, left as u64)?;
         let count = usize::try_from(length).unwrap_or(left).min(left);
         match mapping {
-            Mapping::Raw {
-                storage,
-                offset: at,
-                ..
-            } => storage.read(buffers, at, count, now)?,
+            Mapping::Raw { storage, offset: at, .. } => storage.read(buffers, at, count, now)?,
             Mapping::Zero { .. } => buffers.put_zeroes(count),
             Mapping::Eof { .. } => {
                 buffers.put_zeroes(left);
@@ -317,9 +292,7 @@ fn read_mapped<B: ReadBuffers>(
         }
         offset += (left - buffers.left()) as u64;
         if buffers.left() == left {
-            return Err(io::Error::other(format!(
-                "nothing is mapped at {offset:#x}"
-            )));
+            return Err(io::Error::other(format!("nothing is mapped at {offset:#x}")));
         }
     }
     Ok(())
@@ -335,9 +308,7 @@ fn write_mapped<B: WriteBuffers>(
         let mapping = access.prepare_data_mapping(offset, left as u64, true)?;
         let count = usize::try_from(mapping.length()).unwrap_or(left).min(left);
         if count == 0 {
-            return Err(io::Error::other(format!(
-                "no room can be mapped at {offset:#x}"
-            )));
+            return Err(io::Error::other(format!("no room can be mapped at {offset:#x}")));
         }
         mapping.storage().write(buffers, mapping.offset(), count)?;
         access.commit_data_mapping(mapping)?;

@@ -41,17 +41,8 @@ const RAMFS: u64 = 0x8584_58f6;
 impl Layer {
     pub(crate) fn new(file: File, path: PathBuf) -> Self {
         let kind = rustix::fs::fstatfs(&file).map_or(0, |found| found.f_type as u64);
-        let now = if matches!(kind, TMPFS | RAMFS) {
-            NOW_ALWAYS
-        } else {
-            NOW_ASKS
-        };
-        Self {
-            file,
-            path,
-            now: AtomicU8::new(now),
-            helper: CommonStorageHelper::default(),
-        }
+        let now = if matches!(kind, TMPFS | RAMFS) { NOW_ALWAYS } else { NOW_ASKS };
+        Self { file, path, now: AtomicU8::new(now), helper: CommonStorageHelper::default() }
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
@@ -105,9 +96,7 @@ impl Layer {
         mut offset: u64,
         mut count: usize,
     ) -> io::Result<()> {
-        let end = offset
-            .checked_add(count as u64)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let end = offset.checked_add(count as u64).ok_or(io::ErrorKind::InvalidInput)?;
         // Keeps off what imago is rewriting meanwhile.
         let _guard = self.helper.weak_write_blocker(offset..end);
         while count > 0 {
@@ -135,9 +124,7 @@ impl Layer {
         let zero_range = || self.allocate(FallocateFlags::ZERO_RANGE, offset, length);
         let punch = || self.punch(offset, length);
         let unsupported = |result: &io::Result<()>| {
-            result
-                .as_ref()
-                .is_err_and(|error| error.kind() == io::ErrorKind::Unsupported)
+            result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported)
         };
         let mut result = if keep { zero_range() } else { punch() };
         if unsupported(&result) {
@@ -175,9 +162,7 @@ impl Layer {
 
     /// Everything written is on stable storage when this returns.
     pub(crate) fn sync_data(&self) -> io::Result<()> {
-        Ok(rustix::io::retry_on_intr(|| {
-            rustix::fs::fdatasync(&self.file)
-        })?)
+        Ok(rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.file))?)
     }
 }
 
@@ -204,9 +189,7 @@ impl Storage for Layer {
             let mut slice: &mut [u8] = &mut slice;
             let count = slice.len();
             self.read(&mut slice, offset, count, false)?;
-            offset = offset
-                .checked_add(count as u64)
-                .ok_or(io::ErrorKind::InvalidInput)?;
+            offset = offset.checked_add(count as u64).ok_or(io::ErrorKind::InvalidInput)?;
         }
         Ok(())
     }
@@ -230,9 +213,7 @@ impl Storage for Layer {
     }
 
     unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        let end = offset
-            .checked_add(length)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let end = offset.checked_add(length).ok_or(io::ErrorKind::InvalidInput)?;
         let now = self.length()?;
         if offset < now {
             match self.punch(offset, end.min(now) - offset) {

@@ -69,11 +69,7 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskE
                 return Ok(());
             }
             Err(source) => {
-                return Err(DiskError::Io {
-                    path: path.to_owned(),
-                    tried: "lock",
-                    source,
-                });
+                return Err(DiskError::Io { path: path.to_owned(), tried: "lock", source });
             }
         }
     }
@@ -105,11 +101,7 @@ fn set(file: &File, byte: i64) -> io::Result<()> {
     let lock = record(libc::F_RDLCK, byte);
     // SAFETY: the descriptor is open while `file` is borrowed, and F_OFD_SETLK only reads `lock`.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether a write lock on `byte` would meet somebody else's lock.
@@ -134,9 +126,8 @@ fn holder(file: &File) -> String {
     };
     let me = std::process::id();
     let mut names = Vec::new();
-    for pid in processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+    for pid in
+        processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
     {
         let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
@@ -151,9 +142,5 @@ fn holder(file: &File) -> String {
             names.push(format!("{} (process {pid})", name.trim()));
         }
     }
-    if names.is_empty() {
-        unknown()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { unknown() } else { names.join(", ") }
 }

@@ -15,15 +15,7 @@ fn folder() -> TempDir {
 
 fn made(folder: &TempDir, name: &str, format: Format, size: u64) -> PathBuf {
     let path = folder.path().join(name);
-    create(
-        &path,
-        &CreateOptions {
-            format,
-            size,
-            backing: None,
-        },
-    )
-    .unwrap();
+    create(&path, &CreateOptions { format, size, backing: None }).unwrap();
     path
 }
 
@@ -33,9 +25,7 @@ fn open(path: &Path, format: Format) -> Result<Image, DiskError> {
 
 fn read(image: &Image, offset: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0xee; length];
-    image
-        .read(&mut bytes.as_mut_slice(), offset, Wait::Yes)
-        .unwrap();
+    image.read(&mut bytes.as_mut_slice(), offset, Wait::Yes).unwrap();
     bytes
 }
 
@@ -44,9 +34,7 @@ fn write(image: &Image, offset: u64, bytes: &[u8]) {
 }
 
 fn pattern(seed: u8, length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|n| seed.wrapping_add((n % 253) as u8))
-        .collect()
+    (0..length).map(|n| seed.wrapping_add((n % 253) as u8)).collect()
 }
 
 /// Runs `qemu-img`; `None`, loudly, where it is not installed.
@@ -129,10 +117,7 @@ fn discarding_gives_space_back() {
         image.discard(MIB, 6 * MIB).unwrap();
         image.flush().unwrap();
         let after = information(&path, format).unwrap().allocated;
-        assert!(
-            after + 5 * MIB < before,
-            "{format}: {before} bytes, then {after}"
-        );
+        assert!(after + 5 * MIB < before, "{format}: {before} bytes, then {after}");
         assert_eq!(read(&image, 0, 4096), pattern(3, 4096));
     }
 }
@@ -146,19 +131,12 @@ fn nothing_happens_past_the_end_or_on_a_read_only_disk() {
         let bytes = pattern(4, 1024);
         for offset in [MIB - 512, MIB, u64::MAX - 100] {
             assert!(image.write(&mut &bytes[..], offset).is_err());
-            assert!(
-                image
-                    .read(&mut vec![0; 1024].as_mut_slice(), offset, Wait::Yes)
-                    .is_err()
-            );
+            assert!(image.read(&mut vec![0; 1024].as_mut_slice(), offset, Wait::Yes).is_err());
             assert!(image.discard(offset, 1024).is_err());
             assert!(image.write_zeroes(offset, 1024, true).is_err());
         }
         drop(image);
-        let options = OpenOptions {
-            read_only: true,
-            ..OpenOptions::new(format)
-        };
+        let options = OpenOptions { read_only: true, ..OpenOptions::new(format) };
         let image = options.open(&path).unwrap();
         assert!(image.write(&mut &bytes[..], 0).is_err());
         assert!(image.discard(0, 1024).is_err());
@@ -214,21 +192,12 @@ fn a_second_writer_is_told_who_has_the_disk() {
     let image = open(&path, Format::Raw).unwrap();
     let error = open(&path, Format::Raw).unwrap_err().to_string();
     let me = format!("(process {})", std::process::id());
-    assert!(
-        error.contains("locked by") && error.contains(&me),
-        "{error}"
-    );
+    assert!(error.contains("locked by") && error.contains(&me), "{error}");
     assert!(information(&path, Format::Raw).is_ok());
     drop(image);
-    let readers = OpenOptions {
-        read_only: true,
-        ..OpenOptions::new(Format::Raw)
-    };
+    let readers = OpenOptions { read_only: true, ..OpenOptions::new(Format::Raw) };
     let (_one, _two) = (readers.open(&path).unwrap(), readers.open(&path).unwrap());
-    assert!(matches!(
-        open(&path, Format::Raw),
-        Err(DiskError::Locked { .. })
-    ));
+    assert!(matches!(open(&path, Format::Raw), Err(DiskError::Locked { .. })));
 }
 
 #[test]
@@ -240,15 +209,7 @@ fn qemu_respects_our_lock() {
     }
     let _image = open(&path, Format::Raw).unwrap();
     let output = Command::new("qemu-img")
-        .args([
-            "bench",
-            "-w",
-            "-c",
-            "1",
-            "-f",
-            "raw",
-            path.to_str().unwrap(),
-        ])
+        .args(["bench", "-w", "-c", "1", "-f", "raw", path.to_str().unwrap()])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -266,15 +227,7 @@ fn a_backing_file_beside_the_image_is_read_and_never_written() {
     let before = std::fs::read(&base).unwrap();
     let top = folder.path().join("top.qcow2");
     let backing = Some((PathBuf::from("base.qcow2"), Format::Qcow2));
-    create(
-        &top,
-        &CreateOptions {
-            format: Format::Qcow2,
-            size: 0,
-            backing,
-        },
-    )
-    .unwrap();
+    create(&top, &CreateOptions { format: Format::Qcow2, size: 0, backing }).unwrap();
     let image = open(&top, Format::Qcow2).unwrap();
     assert_eq!(image.size(), 4 * MIB);
     assert_eq!(image.files().len(), 2);
@@ -298,26 +251,12 @@ fn a_backing_file_elsewhere_needs_the_users_word() {
         let path = here.path().join(name);
         let backing = Some((PathBuf::from(file), Format::Raw));
         // Making one is the user's own act and needs only that the file is there.
-        create(
-            &path,
-            &CreateOptions {
-                format: Format::Qcow2,
-                size: 0,
-                backing,
-            },
-        )
-        .unwrap();
+        create(&path, &CreateOptions { format: Format::Qcow2, size: 0, backing }).unwrap();
         let error = open(&path, Format::Qcow2).unwrap_err();
         assert!(matches!(&error, DiskError::BackingOutside { backing, .. } if *backing == secret));
         let allowing = |place: &Path| {
-            let backing = BackingPolicy {
-                allow: vec![place.to_owned()],
-            };
-            OpenOptions {
-                backing,
-                ..OpenOptions::new(Format::Qcow2)
-            }
-            .open(&path)
+            let backing = BackingPolicy { allow: vec![place.to_owned()] };
+            OpenOptions { backing, ..OpenOptions::new(Format::Qcow2) }.open(&path)
         };
         assert_eq!(read(&allowing(&secret).unwrap(), 0, 512), vec![0x5e; 512]);
         assert!(allowing(elsewhere.path()).is_ok());
@@ -343,14 +282,8 @@ fn a_chain_that_loops_ends() {
         return;
     };
     // Writing: the second opener of the same file meets the lock of the first.
-    assert!(matches!(
-        open(&path, Format::Qcow2),
-        Err(DiskError::Locked { .. })
-    ));
-    let reading = OpenOptions {
-        read_only: true,
-        ..OpenOptions::new(Format::Qcow2)
-    };
+    assert!(matches!(open(&path, Format::Qcow2), Err(DiskError::Locked { .. })));
+    let reading = OpenOptions { read_only: true, ..OpenOptions::new(Format::Qcow2) };
     let error = reading.open(&path).unwrap_err().to_string();
     assert!(error.contains("more than 64 layers"), "{error}");
 }
@@ -370,12 +303,7 @@ fn broken_images_are_refused_with_the_fact() {
         ("version", 7, &[9], "version 9"),
         ("clusters", 23, &[40], "clusters of 2^40"),
         ("size", 24, &[0x7f], "its L1 table has 8192 entries"),
-        (
-            "table size",
-            36,
-            &[0x7f],
-            "its L1 table has 17045716992 bytes",
-        ),
+        ("table size", 36, &[0x7f], "its L1 table has 17045716992 bytes"),
         ("table place", 40, &[0x10], "ends behind the file's end"),
         ("odd table", 47, &[8], "does not begin on a cluster"),
         ("refcounts", 48, &[0x10], "refcount table"),
@@ -384,12 +312,7 @@ fn broken_images_are_refused_with_the_fact() {
         ("marked", 79, &[2], "marked corrupt"),
         ("dirty", 79, &[1], "not closed properly"),
         ("data file", 79, &[4], "external data file"),
-        (
-            "feature",
-            74,
-            &[1],
-            "incompatible feature set 0x10000000000",
-        ),
+        ("feature", 74, &[1], "incompatible feature set 0x10000000000"),
         ("entry", l1, &[0x80, 0xff], "entry 0 of its L1 table"),
     ];
     for (name, at, bytes, fact) in cases {
@@ -400,15 +323,9 @@ fn broken_images_are_refused_with_the_fact() {
         assert!(error.contains(fact), "{name}: {error}");
     }
     std::fs::write(&path, &good[..100]).unwrap();
-    assert!(matches!(
-        open(&path, Format::Qcow2),
-        Err(DiskError::Corrupt { .. })
-    ));
+    assert!(matches!(open(&path, Format::Qcow2), Err(DiskError::Corrupt { .. })));
     std::fs::write(&path, []).unwrap();
-    assert!(matches!(
-        open(&path, Format::Qcow2),
-        Err(DiskError::Corrupt { .. })
-    ));
+    assert!(matches!(open(&path, Format::Qcow2), Err(DiskError::Corrupt { .. })));
 }
 
 #[test]
@@ -424,20 +341,15 @@ fn random_damage_never_panics() {
     let good = std::fs::read(&path).unwrap();
     let mut state = 1_u64;
     let mut random = move |below: usize| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below
     };
     for _ in 0..150 {
         let mut bad = good.clone();
         for _ in 0..1 + random(4) {
             // Metadata are in the first clusters: header, refcounts, L1, L2.
-            let at = if random(2) == 0 {
-                random(112)
-            } else {
-                random(65_536 * 6)
-            };
+            let at = if random(2) == 0 { random(112) } else { random(65_536 * 6) };
             bad[at] = random(256) as u8;
         }
         std::fs::write(&path, &bad).unwrap();
@@ -460,30 +372,12 @@ fn what_is_no_disk_is_refused() {
     let folder = folder();
     let missing = folder.path().join("missing");
     let error = open(&missing, Format::Raw).unwrap_err().to_string();
-    assert!(
-        error.contains("missing: cannot open for writing: No such file"),
-        "{error}"
-    );
+    assert!(error.contains("missing: cannot open for writing: No such file"), "{error}");
     assert!(open(folder.path(), Format::Raw).is_err());
-    let read_only = OpenOptions {
-        read_only: true,
-        ..OpenOptions::new(Format::Raw)
-    };
-    assert!(matches!(
-        read_only.open(folder.path()),
-        Err(DiskError::Kind {
-            kind: "a folder",
-            ..
-        })
-    ));
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::new(Format::Raw) };
+    assert!(matches!(read_only.open(folder.path()), Err(DiskError::Kind { kind: "a folder", .. })));
     let fifo = folder.path().join("fifo");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     assert!(matches!(read_only.open(&fifo), Err(DiskError::Kind { .. })));
 }
 
@@ -491,28 +385,13 @@ fn what_is_no_disk_is_refused() {
 fn making_an_image_leaves_nothing_half_made() {
     let folder = folder();
     let path = folder.path().join("disk");
-    for (format, size) in [
-        (Format::Raw, 0),
-        (Format::Raw, 1000),
-        (Format::Qcow2, u64::MAX),
-    ] {
-        let options = CreateOptions {
-            format,
-            size,
-            backing: None,
-        };
-        assert!(matches!(
-            create(&path, &options),
-            Err(DiskError::Size { .. })
-        ));
+    for (format, size) in [(Format::Raw, 0), (Format::Raw, 1000), (Format::Qcow2, u64::MAX)] {
+        let options = CreateOptions { format, size, backing: None };
+        assert!(matches!(create(&path, &options), Err(DiskError::Size { .. })));
         assert!(!path.exists());
     }
     std::fs::write(&path, "mine").unwrap();
-    let options = CreateOptions {
-        format: Format::Raw,
-        size: MIB,
-        backing: None,
-    };
+    let options = CreateOptions { format: Format::Raw, size: MIB, backing: None };
     assert!(matches!(create(&path, &options), Err(DiskError::Io { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
 }
@@ -541,11 +420,7 @@ struct LoopDevice(PathBuf);
 impl LoopDevice {
     fn new(file: &Path) -> Option<Self> {
         std::fs::write(file, vec![0x11; MIB as usize]).unwrap();
-        let output = Command::new("losetup")
-            .args(["-f", "--show"])
-            .arg(file)
-            .output()
-            .ok()?;
+        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
         let name = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| Self(name.trim().into()))
     }

@@ -14,12 +14,13 @@ mod error;
 mod exit;
 pub mod kvm;
 mod memory;
-mod state;
 
 pub use error::EngineError;
 pub use exit::{Exit, FailureFacts};
 pub use memory::{Access, HostMapping};
-pub use state::{CpuidEntry, DescriptorTable, Msr, Registers, RunState, Segment, SystemRegisters};
+pub use processor::{
+    CpuidEntry, DescriptorTable, Msr, Registers, RunState, Segment, SystemRegisters,
+};
 
 pub use discovery::EngineKind;
 
@@ -68,10 +69,9 @@ pub struct Capabilities {
 pub fn open(kind: EngineKind) -> Result<Arc<dyn Engine>, EngineError> {
     match kind {
         EngineKind::Kvm => Ok(Arc::new(kvm::KvmEngine::open()?)),
-        EngineKind::Core | EngineKind::Tcg => Err(EngineError::NotOffered {
-            engine: kind.name(),
-            what: "partitions",
-        }),
+        EngineKind::Core | EngineKind::Tcg => {
+            Err(EngineError::NotOffered { engine: kind.name(), what: "partitions" })
+        }
     }
 }
 
@@ -289,6 +289,11 @@ pub trait Processor: Send {
     /// Names the first one refused.
     fn set_msrs(&mut self, msrs: &[Msr]) -> Result<(), EngineError>;
 
+    /// Ticks of the guest's time-stamp counter per second, where the engine knows.
+    fn tsc_frequency(&self) -> Option<u64> {
+        None
+    }
+
     /// Runnable, halted, waiting for SIPI.
     ///
     /// # Errors
@@ -301,6 +306,14 @@ pub trait Processor: Send {
     /// # Errors
     /// The engine refused.
     fn reset(&mut self) -> Result<(), EngineError>;
+
+    /// Tells a guest that listens that this processor stood still (the VM was paused), so that the
+    /// guest's watchdogs forgive the time that went by. Between two [`Self::run`]s; nothing happens
+    /// where the guest does not listen.
+    ///
+    /// # Errors
+    /// The engine refused.
+    fn stood_still(&mut self) -> Result<(), EngineError>;
 
     /// A handle with which other threads read this processor's counters while it runs.
     fn statistics(&self) -> Arc<dyn Statistics>;

@@ -8,11 +8,7 @@ fn every_row_is_judged_and_whatever_is_not_good_has_a_next_step() {
     assert!(report.rows.len() > 20);
     for row in &report.rows {
         assert!(!row.found.is_empty(), "{row:?}");
-        assert_eq!(
-            row.verdict == Verdict::Good,
-            row.next_step.is_none(),
-            "{row:?}"
-        );
+        assert_eq!(row.verdict == Verdict::Good, row.next_step.is_none(), "{row:?}");
     }
 }
 

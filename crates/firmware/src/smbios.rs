@@ -74,8 +74,7 @@ impl Builder {
             self.bytes.push(0);
         }
         // An empty list still has two terminators.
-        self.bytes
-            .extend_from_slice(if strings.is_empty() { &[0, 0] } else { &[0] });
+        self.bytes.extend_from_slice(if strings.is_empty() { &[0, 0] } else { &[0] });
         self.count += 1;
         handle
     }
@@ -87,10 +86,7 @@ fn build(config: &SmbiosConfig) -> Vec<u8> {
     const PROCESSOR: u16 = 0x0400;
     const MEMORY_ARRAY: u16 = 0x1000;
     const UNKNOWN: u8 = 2;
-    let mut builder = Builder {
-        bytes: Vec::new(),
-        count: 0,
-    };
+    let mut builder = Builder { bytes: Vec::new(), count: 0 };
 
     // Type 0, firmware: vendor, version, date; "virtual machine" (7.1).
     let mut bios = vec![1, 2, 0, 0xe8, 3, 0];
@@ -106,12 +102,7 @@ fn build(config: &SmbiosConfig) -> Vec<u8> {
     system.extend_from_slice(&[d, c, b, a, f, e, h, g]);
     system.extend_from_slice(&rest);
     system.extend_from_slice(&[6, 0, 0]);
-    builder.add(
-        1,
-        0x0100,
-        &system,
-        &[MANUFACTURER, PRODUCT, VERSION, &config.name],
-    );
+    builder.add(1, 0x0100, &system, &[MANUFACTURER, PRODUCT, VERSION, &config.name]);
 
     // Type 3, chassis: "other", states safe, security unknown.
     builder.add(
@@ -131,11 +122,7 @@ fn build(config: &SmbiosConfig) -> Vec<u8> {
     processor.extend_from_slice(&[0x41, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
     processor.extend_from_slice(&[few, few, few]);
     // Characteristics: 64-bit, multi-core when it is. Family: see family 2, "other".
-    let characteristics: u16 = if config.processors > 1 {
-        0x000c
-    } else {
-        0x0004
-    };
+    let characteristics: u16 = if config.processors > 1 { 0x000c } else { 0x0004 };
     processor.extend_from_slice(&characteristics.to_le_bytes());
     processor.extend_from_slice(&1u16.to_le_bytes());
     for _ in 0..3 {
@@ -185,9 +172,7 @@ fn build(config: &SmbiosConfig) -> Vec<u8> {
 fn mapped(range: &Range, array: u16) -> Vec<u8> {
     let (first, last) = (range.base.0, range.end().0 - 1);
     let mut body = Vec::new();
-    let short = u32::try_from(last >> 10)
-        .ok()
-        .filter(|last| *last != u32::MAX);
+    let short = u32::try_from(last >> 10).ok().filter(|last| *last != u32::MAX);
     let (start, end) = match short {
         Some(end) => (u32::try_from(first >> 10).unwrap_or(u32::MAX), end),
         None => (u32::MAX, u32::MAX),
@@ -196,11 +181,7 @@ fn mapped(range: &Range, array: u16) -> Vec<u8> {
     body.extend_from_slice(&end.to_le_bytes());
     body.extend_from_slice(&array.to_le_bytes());
     body.push(1);
-    let (first, last) = if short.is_some() {
-        (0, 0)
-    } else {
-        (first, last)
-    };
+    let (first, last) = if short.is_some() { (0, 0) } else { (first, last) };
     body.extend_from_slice(&first.to_le_bytes());
     body.extend_from_slice(&last.to_le_bytes());
     body
@@ -228,10 +209,8 @@ pub fn write_smbios<M: GuestMemoryBackend>(
 ) -> Result<(), SmbiosError> {
     let tables = build(config);
     let at = layout::SMBIOS.0;
-    let (size, room) = (
-        TABLES_OFFSET + tables.len() as u64,
-        layout::SMBIOS_END.0 - layout::SMBIOS.0,
-    );
+    let (size, room) =
+        (TABLES_OFFSET + tables.len() as u64, layout::SMBIOS_END.0 - layout::SMBIOS.0);
     if size > room {
         return Err(SmbiosError::Room { size, room });
     }
@@ -266,9 +245,7 @@ mod tests {
     fn config(mib: u64) -> SmbiosConfig {
         SmbiosConfig {
             name: "a guest".into(),
-            uuid: [
-                0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0, 1, 2, 3, 4, 5, 6, 7, 8,
-            ],
+            uuid: [0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0, 1, 2, 3, 4, 5, 6, 7, 8],
             processors: 6,
             map: MemoryMap::new(Size::mib(mib), 46).unwrap(),
         }
@@ -281,11 +258,7 @@ mod tests {
             let (formatted, rest) = bytes.split_at(usize::from(bytes[1]));
             let end = rest.windows(2).position(|pair| pair == [0, 0]).unwrap() + 2;
             let text = String::from_utf8(rest[..end].to_vec()).unwrap();
-            let strings = text
-                .split('\0')
-                .filter(|s| !s.is_empty())
-                .map(Into::into)
-                .collect();
+            let strings = text.split('\0').filter(|s| !s.is_empty()).map(Into::into).collect();
             found.push((bytes[0], formatted.to_vec(), strings));
             bytes = &rest[end..];
         }
@@ -301,10 +274,7 @@ mod tests {
     #[test]
     fn every_structure_has_the_length_of_its_version() {
         let found = walk(&build(&config(4096)));
-        let shape: Vec<_> = found
-            .iter()
-            .map(|(kind, body, _)| (*kind, body.len()))
-            .collect();
+        let shape: Vec<_> = found.iter().map(|(kind, body, _)| (*kind, body.len())).collect();
         // Lengths: DSP0134 7.1 to 7.45.
         let expected = [
             (0, 24),
@@ -320,9 +290,7 @@ mod tests {
         ];
         assert_eq!(shape, expected);
         assert_eq!(found[1].2, [MANUFACTURER, PRODUCT, VERSION, "a guest"]);
-        let uuid = [
-            0x78, 0x56, 0x34, 0x12, 0xbc, 0x9a, 0xf0, 0xde, 1, 2, 3, 4, 5, 6, 7, 8,
-        ];
+        let uuid = [0x78, 0x56, 0x34, 0x12, 0xbc, 0x9a, 0xf0, 0xde, 1, 2, 3, 4, 5, 6, 7, 8];
         assert_eq!(found[1].1[8..24], uuid);
     }
 
@@ -332,18 +300,12 @@ mod tests {
         let by_kind = |kind| &found.iter().find(|entry| entry.0 == kind).unwrap().1;
         assert_eq!(number(by_kind(16), 7, 4), 0x8000_0000);
         assert_eq!(number(by_kind(16), 15, 8), 1 << 42);
-        assert_eq!(
-            (number(by_kind(17), 12, 2), number(by_kind(17), 28, 4)),
-            (0x7fff, 1 << 22)
-        );
+        assert_eq!((number(by_kind(17), 12, 2), number(by_kind(17), 28, 4)), (0x7fff, 1 << 22));
         let small = walk(&build(&config(512)));
         let module = &small.iter().find(|entry| entry.0 == 17).unwrap().1;
         assert_eq!((number(module, 12, 2), number(module, 28, 4)), (512, 0));
         let range = &small.iter().find(|entry| entry.0 == 19).unwrap().1;
-        assert_eq!(
-            (number(range, 4, 4), number(range, 8, 4)),
-            (0, (512 << 10) - 1)
-        );
+        assert_eq!((number(range, 4, 4), number(range, 8, 4)), (0, (512 << 10) - 1));
     }
 
     #[test]
@@ -352,22 +314,12 @@ mod tests {
             GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         write_smbios(&memory, &config(2048)).unwrap();
         let mut anchor = [0; 24];
-        memory
-            .read_slice(&mut anchor, GuestAddress(0xf_0000))
-            .unwrap();
+        memory.read_slice(&mut anchor, GuestAddress(0xf_0000)).unwrap();
         assert_eq!(&anchor[..5], b"_SM3_");
-        assert_eq!(
-            anchor.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)),
-            0
-        );
+        assert_eq!(anchor.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
         let size = usize::try_from(number(&anchor, 12, 4)).unwrap();
         let mut tables = vec![0; size];
-        memory
-            .read_slice(
-                &mut tables,
-                GuestAddress(number(&anchor, ANCHOR_ADDRESS, 8)),
-            )
-            .unwrap();
+        memory.read_slice(&mut tables, GuestAddress(number(&anchor, ANCHOR_ADDRESS, 8))).unwrap();
         assert_eq!(walk(&tables).last().unwrap().0, 127);
     }
 
@@ -381,10 +333,7 @@ mod tests {
         dump.extend_from_slice(&tables);
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), dump).unwrap();
-        let Ok(done) = Command::new("dmidecode")
-            .arg("--from-dump")
-            .arg(file.path())
-            .output()
+        let Ok(done) = Command::new("dmidecode").arg("--from-dump").arg(file.path()).output()
         else {
             println!("SKIPPED: dmidecode is not installed (Debian package dmidecode)");
             return;

@@ -107,10 +107,7 @@ impl Range {
     /// From `base` up to, not including, `end`; an empty range when `end` lies before it.
     #[must_use]
     pub const fn between(base: GuestPhysical, end: GuestPhysical) -> Self {
-        Self {
-            base,
-            size: Bytes(end.0.saturating_sub(base.0)),
-        }
+        Self { base, size: Bytes(end.0.saturating_sub(base.0)) }
     }
 
     /// First address after the range.
@@ -173,11 +170,7 @@ impl MemoryMap {
         } else {
             (Bytes(LOW_RAM_SPLIT.0), Bytes(ram.0 - LOW_RAM_SPLIT.0))
         };
-        let map = Self {
-            low,
-            high,
-            address_bits,
-        };
+        let map = Self { low, high, address_bits };
         // Room for a 64-bit window after RAM is part of the machine.
         let most = map.address_end().0.saturating_sub(Bytes::gib(1).0);
         match FOUR_GIB.checked_add(high.0) {
@@ -193,10 +186,7 @@ impl MemoryMap {
     /// First address beyond what processors can address.
     #[must_use]
     pub fn address_end(&self) -> GuestPhysical {
-        GuestPhysical(
-            1u64.checked_shl(u32::from(self.address_bits))
-                .unwrap_or(u64::MAX),
-        )
+        GuestPhysical(1u64.checked_shl(u32::from(self.address_bits)).unwrap_or(u64::MAX))
     }
 
     /// Size of all RAM.
@@ -208,18 +198,9 @@ impl MemoryMap {
     /// RAM as it is mapped: one range below 4 GiB, and the rest from 4 GiB on.
     #[must_use]
     pub fn ram(&self) -> Vec<Range> {
-        let low = Range {
-            base: GuestPhysical(0),
-            size: self.low,
-        };
-        let high = Range {
-            base: FOUR_GIB,
-            size: self.high,
-        };
-        [low, high]
-            .into_iter()
-            .filter(|range| range.size.0 > 0)
-            .collect()
+        let low = Range { base: GuestPhysical(0), size: self.low };
+        let high = Range { base: FOUR_GIB, size: self.high };
+        [low, high].into_iter().filter(|range| range.size.0 > 0).collect()
     }
 
     /// Where RAM below 4 GiB ends.
@@ -245,10 +226,7 @@ impl MemoryMap {
         };
         let below = Range::between(whole.base, GuestPhysical(ecam.base.0.min(PCI_LOW_END.0)));
         let above = Range::between(GuestPhysical(ecam.end().0.max(first)), PCI_LOW_END);
-        [below, above]
-            .into_iter()
-            .filter(|range| range.size.0 > 0)
-            .collect()
+        [below, above].into_iter().filter(|range| range.size.0 > 0).collect()
     }
 
     /// 64-bit memory for PCI functions: from the first GiB boundary after RAM to the end of the
@@ -273,11 +251,7 @@ impl MemoryMap {
         add(EBDA, LOW_MEMORY_END, RangeKind::Reserved);
         add(ACPI, HIGH_MEMORY, RangeKind::Reserved);
         add(HIGH_MEMORY, self.low_ram_end(), RangeKind::Usable);
-        add(
-            ECAM,
-            GuestPhysical(ECAM.0 + ECAM_SIZE.0),
-            RangeKind::Reserved,
-        );
+        add(ECAM, GuestPhysical(ECAM.0 + ECAM_SIZE.0), RangeKind::Reserved);
         add(FOUR_GIB, self.high_ram_end(), RangeKind::Usable);
         map
     }
@@ -296,20 +270,8 @@ mod tests {
         assert_eq!(map(Bytes::mib(2816)).ram().len(), 1);
         let large = map(Bytes(Bytes::mib(2816).0 + 4096));
         let ram = large.ram();
-        assert_eq!(
-            ram[0],
-            Range {
-                base: GuestPhysical(0),
-                size: Bytes::gib(2)
-            }
-        );
-        assert_eq!(
-            ram[1],
-            Range {
-                base: FOUR_GIB,
-                size: Bytes(0x3000_1000)
-            }
-        );
+        assert_eq!(ram[0], Range { base: GuestPhysical(0), size: Bytes::gib(2) });
+        assert_eq!(ram[1], Range { base: FOUR_GIB, size: Bytes(0x3000_1000) });
         assert_eq!(large.ram_size(), Bytes(0xb000_1000));
     }
 
@@ -321,10 +283,7 @@ mod tests {
             for pair in e820.windows(2) {
                 assert!(pair[0].0.end() <= pair[1].0.base, "{mib} MiB: {pair:?}");
             }
-            let ecam = Range {
-                base: ECAM,
-                size: ECAM_SIZE,
-            };
+            let ecam = Range { base: ECAM, size: ECAM_SIZE };
             let windows = map.pci_low(Some(ecam)).into_iter().chain([map.pci_high()]);
             for window in windows {
                 assert!(window.size.0 > 0);
@@ -339,23 +298,11 @@ mod tests {
     #[test]
     fn the_windows_go_around_a_configuration_window_that_moved() {
         let map = map(Bytes::gib(4));
-        let ecam = Range {
-            base: GuestPhysical(0xe000_0000),
-            size: ECAM_SIZE,
-        };
-        let windows: Vec<_> = map
-            .pci_low(Some(ecam))
-            .iter()
-            .map(|w| (w.base.0, w.end().0))
-            .collect();
-        assert_eq!(
-            windows,
-            [(0x8000_0000, 0xe000_0000), (0xf000_0000, 0xfc00_0000)]
-        );
-        let beyond = Range {
-            base: GuestPhysical(1 << 35),
-            size: ECAM_SIZE,
-        };
+        let ecam = Range { base: GuestPhysical(0xe000_0000), size: ECAM_SIZE };
+        let windows: Vec<_> =
+            map.pci_low(Some(ecam)).iter().map(|w| (w.base.0, w.end().0)).collect();
+        assert_eq!(windows, [(0x8000_0000, 0xe000_0000), (0xf000_0000, 0xfc00_0000)]);
+        let beyond = Range { base: GuestPhysical(1 << 35), size: ECAM_SIZE };
         assert_eq!(map.pci_low(Some(beyond)), map.pci_low(None));
     }
 
@@ -365,10 +312,7 @@ mod tests {
             assert_eq!(MemoryMap::new(size, 46), Err(LayoutError::Size(size)));
         }
         let huge = MemoryMap::new(Bytes::gib(62), 36);
-        assert!(matches!(
-            huge,
-            Err(LayoutError::AddressBits { bits: 36, .. })
-        ));
+        assert!(matches!(huge, Err(LayoutError::AddressBits { bits: 36, .. })));
         assert!(MemoryMap::new(Bytes(!4095), 64).is_err());
     }
 }

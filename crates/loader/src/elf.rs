@@ -1,10 +1,12 @@
 //! ELF program headers and notes, 32-bit and 64-bit, of an untrusted file (System V ABI, chapters
 //! 4 and 5).
 
-use crate::LoadError;
 use crate::image::{Fields, Image, Source};
+use crate::{LoadError, Ram};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use layout::{HIGH_MEMORY, MemoryMap};
-use vm_memory::GuestMemoryMmap;
 
 const FORMAT: &str = "ELF kernel";
 /// More than any linker writes; bounds the work on a hostile file.
@@ -37,12 +39,7 @@ pub(crate) fn is_elf(head: &[u8]) -> bool {
 }
 
 fn field(field: &'static str, value: u64, allowed: impl Into<String>) -> LoadError {
-    LoadError::Field {
-        format: FORMAT,
-        field,
-        value,
-        allowed: allowed.into(),
-    }
+    LoadError::Field { format: FORMAT, field, value, allowed: allowed.into() }
 }
 
 impl Elf {
@@ -55,11 +52,7 @@ impl Elf {
             class => return Err(field("e_ident[EI_CLASS]", class.into(), "1 or 2")),
         };
         if header.u8(5) != 1 {
-            return Err(field(
-                "e_ident[EI_DATA]",
-                header.u8(5).into(),
-                "1 (little-endian)",
-            ));
+            return Err(field("e_ident[EI_DATA]", header.u8(5).into(), "1 (little-endian)"));
         }
         // EM_386 and EM_X86_64.
         let machine = header.u16(18);
@@ -67,30 +60,16 @@ impl Elf {
             return Err(field("e_machine", machine.into(), "3 (x86) or 62 (x86-64)"));
         }
         let (entry, table, size, count) = if is_64 {
-            (
-                header.u64(24),
-                header.u64(32),
-                header.u16(54),
-                header.u16(56),
-            )
+            (header.u64(24), header.u64(32), header.u16(54), header.u16(56))
         } else {
-            (
-                header.u32(24).into(),
-                header.u32(28).into(),
-                header.u16(42),
-                header.u16(44),
-            )
+            (header.u32(24).into(), header.u32(28).into(), header.u16(42), header.u16(44))
         };
         let expected = if is_64 { 56 } else { 32 };
         if size != expected {
             return Err(field("e_phentsize", size.into(), expected.to_string()));
         }
         if !(1..=MOST_HEADERS).contains(&count) {
-            return Err(field(
-                "e_phnum",
-                count.into(),
-                format!("1 to {MOST_HEADERS}"),
-            ));
+            return Err(field("e_phnum", count.into(), format!("1 to {MOST_HEADERS}")));
         }
         let length = u64::from(size) * u64::from(count);
         if !source.holds(table, length) {
@@ -98,23 +77,18 @@ impl Elf {
             return Err(field("e_phoff", table, format!("at most {most:#x}")));
         }
         let bytes = source.bytes(table, usize::from(size) * usize::from(count))?;
-        let segments = bytes
-            .chunks_exact(usize::from(size))
-            .map(|b| segment(b, is_64))
-            .collect();
+        let segments = bytes.chunks_exact(usize::from(size)).map(|b| segment(b, is_64)).collect();
         Ok(Self { entry, segments })
     }
 
     fn loaded(&self) -> impl Iterator<Item = &Segment> {
-        self.segments
-            .iter()
-            .filter(|segment| segment.kind == PT_LOAD && segment.memory_size > 0)
+        self.segments.iter().filter(|segment| segment.kind == PT_LOAD && segment.memory_size > 0)
     }
 
     /// Copies every loadable segment to its physical address; gives the end of the last.
     pub(crate) fn load<I: Image>(
         &self,
-        memory: &GuestMemoryMmap,
+        memory: &dyn Ram,
         map: &MemoryMap,
         source: &mut Source<'_, I>,
     ) -> Result<u64, LoadError> {
@@ -122,11 +96,7 @@ impl Elf {
         for segment in self.loaded() {
             if !source.holds(segment.offset, segment.file_size) {
                 let most = source.size().saturating_sub(segment.offset);
-                return Err(field(
-                    "p_filesz",
-                    segment.file_size,
-                    format!("at most {most:#x}"),
-                ));
+                return Err(field("p_filesz", segment.file_size, format!("at most {most:#x}")));
             }
             if segment.file_size > segment.memory_size {
                 let most = format!("at most p_memsz {:#x}", segment.memory_size);
@@ -158,9 +128,7 @@ impl Elf {
     /// True when the physical address `entry` lies in a loaded segment.
     pub(crate) fn covers(&self, entry: u64) -> bool {
         self.loaded().any(|segment| {
-            entry
-                .checked_sub(segment.physical)
-                .is_some_and(|at| at < segment.memory_size)
+            entry.checked_sub(segment.physical).is_some_and(|at| at < segment.memory_size)
         })
     }
 
@@ -171,19 +139,11 @@ impl Elf {
         owner: &[u8],
         kind: u32,
     ) -> Result<Option<u32>, LoadError> {
-        for segment in self
-            .segments
-            .iter()
-            .filter(|segment| segment.kind == PT_NOTE)
-        {
+        for segment in self.segments.iter().filter(|segment| segment.kind == PT_NOTE) {
             let size = segment.file_size;
             if size > MOST_NOTES || !source.holds(segment.offset, size) {
                 let most = MOST_NOTES.min(source.size().saturating_sub(segment.offset));
-                return Err(field(
-                    "p_filesz of a note",
-                    size,
-                    format!("at most {most:#x}"),
-                ));
+                return Err(field("p_filesz of a note", size, format!("at most {most:#x}")));
             }
             let bytes = source.bytes(segment.offset, usize::try_from(size).unwrap_or(0))?;
             if let Some(value) = find_note(&bytes, owner, kind) {
@@ -223,11 +183,7 @@ fn find_note(bytes: &[u8], owner: &[u8], kind: u32) -> Option<u32> {
     let mut rest = bytes;
     while rest.len() >= 12 {
         let header = Fields(rest);
-        let padded = |at| {
-            usize::try_from(header.u32(at))
-                .ok()?
-                .checked_next_multiple_of(4)
-        };
+        let padded = |at| usize::try_from(header.u32(at)).ok()?.checked_next_multiple_of(4);
         let (name, description, found) = (padded(0)?, padded(4)?, header.u32(8));
         let description_at = name.checked_add(12)?;
         let next = description_at.checked_add(description)?;
@@ -247,26 +203,17 @@ pub(crate) fn in_ram(
     size: u64,
 ) -> Result<u64, LoadError> {
     if address < HIGH_MEMORY.0 {
-        return Err(field(
-            name,
-            address,
-            format!("at least {:#x}", HIGH_MEMORY.0),
-        ));
+        return Err(field(name, address, format!("at least {:#x}", HIGH_MEMORY.0)));
     }
     let to = map.low_ram_end().0;
     match address.checked_add(size) {
         Some(end) if end <= to => Ok(end),
-        _ => Err(LoadError::NoRoom {
-            what: "kernel",
-            size,
-            from: address,
-            to,
-        }),
+        _ => Err(LoadError::NoRoom { what: "kernel", size, from: address, to }),
     }
 }
 
 /// Zeroes guest memory in pieces, so that a hostile size allocates nothing.
-pub(crate) fn zero(memory: &GuestMemoryMmap, from: u64, size: u64) -> Result<(), LoadError> {
+pub(crate) fn zero(memory: &dyn Ram, from: u64, size: u64) -> Result<(), LoadError> {
     const PIECE: [u8; 4096] = [0; 4096];
     let (mut at, mut left) = (from, size);
     while left > 0 {

@@ -1,7 +1,9 @@
 //! Why a kernel cannot be started.
 
-use std::fmt::Write;
-use vm_memory::GuestMemoryError;
+use crate::ImageError;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
 
 /// Why a kernel cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +32,7 @@ pub enum LoadError {
         /// Where.
         offset: u64,
         /// Why.
-        source: std::io::Error,
+        source: ImageError,
     },
     /// A field of an untrusted file is impossible.
     #[error("{format}: {field} is {value:#x}, allowed is {allowed}")]
@@ -76,12 +78,10 @@ pub enum LoadError {
         to: u64,
     },
     /// Guest memory is not mapped as the memory map says.
-    #[error("cannot write guest memory at {address:#x}: {source}")]
+    #[error("cannot write guest memory at {address:#x}: no RAM there")]
     Memory {
         /// Where.
         address: u64,
-        /// Why.
-        source: GuestMemoryError,
     },
 }
 

@@ -2,13 +2,19 @@
 //! apart by content: Linux bzImage, PVH ELF, Multiboot 1, tiny guest; or nothing at all, when
 //! firmware in flash starts at the reset vector.
 //!
-//! Called by `vmm` before the first run and after each reset. The kernel file is untrusted: every
+//! Called by `vmm` and the monitor before the first run and after each reset. The kernel file is untrusted: every
 //! field is checked against the file and the memory map before it is used, and a file that lies
 //! is answered with the field, its value and what is allowed.
 //!
-//! `linux-loader` gives the layouts of the boot structures and copies bzImages. Its ELF loader is
-//! not used: it reads 64-bit files only (Multiboot is 32-bit) and adds file offsets unchecked.
+//! `no_std` with `alloc`, because the bare-metal monitor starts the same kernels: files are an
+//! [`Image`], guest memory is a [`Ram`]. Feature `std` (on by default) makes files and `vm-memory`
+//! the two.
+#![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
 
 mod elf;
 mod entry;
@@ -18,16 +24,17 @@ mod linux;
 mod multiboot;
 mod place;
 mod pvh;
+mod ram;
 pub mod tiny;
 
 pub use entry::EntryPoint;
 pub use error::LoadError;
-pub use image::Image;
+pub use image::{Bytes, Image, ImageError};
+pub use ram::{NoRam, Ram};
 
 use image::Source;
 use layout::MemoryMap;
 use units::GuestPhysical;
-use vm_memory::GuestMemoryMmap;
 
 /// What a kernel file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,16 +87,15 @@ fn detect_in<I: Image>(source: &mut Source<'_, I>) -> Result<ImageKind, LoadErro
     let head = source.head(multiboot::SEARCHED)?;
     if linux::is_linux(&head) {
         Ok(ImageKind::Linux)
+    } else if tiny::is_tiny(&head) {
+        // Before Multiboot: a tiny guest may have that header too, for machines that know no tiny guests.
+        Ok(ImageKind::Tiny)
     } else if multiboot::find_header(&head).is_some() {
         Ok(ImageKind::Multiboot)
     } else if elf::is_elf(&head) {
         Ok(ImageKind::Pvh)
-    } else if tiny::is_tiny(&head) {
-        Ok(ImageKind::Tiny)
     } else {
-        Err(LoadError::NotAKernel {
-            first: head.iter().take(8).copied().collect(),
-        })
+        Err(LoadError::NotAKernel { first: head.iter().take(8).copied().collect() })
     }
 }
 
@@ -98,8 +104,8 @@ fn detect_in<I: Image>(source: &mut Source<'_, I>) -> Result<ImageKind, LoadErro
 /// # Errors
 /// A file cannot be read, is no kernel, contradicts itself, or does not fit the machine. Guest
 /// memory may then hold parts of it.
-pub fn load<I: Image>(
-    memory: &GuestMemoryMmap,
+pub fn load<I: Image, R: Ram>(
+    memory: &R,
     map: &MemoryMap,
     request: Request<'_, I>,
 ) -> Result<Loaded, LoadError> {

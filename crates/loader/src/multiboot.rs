@@ -2,11 +2,13 @@
 
 use crate::elf::{Elf, in_ram, zero};
 use crate::image::{Fields, Image, Source};
-use crate::{EntryPoint, LoadError, entry, place};
-use engine::Registers;
+use crate::{EntryPoint, LoadError, Ram, entry, place};
+use alloc::string::String;
+use alloc::vec::Vec;
+use alloc::{format, vec};
 use layout::{EBDA, HIGH_MEMORY, MULTIBOOT_INFO, MULTIBOOT_INFO_END, MemoryMap};
+use processor::Registers;
 use units::GuestPhysical;
-use vm_memory::GuestMemoryMmap;
 
 const FORMAT: &str = "Multiboot kernel";
 /// The header lies wholly in the first 8192 bytes, 4-byte aligned (3.1).
@@ -42,20 +44,15 @@ pub(crate) struct Names<'a> {
 /// Offset of the header in the file's first bytes.
 pub(crate) fn find_header(head: &[u8]) -> Option<usize> {
     let searched = head.get(..SEARCHED.min(head.len()))?;
-    (0..searched.len().saturating_sub(11))
-        .step_by(4)
-        .find(|at| {
-            let header = Fields(&searched[*at..]);
-            let sum = header
-                .u32(0)
-                .wrapping_add(header.u32(4))
-                .wrapping_add(header.u32(8));
-            header.u32(0) == HEADER_MAGIC && sum == 0
-        })
+    (0..searched.len().saturating_sub(11)).step_by(4).find(|at| {
+        let header = Fields(&searched[*at..]);
+        let sum = header.u32(0).wrapping_add(header.u32(4)).wrapping_add(header.u32(8));
+        header.u32(0) == HEADER_MAGIC && sum == 0
+    })
 }
 
 pub(crate) fn load<I: Image>(
-    memory: &GuestMemoryMmap,
+    memory: &dyn Ram,
     map: &MemoryMap,
     kernel: &mut Source<'_, I>,
     initrd: Option<&mut Source<'_, I>>,
@@ -90,17 +87,12 @@ pub(crate) fn load<I: Image>(
 }
 
 fn field(field: &'static str, value: u32, allowed: impl Into<String>) -> LoadError {
-    LoadError::Field {
-        format: FORMAT,
-        field,
-        value: value.into(),
-        allowed: allowed.into(),
-    }
+    LoadError::Field { format: FORMAT, field, value: value.into(), allowed: allowed.into() }
 }
 
 /// Loads by the addresses in the header (3.1.3); gives entry and end.
 fn load_flat<I: Image>(
-    memory: &GuestMemoryMmap,
+    memory: &dyn Ram,
     map: &MemoryMap,
     kernel: &mut Source<'_, I>,
     header: &Fields<'_>,
@@ -112,27 +104,13 @@ fn load_flat<I: Image>(
     let offset = header_address
         .checked_sub(load)
         .and_then(|before| (at as u64).checked_sub(before.into()))
-        .ok_or_else(|| {
-            field(
-                "load_addr",
-                load,
-                "header_addr less the header's offset, or more",
-            )
-        })?;
+        .ok_or_else(|| field("load_addr", load, "header_addr less the header's offset, or more"))?;
     let in_file = kernel.size() - offset;
     let size = match load_end {
         0 => in_file,
-        end => end
-            .checked_sub(load)
-            .map(u64::from)
-            .filter(|size| *size <= in_file)
-            .ok_or_else(|| {
-                field(
-                    "load_end_addr",
-                    end,
-                    format!("load_addr to {in_file:#x} bytes after it"),
-                )
-            })?,
+        end => end.checked_sub(load).map(u64::from).filter(|size| *size <= in_file).ok_or_else(
+            || field("load_end_addr", end, format!("load_addr to {in_file:#x} bytes after it")),
+        )?,
     };
     let end = in_ram(map, "load_addr", load.into(), size)?;
     let bss = match bss_end {
@@ -143,11 +121,7 @@ fn load_flat<I: Image>(
     };
     let bss_end = in_ram(map, "bss", end, bss)?;
     if !(u64::from(load)..bss_end).contains(&entry.into()) {
-        return Err(field(
-            "entry_addr",
-            entry,
-            format!("{load:#x} to {bss_end:#x}"),
-        ));
+        return Err(field("entry_addr", entry, format!("{load:#x} to {bss_end:#x}")));
     }
     kernel.copy(offset, size, memory, load.into())?;
     zero(memory, end, bss)?;
@@ -156,7 +130,7 @@ fn load_flat<I: Image>(
 
 /// Writes the information structure (3.3) with all it points to.
 fn information(
-    memory: &GuestMemoryMmap,
+    memory: &dyn Ram,
     map: &MemoryMap,
     module: Option<place::Placed>,
     names: &Names<'_>,
@@ -169,11 +143,7 @@ fn information(
     }
     if command_line.len() + names.module.len() > COMMAND_LINE_MOST {
         let length = command_line.len() + names.module.len();
-        return Err(LoadError::CommandLine {
-            length,
-            who: "Multiboot",
-            most: COMMAND_LINE_MOST,
-        });
+        return Err(LoadError::CommandLine { length, who: "Multiboot", most: COMMAND_LINE_MOST });
     }
     let mut area = vec![0; INFO_SIZE];
     let mut flags = INFO_MEMORY | INFO_COMMAND_LINE | INFO_MEMORY_MAP | INFO_LOADER_NAME;
@@ -203,11 +173,7 @@ fn information(
 
     put(&mut area, 0, flags);
     put(&mut area, 4, low32(EBDA.0 >> 10));
-    put(
-        &mut area,
-        8,
-        low32((map.low_ram_end().0 - HIGH_MEMORY.0) >> 10),
-    );
+    put(&mut area, 8, low32((map.low_ram_end().0 - HIGH_MEMORY.0) >> 10));
     put(&mut area, 16, line_at);
     put(&mut area, 20, u32::from(module.is_some()));
     put(&mut area, 24, modules_at);
@@ -229,11 +195,7 @@ fn information(
 /// Kernels take the first word for their own name (3.3).
 fn join(name: &str, line: &str) -> String {
     let name = name.replace(char::is_whitespace, "_");
-    if line.is_empty() {
-        name
-    } else {
-        format!("{name} {line}")
-    }
+    if line.is_empty() { name } else { format!("{name} {line}") }
 }
 
 /// Appends 4-byte aligned and gives the guest address.

@@ -1,28 +1,22 @@
 //! Writing into guest memory, and finding room in it.
 
-use crate::LoadError;
 use crate::image::{Image, Source};
+use crate::{LoadError, NoRam, Ram};
 use layout::{BDA_EBDA_SEGMENT, COMMAND_LINE, COMMAND_LINE_SIZE, EBDA, MemoryMap};
 use units::{GuestPhysical, PAGE_SIZE};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Writes `bytes` at `address`.
 pub(crate) fn write(
-    memory: &GuestMemoryMmap,
+    memory: &dyn Ram,
     address: GuestPhysical,
     bytes: &[u8],
 ) -> Result<(), LoadError> {
-    memory
-        .write_slice(bytes, GuestAddress(address.0))
-        .map_err(|source| LoadError::Memory {
-            address: address.0,
-            source,
-        })
+    memory.write(address, bytes).map_err(|NoRam| LoadError::Memory { address: address.0 })
 }
 
 /// What every PC has in low memory: the BDA word that says where the EBDA is, and the EBDA's
 /// first byte with its size in KiB.
-pub(crate) fn conventional_memory(memory: &GuestMemoryMmap) -> Result<(), LoadError> {
+pub(crate) fn conventional_memory(memory: &dyn Ram) -> Result<(), LoadError> {
     let segment = u16::try_from(EBDA.0 >> 4).unwrap_or(0);
     write(memory, BDA_EBDA_SEGMENT, &segment.to_le_bytes())?;
     write(memory, EBDA, &[1])
@@ -30,7 +24,7 @@ pub(crate) fn conventional_memory(memory: &GuestMemoryMmap) -> Result<(), LoadEr
 
 /// Writes `text` with a terminating zero at the command line's place.
 pub(crate) fn command_line(
-    memory: &GuestMemoryMmap,
+    memory: &dyn Ram,
     text: &str,
     who: &'static str,
     most: usize,
@@ -39,17 +33,9 @@ pub(crate) fn command_line(
         return Err(LoadError::CommandLineZero { position });
     }
     let room = usize::try_from(COMMAND_LINE_SIZE.0 - 1).unwrap_or(0);
-    let (who, most) = if room < most {
-        ("this machine", room)
-    } else {
-        (who, most)
-    };
+    let (who, most) = if room < most { ("this machine", room) } else { (who, most) };
     if text.len() > most {
-        return Err(LoadError::CommandLine {
-            length: text.len(),
-            who,
-            most,
-        });
+        return Err(LoadError::CommandLine { length: text.len(), who, most });
     }
     let mut bytes = text.as_bytes().to_vec();
     bytes.push(0);
@@ -65,7 +51,7 @@ pub(crate) struct Placed {
 
 /// Copies the initrd to the highest page that ends below RAM's end and `most`, above `from`.
 pub(crate) fn initrd<I: Image>(
-    memory: &GuestMemoryMmap,
+    memory: &dyn Ram,
     map: &MemoryMap,
     file: &mut Source<'_, I>,
     from: u64,
@@ -77,12 +63,7 @@ pub(crate) fn initrd<I: Image>(
         .checked_sub(size)
         .map(|address| address & !(PAGE_SIZE - 1))
         .filter(|address| *address >= from)
-        .ok_or(LoadError::NoRoom {
-            what: "initrd",
-            size,
-            from,
-            to,
-        })?;
+        .ok_or(LoadError::NoRoom { what: "initrd", size, from, to })?;
     file.copy(0, size, memory, address)?;
     Ok(Placed { address, size })
 }

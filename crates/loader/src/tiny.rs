@@ -4,9 +4,8 @@
 //! four bytes, then eight bytes of [`MAGIC`] at [`MAGIC_OFFSET`].
 
 use crate::place::write;
-use crate::{EntryPoint, LoadError, entry};
+use crate::{EntryPoint, LoadError, Ram, entry};
 use layout::{EBDA, TINY_IMAGE};
-use vm_memory::GuestMemoryMmap;
 
 /// What a tiny guest holds at [`MAGIC_OFFSET`].
 pub const MAGIC: [u8; 8] = *b"MHVTINY1";
@@ -25,7 +24,7 @@ pub fn is_tiny(head: &[u8]) -> bool {
 
 /// Puts `image` at 0x7c00 and gives the real-mode state to start it: all segments at 0, IP and SP
 /// 0x7c00. The image is no longer than [`MOST_BYTES`].
-pub(crate) fn load(memory: &GuestMemoryMmap, image: &[u8]) -> Result<EntryPoint, LoadError> {
+pub(crate) fn load(memory: &dyn Ram, image: &[u8]) -> Result<EntryPoint, LoadError> {
     write(memory, TINY_IMAGE, image)?;
     Ok(entry::real_mode(u16::try_from(TINY_IMAGE.0).unwrap_or(0)))
 }

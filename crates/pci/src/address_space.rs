@@ -82,10 +82,9 @@ impl Apertures {
             Space::Port => {
                 region.base >= u64::from(self.ports.0) && last <= u64::from(self.ports.1)
             }
-            Space::Memory => self
-                .memory
-                .iter()
-                .any(|range| region.base >= range.0 && last <= range.1),
+            Space::Memory => {
+                self.memory.iter().any(|range| region.base >= range.0 && last <= range.1)
+            }
         }
     }
 }
@@ -97,12 +96,7 @@ mod tests {
     #[test]
     fn an_access_across_the_end_is_outside() {
         let owner = Owner::Ecam;
-        let region = Region {
-            space: Space::Memory,
-            base: 0x1000,
-            size: 0x10,
-            owner,
-        };
+        let region = Region { space: Space::Memory, base: 0x1000, size: 0x10, owner };
         assert!(region.contains(0x1000, 8) && region.contains(0x1008, 8));
         assert!(!region.contains(0x1009, 8) && !region.contains(0xfff, 1));
         assert!(!region.contains(u64::MAX, 8));

@@ -87,10 +87,7 @@ impl Bus {
     /// # Errors
     /// The number is taken or a bridge's.
     pub fn add(&self, device: u8, function: SharedFunction) -> Result<(), BusError> {
-        let mut functions = self
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
         match functions.get_mut(usize::from(device)) {
             Some(slot @ None) if device != HOST_BRIDGE_DEVICE && device != LPC_BRIDGE_DEVICE => {
                 *slot = Some(function);
@@ -113,43 +110,28 @@ impl Bus {
     /// The function at `device`, bridges excepted.
     #[must_use]
     pub fn function(&self, device: u8) -> Option<SharedFunction> {
-        let functions = self
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
         functions.get(usize::from(device)).cloned().flatten()
     }
 
     /// Every function with its device number, in order.
     #[must_use]
     pub fn functions(&self) -> Vec<(u8, SharedFunction)> {
-        let functions = self
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        (0u8..)
-            .zip(functions.iter())
-            .filter_map(|(n, f)| Some((n, f.clone()?)))
-            .collect()
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        (0u8..).zip(functions.iter()).filter_map(|(n, f)| Some((n, f.clone()?))).collect()
     }
 
     /// All that is decoded now.
     #[must_use]
     pub fn regions(&self) -> Vec<Region> {
-        self.regions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.regions.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The region that wholly contains the access.
     #[must_use]
     pub fn find(&self, space: Space, address: u64, length: usize) -> Option<Region> {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
-        regions
-            .iter()
-            .find(|r| r.space == space && r.contains(address, length))
-            .copied()
+        regions.iter().find(|r| r.space == space && r.contains(address, length)).copied()
     }
 
     /// Guest read from memory: true when a BAR or the configuration window answered.
@@ -244,13 +226,9 @@ impl Bus {
         }
         match device {
             HOST_BRIDGE_DEVICE => {
-                lock(&self.programmed)
-                    .host_bridge
-                    .read_config(register, data);
+                lock(&self.programmed).host_bridge.read_config(register, data);
             }
-            LPC_BRIDGE_DEVICE => lock(&self.programmed)
-                .lpc_bridge
-                .read_config(register, data),
+            LPC_BRIDGE_DEVICE => lock(&self.programmed).lpc_bridge.read_config(register, data),
             _ => {
                 if let Some(function) = self.function(device) {
                     lock(&function).read_config(register, data);
@@ -287,11 +265,7 @@ impl Bus {
     fn look_at(&self, programmed: &mut Programmed, device: u8) {
         let wanted: Vec<Region> = match device {
             HOST_BRIDGE_DEVICE => programmed.host_bridge.ecam().into_iter().collect(),
-            LPC_BRIDGE_DEVICE => programmed
-                .lpc_bridge
-                .power_management()
-                .into_iter()
-                .collect(),
+            LPC_BRIDGE_DEVICE => programmed.lpc_bridge.power_management().into_iter().collect(),
             _ => match self.function(device) {
                 Some(function) => self.bars_of(device, &*lock(&function)),
                 None => Vec::new(),
@@ -305,18 +279,9 @@ impl Bus {
     fn bars_of(&self, device: u8, function: &dyn Function) -> Vec<Region> {
         let region = |(index, kind, size): (u8, BarKind, u64)| {
             let base = function.bar_address(index)?;
-            let space = if kind == BarKind::Port {
-                Space::Port
-            } else {
-                Space::Memory
-            };
+            let space = if kind == BarKind::Port { Space::Port } else { Space::Memory };
             base.checked_add(size.checked_sub(1)?)?.checked_add(1)?;
-            let region = Region {
-                space,
-                base,
-                size,
-                owner: Owner::Bar { device, index },
-            };
+            let region = Region { space, base, size, owner: Owner::Bar { device, index } };
             self.apertures.allow(&region).then_some(region)
         };
         function.bars().into_iter().filter_map(region).collect()
@@ -329,10 +294,7 @@ impl Bus {
         let all: Vec<Region> = programmed.wanted.iter().flatten().copied().collect();
         let mut now: Vec<Region> = before.iter().filter(|r| all.contains(r)).copied().collect();
         for region in all {
-            if !now
-                .iter()
-                .any(|taken| *taken == region || taken.overlaps(&region))
-            {
+            if !now.iter().any(|taken| *taken == region || taken.overlaps(&region)) {
                 now.push(region);
             }
         }

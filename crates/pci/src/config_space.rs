@@ -205,12 +205,7 @@ impl ConfigSpace {
             BarKind::Memory64 | BarKind::Prefetchable64 => (16, 1 << 46),
         };
         if !size.is_power_of_two() || !(least..=most).contains(&size) {
-            return Err(ConfigError::BarSize {
-                index,
-                size,
-                least,
-                most,
-            });
+            return Err(ConfigError::BarSize { index, size, least, most });
         }
         // Kind bits (PCI 3.0 6.2.5.1).
         let kind_bits: u64 = match kind {
@@ -226,11 +221,7 @@ impl ConfigSpace {
         };
         let length = usize::from(slots) * 4;
         let at = usize::from(BAR0) + usize::from(index) * 4;
-        self.define(
-            at,
-            &kind_bits.to_le_bytes()[..length],
-            &mask.to_le_bytes()[..length],
-        );
+        self.define(at, &kind_bits.to_le_bytes()[..length], &mask.to_le_bytes()[..length]);
         self.bars[usize::from(index)] = Some(Bar { kind, size });
         Ok(())
     }
@@ -292,11 +283,7 @@ impl ConfigSpace {
     /// Reads for the guest or the device; bytes past the space read as ones.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         for (i, byte) in data.iter_mut().enumerate() {
-            *byte = self
-                .bytes
-                .get(usize::from(offset) + i)
-                .copied()
-                .unwrap_or(0xff);
+            *byte = self.bytes.get(usize::from(offset) + i).copied().unwrap_or(0xff);
         }
     }
 
@@ -355,11 +342,7 @@ impl ConfigSpace {
     #[must_use]
     pub fn bar_address(&self, index: u8) -> Option<u64> {
         let bar = (*self.bars.get(usize::from(index))?)?;
-        let needed = if bar.kind == BarKind::Port {
-            COMMAND_PORTS
-        } else {
-            COMMAND_MEMORY
-        };
+        let needed = if bar.kind == BarKind::Port { COMMAND_PORTS } else { COMMAND_MEMORY };
         if self.u16_at(COMMAND) & needed == 0 {
             return None;
         }
@@ -391,11 +374,7 @@ impl ConfigSpace {
             .filter(|(_, mask)| mask.iter().any(|byte| *byte != 0))
             .map(|(offset, _)| (offset, self.u32_at(offset)))
             .collect();
-        ConfigState {
-            version: STATE_VERSION,
-            identity: self.u32_at(0),
-            registers,
-        }
+        ConfigState { version: STATE_VERSION, identity: self.u32_at(0), registers }
     }
 
     /// Takes a snapshot back; only writable bits are taken from it.
@@ -458,9 +437,7 @@ mod tests {
     fn sizing_a_bar_gives_its_size_and_decodes_nowhere_meanwhile() {
         let mut space = space();
         space.add_bar(0, BarKind::Memory32, 0x1000).unwrap();
-        space
-            .add_bar(2, BarKind::Prefetchable64, 0x4_0000_0000)
-            .unwrap();
+        space.add_bar(2, BarKind::Prefetchable64, 0x4_0000_0000).unwrap();
         space.add_bar(4, BarKind::Port, 32).unwrap();
         space.write(COMMAND, &3u16.to_le_bytes());
         for slot in 0..5 {
@@ -476,11 +453,7 @@ mod tests {
         }
         space.write(0x18, &0x8000_0000u32.to_le_bytes());
         space.write(0x1c, &8u32.to_le_bytes());
-        assert_eq!(
-            space.bar_address(2),
-            Some(8 << 32),
-            "low bits of a large BAR are wired"
-        );
+        assert_eq!(space.bar_address(2), Some(8 << 32), "low bits of a large BAR are wired");
         space.write(COMMAND, &1u16.to_le_bytes());
         assert_eq!(space.bar_address(2), None, "memory decoding is off");
     }
@@ -489,14 +462,8 @@ mod tests {
     fn a_64_bit_bar_takes_two_slots() {
         let mut space = space();
         space.add_bar(0, BarKind::Memory64, 0x1000).unwrap();
-        assert_eq!(
-            space.add_bar(1, BarKind::Memory32, 0x1000),
-            Err(ConfigError::BarIndex(1))
-        );
-        assert_eq!(
-            space.add_bar(5, BarKind::Memory64, 0x1000),
-            Err(ConfigError::BarIndex(5))
-        );
+        assert_eq!(space.add_bar(1, BarKind::Memory32, 0x1000), Err(ConfigError::BarIndex(1)));
+        assert_eq!(space.add_bar(5, BarKind::Memory64, 0x1000), Err(ConfigError::BarIndex(5)));
         assert!(matches!(
             space.add_bar(2, BarKind::Memory32, 0x1800),
             Err(ConfigError::BarSize { index: 2, .. })
@@ -520,12 +487,7 @@ mod tests {
             space.write(offset, &data[..usize::from(length % 9)]);
         }
         let fixed = |space: &ConfigSpace| {
-            space
-                .bytes
-                .iter()
-                .zip(&space.writable)
-                .map(|(b, w)| b & !w)
-                .collect::<Vec<_>>()
+            space.bytes.iter().zip(&space.writable).map(|(b, w)| b & !w).collect::<Vec<_>>()
         };
         assert_eq!(fixed(&space), fixed(&built));
         assert_ne!(space.bytes, built.bytes);
@@ -537,9 +499,7 @@ mod tests {
     fn capabilities_form_a_list_that_ends() {
         let mut space = space();
         assert_eq!(space.u16_at(6) & 0x10, 0);
-        let first = space
-            .add_capability(CAPABILITY_VENDOR, &[14, 1, 0], &[])
-            .unwrap();
+        let first = space.add_capability(CAPABILITY_VENDOR, &[14, 1, 0], &[]).unwrap();
         let second = space.add_express_endpoint().unwrap();
         assert_eq!(space.u16_at(6) & 0x10, 0x10);
         let mut found = Vec::new();
@@ -548,15 +508,9 @@ mod tests {
             found.push((at, space.u16_at(at).to_le_bytes()[0]));
             at = space.u16_at(at) >> 8;
         }
-        assert_eq!(
-            found,
-            [(first, CAPABILITY_VENDOR), (second, CAPABILITY_EXPRESS)]
-        );
+        assert_eq!(found, [(first, CAPABILITY_VENDOR), (second, CAPABILITY_EXPRESS)]);
         let left = space.add_capability(CAPABILITY_VENDOR, &[0; 250], &[]);
-        assert!(matches!(
-            left,
-            Err(ConfigError::CapabilitySpace { length: 252, .. })
-        ));
+        assert!(matches!(left, Err(ConfigError::CapabilitySpace { length: 252, .. })));
     }
 
     #[test]
@@ -571,13 +525,7 @@ mod tests {
         space.restore(&state).unwrap();
         assert_eq!(space.bar_address(0), Some(0xc000_0000));
         assert!(space.bus_master());
-        let mut other = ConfigSpace::new(&Identity {
-            vendor: 1,
-            ..Identity::default()
-        });
-        assert!(matches!(
-            other.restore(&state),
-            Err(StateError::Mismatch { .. })
-        ));
+        let mut other = ConfigSpace::new(&Identity { vendor: 1, ..Identity::default() });
+        assert!(matches!(other.restore(&state), Err(StateError::Mismatch { .. })));
     }
 }

@@ -76,8 +76,7 @@ impl HostBridge {
 
     /// Puts the 256 MiB configuration window at `base`, a multiple of its size, as firmware does.
     pub(crate) fn set_ecam(&mut self, base: u64) {
-        self.config
-            .write(PCIEXBAR, &(base | PCIEXBAR_ENABLE).to_le_bytes());
+        self.config.write(PCIEXBAR, &(base | PCIEXBAR_ENABLE).to_le_bytes());
     }
 
     pub(crate) fn read_config(&self, offset: u16, data: &mut [u8]) {
@@ -110,15 +109,9 @@ mod tests {
         let mut bridge = HostBridge::default();
         assert_eq!(bridge.ecam(), None);
         bridge.set_ecam(0xb000_0000);
-        assert_eq!(
-            bridge.ecam().map(|r| (r.base, r.size)),
-            Some((0xb000_0000, 256 << 20))
-        );
+        assert_eq!(bridge.ecam().map(|r| (r.base, r.size)), Some((0xb000_0000, 256 << 20)));
         bridge.write_config(PCIEXBAR, &0xbc00_0005u32.to_le_bytes());
-        assert_eq!(
-            bridge.ecam().map(|r| (r.base, r.size)),
-            Some((0xbc00_0000, 64 << 20))
-        );
+        assert_eq!(bridge.ecam().map(|r| (r.base, r.size)), Some((0xbc00_0000, 64 << 20)));
         bridge.write_config(PCIEXBAR, &0xbc00_0007u32.to_le_bytes());
         assert_eq!(bridge.ecam(), None, "reserved length");
         bridge.write_config(PCIEXBAR, &[0xff; 8]);

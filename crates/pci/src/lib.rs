@@ -26,4 +26,4 @@ pub use config_space::{
 pub use function::{BarKind, Doorbell, Function, MsiMessage, MsiSink};
 use host_bridge::{HOST_BRIDGE_DEVICE, HostBridge};
 use lpc_bridge::{LPC_BRIDGE_DEVICE, LpcBridge};
-pub use msix::{Msix, MsixLayout, MsixState, VectorListener};
+pub use msix::{Msix, MsixLayout, MsixState};

@@ -119,10 +119,7 @@ mod tests {
         bridge.write_config(PMBASE, &0x0601u16.to_le_bytes());
         assert_eq!(bridge.power_management(), None);
         bridge.write_config(ACPI_CNTL, &[ACPI_ENABLE]);
-        assert_eq!(
-            bridge.power_management().map(|r| (r.base, r.size)),
-            Some((0x600, 128))
-        );
+        assert_eq!(bridge.power_management().map(|r| (r.base, r.size)), Some((0x600, 128)));
         let mut low = [0];
         bridge.read_config(PMBASE, &mut low);
         assert_eq!(low, [1], "bit 0 is wired to one");

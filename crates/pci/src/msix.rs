@@ -27,13 +27,6 @@ pub struct MsixLayout {
     pub pending: u32,
 }
 
-/// Hears what each vector would send, so that an interrupt descriptor handed to another process
-/// stays in step. Called with the table's lock held: do not call back into [`Msix`].
-pub trait VectorListener: Send + Sync {
-    /// Vector `vector` now sends `message`; `None` while it is masked or MSI-X is off.
-    fn vector_changed(&self, vector: u16, message: Option<MsiMessage>);
-}
-
 /// The table as saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MsixState {
@@ -48,15 +41,12 @@ struct Vector {
     message: MsiMessage,
     masked: bool,
     pending: bool,
-    /// What the listener was told last.
-    told: Option<MsiMessage>,
 }
 
 struct Table {
     vectors: Vec<Vector>,
     enabled: bool,
     function_masked: bool,
-    listener: Option<Arc<dyn VectorListener>>,
 }
 
 /// The MSI-X half of a function. Cheap to clone: the function answers the guest with one handle,
@@ -90,22 +80,13 @@ impl Msix {
         body[6..10].copy_from_slice(&place(layout.pending));
         let writable = (ENABLE | FUNCTION_MASK).to_le_bytes();
         let capability = config.add_capability(CAPABILITY_MSIX, &body, &writable)?;
-        let vector = Vector {
-            masked: true,
-            ..Vector::default()
-        };
+        let vector = Vector { masked: true, ..Vector::default() };
         let table = Table {
             vectors: vec![vector; usize::from(vectors)],
             enabled: false,
             function_masked: false,
-            listener: None,
         };
-        Ok(Self {
-            table: Arc::new(Mutex::new(table)),
-            sink,
-            layout,
-            capability,
-        })
+        Ok(Self { table: Arc::new(Mutex::new(table)), sink, layout, capability })
     }
 
     /// Bytes the table of `vectors` vectors takes in its BAR.
@@ -122,15 +103,6 @@ impl Msix {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends `listener` the present state of every vector, then every change.
-    pub fn listen(&self, listener: Arc<dyn VectorListener>) {
-        let mut table = self.lock();
-        for (vector, index) in table.vectors.iter().zip(0u16..) {
-            listener.vector_changed(index, vector.told);
-        }
-        table.listener = Some(listener);
     }
 
     /// How many vectors there are.
@@ -173,18 +145,11 @@ impl Msix {
         self.settle(&mut table);
     }
 
-    /// Delivers what is pending and no longer masked, and tells the listener what changed.
+    /// Delivers what is pending and no longer masked.
     fn settle(&self, table: &mut Table) {
         let open = table.enabled && !table.function_masked;
-        for (vector, index) in table.vectors.iter_mut().zip(0u16..) {
-            let now = (open && !vector.masked).then_some(vector.message);
-            if now != vector.told {
-                vector.told = now;
-                if let Some(listener) = &table.listener {
-                    listener.vector_changed(index, now);
-                }
-            }
-            if now.is_some() && vector.pending {
+        for vector in &mut table.vectors {
+            if open && !vector.masked && vector.pending {
                 vector.pending = false;
                 self.sink.send(vector.message);
             }
@@ -197,9 +162,7 @@ impl Msix {
         let vectors = u64::try_from(table.vectors.len()).unwrap_or(0);
         if let Some(at) = inside(offset, data.len(), self.layout.table, vectors * ENTRY) {
             for (byte, at) in data.iter_mut().zip(at..) {
-                *byte = table
-                    .entry(at / ENTRY)
-                    .map_or(0, |e| e[low_index(at % ENTRY)]);
+                *byte = table.entry(at / ENTRY).map_or(0, |e| e[low_index(at % ENTRY)]);
             }
             return true;
         }
@@ -240,10 +203,7 @@ impl Msix {
         table.function_masked = false;
         self.settle(&mut table);
         for vector in &mut table.vectors {
-            *vector = Vector {
-                masked: true,
-                ..Vector::default()
-            };
+            *vector = Vector { masked: true, ..Vector::default() };
         }
     }
 
@@ -286,10 +246,7 @@ impl Msix {
         for (vector, (address, data, masked, pending)) in
             table.vectors.iter_mut().zip(&state.vectors)
         {
-            vector.message = MsiMessage {
-                address: *address,
-                data: *data,
-            };
+            vector.message = MsiMessage { address: *address, data: *data };
             vector.masked = *masked;
             vector.pending = *pending;
         }
@@ -359,22 +316,7 @@ mod tests {
             self.0.lock().unwrap().drain(..).map(|m| m.data).collect()
         }
     }
-    #[derive(Default)]
-    struct Heard(Mutex<Vec<(u16, Option<u32>)>>);
-    impl VectorListener for Heard {
-        fn vector_changed(&self, vector: u16, message: Option<MsiMessage>) {
-            self.0
-                .lock()
-                .unwrap()
-                .push((vector, message.map(|m| m.data)));
-        }
-    }
-
-    const LAYOUT: MsixLayout = MsixLayout {
-        bar: 1,
-        table: 0,
-        pending: 0x800,
-    };
+    const LAYOUT: MsixLayout = MsixLayout { bar: 1, table: 0, pending: 0x800 };
 
     fn machine() -> (ConfigSpace, Msix, Arc<Sent>) {
         let mut config = ConfigSpace::new(&Identity::default());
@@ -431,25 +373,6 @@ mod tests {
         assert_eq!(sent.take(), []);
         control(&mut config, &msix, ENABLE);
         assert_eq!(sent.take(), [0x30, 0x31]);
-    }
-
-    #[test]
-    fn the_listener_hears_each_change_once() {
-        let (mut config, msix, _) = machine();
-        let heard = Arc::new(Heard::default());
-        msix.listen(heard.clone());
-        heard.0.lock().unwrap().clear();
-        program(&msix, 3, 0x33, false);
-        assert_eq!(*heard.0.lock().unwrap(), [], "MSI-X is off");
-        control(&mut config, &msix, ENABLE);
-        program(&msix, 3, 0x33, false);
-        program(&msix, 3, 0x34, false);
-        control(&mut config, &msix, ENABLE | FUNCTION_MASK);
-        msix.reset();
-        assert_eq!(
-            *heard.0.lock().unwrap(),
-            [(3, Some(0x33)), (3, Some(0x34)), (3, None)]
-        );
     }
 
     #[test]

@@ -69,24 +69,14 @@ impl Scratch {
             ..Identity::default()
         });
         let size = (0x1000 + Msix::pending_size(vectors)).next_power_of_two();
-        config
-            .add_bar(1, BarKind::Memory32, size.max(Msix::table_size(vectors)))
-            .unwrap();
+        config.add_bar(1, BarKind::Memory32, size.max(Msix::table_size(vectors))).unwrap();
         for (index, kind, size) in bars {
             config.add_bar(*index, *kind, *size).unwrap();
         }
         config.add_express_endpoint().unwrap();
-        let layout = MsixLayout {
-            bar: 1,
-            table: 0,
-            pending: 0x1000,
-        };
+        let layout = MsixLayout { bar: 1, table: 0, pending: 0x1000 };
         let msix = Msix::new(&mut config, vectors, layout, sink).unwrap();
-        Self {
-            config,
-            msix,
-            registers: [0; 256],
-        }
+        Self { config, msix, registers: [0; 256] }
     }
 }
 
@@ -124,10 +114,7 @@ impl Function for Scratch {
             return;
         }
         for (byte, at) in data.iter().zip(offset..) {
-            if let Some(old) = usize::try_from(at)
-                .ok()
-                .and_then(|at| self.registers.get_mut(at))
-            {
+            if let Some(old) = usize::try_from(at).ok().and_then(|at| self.registers.get_mut(at)) {
                 *old = *byte;
             }
         }
@@ -159,13 +146,7 @@ fn machine() -> Machine {
     type Shape = (u16, &'static [(u8, BarKind, u64)]);
     let shapes: [Shape; 3] = [
         (3, &[(4, BarKind::Prefetchable64, 0x4000)]),
-        (
-            64,
-            &[
-                (0, BarKind::Port, 64),
-                (2, BarKind::Memory64, 0x1_0000_0000),
-            ],
-        ),
+        (64, &[(0, BarKind::Port, 64), (2, BarKind::Memory64, 0x1_0000_0000)]),
         (200, &[(0, BarKind::Memory32, 16), (3, BarKind::Port, 256)]),
     ];
     for (vectors, bars) in shapes {
@@ -173,12 +154,7 @@ fn machine() -> Machine {
         handles.push(function.msix.clone());
         bus.add_anywhere(Arc::new(Mutex::new(function))).unwrap();
     }
-    Machine {
-        bus,
-        follower,
-        sent,
-        handles,
-    }
+    Machine { bus, follower, sent, handles }
 }
 
 fn check(machine: &Machine) {
@@ -221,11 +197,7 @@ fn random_accesses_break_no_invariant() {
         // Addresses near something decoded half of the time.
         let regions = bus.regions();
         let (space, address) = if regions.is_empty() || random.below(2) == 0 {
-            let space = if random.below(2) == 0 {
-                Space::Port
-            } else {
-                Space::Memory
-            };
+            let space = if random.below(2) == 0 { Space::Port } else { Space::Memory };
             (space, random.next() >> random.below(64))
         } else {
             let region = regions[usize::try_from(random.next()).unwrap() % regions.len()];
@@ -242,10 +214,7 @@ fn random_accesses_break_no_invariant() {
             (2..=4, _) => {
                 let target = 0x8000_0000 | (random.next() & 0xf8fc);
                 bus.write_port(0xcf8, &u32::try_from(target).unwrap().to_le_bytes());
-                bus.write_port(
-                    0xcfc + u16::try_from(random.below(4)).unwrap(),
-                    &data[..four],
-                );
+                bus.write_port(0xcfc + u16::try_from(random.below(4)).unwrap(), &data[..four]);
             }
             (5, _) => {
                 let device = u8::try_from(random.below(4)).unwrap();
@@ -272,10 +241,7 @@ fn random_accesses_break_no_invariant() {
             assert!(bus.regions().len() >= 8);
         }
     }
-    assert!(
-        *machine.sent.0.lock().unwrap() > 0,
-        "no interrupt ever got through"
-    );
+    assert!(*machine.sent.0.lock().unwrap() > 0, "no interrupt ever got through");
 }
 
 #[test]
@@ -292,17 +258,11 @@ fn ports_and_window_reach_the_same_registers() {
     let mut address = [0; 4];
     assert!(bus.read_port(0xcf8, &mut address));
     assert_eq!(u32::from_le_bytes(address), 0x8000_103c);
-    assert!(
-        !bus.read_port(0xcf9, &mut [0]),
-        "the reset register is not ours"
-    );
+    assert!(!bus.read_port(0xcf9, &mut [0]), "the reset register is not ours");
     let mut absent = [0; 4];
     assert!(bus.read_memory(ECAM + (9 << 15), &mut absent));
     assert_eq!(absent, [0xff; 4]);
-    assert!(
-        bus.read_memory(ECAM + (1 << 20), &mut absent),
-        "bus 1 is inside the window"
-    );
+    assert!(bus.read_memory(ECAM + (1 << 20), &mut absent), "bus 1 is inside the window");
     assert_eq!(absent, [0xff; 4]);
 }
 

@@ -50,20 +50,11 @@ fn main() -> Result<()> {
 
 fn serve(image: &str, format: Format, socket: &str) -> Result<()> {
     let image = Arc::new(
-        OpenOptions {
-            read_only: true,
-            ..OpenOptions::new(format)
-        }
-        .open(Path::new(image))?,
+        OpenOptions { read_only: true, ..OpenOptions::new(format) }.open(Path::new(image))?,
     );
     let (name, serial) = ("disk".to_owned(), "disk".to_owned());
-    let block = Block::new(BlockOptions {
-        name,
-        image,
-        serial,
-        queues: 1,
-        limit: RateLimit::default(),
-    });
+    let block =
+        Block::new(BlockOptions { name, image, serial, queues: 1, limit: RateLimit::default() });
     let _server = Server::start(Box::new(block), UnixListener::bind(socket)?)?;
     loop {
         std::thread::park();
@@ -121,13 +112,7 @@ fn connect(socket: &str) -> Result<Guest> {
     frontend.set_vring_call(0, &call)?;
     frontend.set_vring_kick(0, ring.doorbell())?;
     frontend.set_vring_enable(0, true)?;
-    Ok(Guest {
-        _frontend: frontend,
-        memory,
-        ring,
-        call,
-        sectors,
-    })
+    Ok(Guest { _frontend: frontend, memory, ring, call, sectors })
 }
 
 /// Keeps `depth` reads of `bytes` in flight until `count` are done; seconds.
@@ -154,11 +139,8 @@ fn run(
             let status = header + 32;
             memory.write_obj(0xff_u8, GuestAddress(status))?;
             let data = DATA + slot * bytes;
-            let parts = [
-                (header, 16, false),
-                (data, u32::try_from(bytes)?, true),
-                (status, 1, true),
-            ];
+            let parts =
+                [(header, 16, false), (data, u32::try_from(bytes)?, true), (status, 1, true)];
             owner[usize::from(guest.ring.add(&parts))] = slot;
             begun += 1;
             added = true;
@@ -193,9 +175,7 @@ fn measure(socket: &str) -> Result<()> {
     let mut random = Random::new(1);
     for depth in [1, 32] {
         let count = 30_000 * depth.min(4);
-        let seconds = run(&mut guest, depth, count, 4096, |_| {
-            random.below(sectors / 8) * 8
-        })?;
+        let seconds = run(&mut guest, depth, count, 4096, |_| random.below(sectors / 8) * 8)?;
         println!(
             "{{\"what\":\"4 KiB random read\",\"depth\":{depth},\"per-second\":{:.0}}}",
             count as f64 / seconds

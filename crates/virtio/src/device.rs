@@ -136,6 +136,9 @@ pub trait Device: Send {
     /// as open connections. What the host set stays.
     fn reset(&mut self) {}
 
+    /// The driver reset one queue (after [`Self::stop`]): forget what belongs to a request of it.
+    fn reset_queue(&mut self, _index: u16) {}
+
     /// The device's own state for a snapshot, while stopped; `Null` when it has none.
     fn save(&self) -> serde_json::Value {
         serde_json::Value::Null

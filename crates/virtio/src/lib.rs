@@ -35,7 +35,7 @@ pub use device::{
     Counter, Device, DeviceId, Interrupts, RestoreError, Session, Source, StartError, Worker,
     WorkerError,
 };
-pub use queue::{Chain, Queue, QueueState, RING_FEATURES};
+pub use queue::{Chain, Mapped, Queue, QueueState, RING_FEATURES};
 pub use running::Running;
 pub use worker::WorkerThread;
 

@@ -3,7 +3,10 @@
 //! `virtio-queue` walks the ring. Here its errors become [`WorkerError`]s, so that no worker can
 //! mistake a broken ring for an empty one and spin on it.
 
+mod mapped;
+
 use crate::{Interrupts, MemoryGuard, WorkerError};
+pub use mapped::Mapped;
 use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
@@ -29,6 +32,8 @@ pub struct Queue {
     pub kick: EventFd,
     /// The used index at the last [`Self::notify`].
     told: u16,
+    /// The available index as last read by [`Self::take`].
+    seen: u16,
 }
 
 /// Where a queue stood when its worker stopped; enough to go on later.
@@ -46,13 +51,8 @@ impl Queue {
     /// A queue whose ring stands where the transport (or a saved state) put it.
     #[must_use]
     pub fn new(index: u16, ring: virtio_queue::Queue, kick: EventFd) -> Self {
-        let told = ring.next_used();
-        Self {
-            index,
-            ring,
-            kick,
-            told,
-        }
+        let (told, seen) = (ring.next_used(), ring.next_avail());
+        Self { index, ring, kick, told, seen }
     }
 
     /// Takes the ring of the doorbell off the eventfd.
@@ -202,9 +202,7 @@ impl Queue {
     /// # Errors
     /// The ring cannot be written.
     pub fn disable_kicks(&mut self, memory: &MemoryGuard) -> Result<(), WorkerError> {
-        self.ring
-            .disable_notification(&**memory)
-            .map_err(|error| self.broken("silence", &error))
+        self.ring.disable_notification(&**memory).map_err(|error| self.broken("silence", &error))
     }
 
     /// Asks the driver to ring again. True when requests came meanwhile: look once more before
@@ -213,9 +211,7 @@ impl Queue {
     /// # Errors
     /// The ring cannot be written.
     pub fn enable_kicks(&mut self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
-        self.ring
-            .enable_notification(&**memory)
-            .map_err(|error| self.broken("listen to", &error))
+        self.ring.enable_notification(&**memory).map_err(|error| self.broken("listen to", &error))
     }
 
     /// Where the queue stands.
@@ -259,8 +255,6 @@ impl Queue {
     }
 
     fn broken(&self, tried: &str, error: &dyn std::fmt::Display) -> WorkerError {
-        WorkerError {
-            what: format!("queue {}: cannot {tried} the ring: {error}", self.index),
-        }
+        WorkerError { what: format!("queue {}: cannot {tried} the ring: {error}", self.index) }
     }
 }

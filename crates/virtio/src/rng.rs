@@ -29,10 +29,7 @@ impl Rng {
     /// A device called `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            ..Self::default()
-        }
+        Self { name: name.to_owned(), ..Self::default() }
     }
 }
 
@@ -108,26 +105,21 @@ impl Worker for RngWorker {
     fn ready(&mut self, _token: u32) -> Result<(), WorkerError> {
         let memory = self.memory.memory();
         let (requests, bytes, refused) = (&self.requests, &self.bytes, &self.refused);
-        self.queue
-            .serve(&memory, self.interrupts.as_ref(), |chain| {
-                requests.add(1);
-                // Nothing in a request can carry an error, so a malformed one just gets no bytes.
-                let Ok(buffers) = Buffers::of(chain, &memory) else {
-                    refused.add(1);
-                    return Ok(0);
-                };
-                let mut random = [0; MOST_BYTES];
-                let wanted = buffers.writable.len().min(MOST_BYTES);
-                let filled =
-                    getrandom(&mut random[..wanted], GetRandomFlags::empty()).map_err(|error| {
-                        WorkerError {
-                            what: format!("getrandom: {error}"),
-                        }
-                    })?;
-                let written = buffers.writable.copy_from(&random[..filled]);
-                bytes.add(written as u64);
-                Ok(written as u32)
-            })
+        self.queue.serve(&memory, self.interrupts.as_ref(), |chain| {
+            requests.add(1);
+            // Nothing in a request can carry an error, so a malformed one just gets no bytes.
+            let Ok(buffers) = Buffers::of(chain, &memory) else {
+                refused.add(1);
+                return Ok(0);
+            };
+            let mut random = [0; MOST_BYTES];
+            let wanted = buffers.writable.len().min(MOST_BYTES);
+            let filled = getrandom(&mut random[..wanted], GetRandomFlags::empty())
+                .map_err(|error| WorkerError { what: format!("getrandom: {error}") })?;
+            let written = buffers.writable.copy_from(&random[..filled]);
+            bytes.add(written as u64);
+            Ok(written as u32)
+        })
     }
 
     fn stop(&mut self) -> Vec<QueueState> {

@@ -12,7 +12,7 @@ use crate::{Chain, MemoryGuard, WorkerError};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryBackend as _, GuestMemoryMmap, Permissions};
 
 /// The most entries one `readv`, `writev` or `sendmsg` takes (Linux `UIO_MAXIOV`).
 pub const MAX_ENTRIES: usize = 1024;
@@ -49,6 +49,8 @@ pub struct Buffers<'m> {
     pub readable: Readable<'m>,
     /// Where the device answers.
     pub writable: Writable<'m>,
+    /// A writable descriptor was there, perhaps without bytes.
+    written: bool,
 }
 
 impl<'m> Buffers<'m> {
@@ -59,35 +61,44 @@ impl<'m> Buffers<'m> {
     /// middle, or has a readable descriptor after a writable one.
     pub fn of(chain: Chain, memory: &'m MemoryGuard) -> Result<Self, WorkerError> {
         let head = chain.head_index();
-        let broken = |why: &str| WorkerError {
-            what: format!("descriptor chain {head}: {why}"),
-        };
+        let broken = |why: &str| WorkerError { what: format!("descriptor chain {head}: {why}") };
         let mut buffers = Self::default();
         let mut complete = false;
-        let mut written = false;
         for (count, descriptor) in chain.enumerate() {
             if count == MAX_ENTRIES {
                 return Err(broken("more than 1024 descriptors"));
             }
             let (address, length) = (descriptor.addr(), descriptor.len() as usize);
-            let inside = if descriptor.is_write_only() {
-                written = true;
-                buffers.writable.push_guest(memory, address, length)
-            } else if written {
-                return Err(broken("a readable descriptor follows a writable one"));
-            } else {
-                buffers.readable.push_guest(memory, address, length)
-            };
-            if !inside {
-                return Err(broken("a descriptor points outside memory"));
-            }
+            buffers.push(memory, address, length, descriptor.is_write_only()).map_err(broken)?;
             complete = !descriptor.has_next();
         }
-        if complete {
-            Ok(buffers)
+        if complete { Ok(buffers) } else { Err(broken("it ends before its last descriptor")) }
+    }
+
+    /// Appends the buffer of one descriptor; a refused one says why.
+    pub(crate) fn push(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+        address: GuestAddress,
+        length: usize,
+        write: bool,
+    ) -> Result<(), &'static str> {
+        let inside = if write {
+            self.written = true;
+            self.writable.push_guest(memory, address, length)
+        } else if self.written {
+            return Err("a readable descriptor follows a writable one");
         } else {
-            Err(broken("it ends before its last descriptor"))
-        }
+            self.readable.push_guest(memory, address, length)
+        };
+        if inside { Ok(()) } else { Err("a descriptor points outside memory") }
+    }
+
+    /// Takes all buffers out and keeps the room for others.
+    pub(crate) fn clear(&mut self) {
+        self.readable.clear();
+        self.writable.clear();
+        self.written = false;
     }
 }
 
@@ -95,11 +106,13 @@ impl<'m, Direction> Scatter<'m, Direction> {
     /// No bytes.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-            bytes: 0,
-            memory: PhantomData,
-        }
+        Self { entries: Vec::new(), bytes: 0, memory: PhantomData }
+    }
+
+    /// No bytes yet; so many pieces cost no further memory.
+    #[must_use]
+    pub fn with_room(pieces: usize) -> Self {
+        Self { entries: Vec::with_capacity(pieces), ..Self::new() }
     }
 
     /// How many bytes.
@@ -129,8 +142,14 @@ impl<'m, Direction> Scatter<'m, Direction> {
         address: GuestAddress,
         length: usize,
     ) -> bool {
+        if let Ok(slice) = memory.get_slice(address, length) {
+            self.push_raw(slice.ptr_guard_mut().as_ptr(), length);
+            return true;
+        }
+        // Not one piece: it crosses from one region into the next, or leaves memory.
         let (entries, bytes) = (self.entries.len(), self.bytes);
-        let Ok(slices) = memory.get_slices(address, length, Permissions::ReadWrite) else {
+        let slices = GuestMemory::get_slices(memory, address, length, Permissions::ReadWrite);
+        let Ok(slices) = slices else {
             return false;
         };
         for slice in slices {
@@ -156,11 +175,29 @@ impl<'m, Direction> Scatter<'m, Direction> {
         if length == 0 {
             return;
         }
-        self.entries.push(libc::iovec {
-            iov_base: start.cast(),
-            iov_len: length,
-        });
+        self.entries.push(libc::iovec { iov_base: start.cast(), iov_len: length });
         self.bytes += length;
+    }
+
+    /// Takes all bytes off the list and keeps its room.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    /// Moves the first `count` bytes, or all when there are fewer, to the end of `target`.
+    pub fn move_to(&mut self, count: usize, target: &mut Self) {
+        let mut left = count.min(self.bytes);
+        target.bytes += left;
+        for entry in &self.entries {
+            let length = entry.iov_len.min(left);
+            if length == 0 {
+                break;
+            }
+            target.entries.push(libc::iovec { iov_base: entry.iov_base, iov_len: length });
+            left -= length;
+        }
+        self.skip(count);
     }
 
     /// Drops the first `count` bytes, or all when there are fewer.
@@ -184,11 +221,8 @@ impl<'m, Direction> Scatter<'m, Direction> {
     /// own.
     #[must_use]
     pub fn split_to(&mut self, count: usize) -> Self {
-        let mut front = Self {
-            entries: self.entries.clone(),
-            bytes: self.bytes,
-            memory: PhantomData,
-        };
+        let mut front =
+            Self { entries: self.entries.clone(), bytes: self.bytes, memory: PhantomData };
         front.truncate(count);
         self.skip(count);
         front
@@ -297,16 +331,26 @@ impl<'m> Writable<'m> {
 
     /// Copies `source` over the first bytes, as many as both sides have; says how many.
     pub fn copy_from(&self, source: &[u8]) -> usize {
-        let mut done = 0;
+        self.copy_from_at(0, source)
+    }
+
+    /// Copies `source` over the bytes from `start` on, as many as both sides have; says how many.
+    pub fn copy_from_at(&self, start: usize, source: &[u8]) -> usize {
+        let (mut before, mut done) = (start, 0);
         for entry in &self.entries {
-            let length = entry.iov_len.min(source.len() - done);
-            // SAFETY: by the type's invariant the entry names `iov_len` bytes mapped writable;
-            // `source` has `length` bytes from `done`. Guest memory is never lent as a Rust slice
+            if done == source.len() {
+                break;
+            }
+            let skipped = entry.iov_len.min(before);
+            before -= skipped;
+            let length = (entry.iov_len - skipped).min(source.len() - done);
+            // SAFETY: by the type's invariant the entry names `iov_len` bytes mapped writable, and
+            // `skipped + length` are no more; `source` has `length` bytes from `done`. Guest memory is never lent as a Rust slice
             // and lent host bytes are exclusively ours, so they do not overlap.
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     source.as_ptr().add(done),
-                    entry.iov_base.cast::<u8>(),
+                    entry.iov_base.cast::<u8>().add(skipped),
                     length,
                 );
             }
@@ -356,9 +400,7 @@ mod tests {
     #[test]
     fn a_buffer_across_two_regions_is_two_pieces_of_one_list() {
         let memory = memory();
-        memory
-            .write_slice(b"0123456789", GuestAddress(0xffb))
-            .unwrap();
+        memory.write_slice(b"0123456789", GuestAddress(0xffb)).unwrap();
         let mut list = Readable::new();
         assert!(list.push_guest(&memory, GuestAddress(0xffb), 10));
         assert_eq!((list.pieces(), list.len()), (2, 10));
@@ -370,6 +412,23 @@ mod tests {
         assert_eq!(&bytes, b"4567\0\0\0\0");
         assert_eq!(list.take::<5>(), None);
         assert_eq!(list.len(), 4);
+    }
+
+    #[test]
+    fn bytes_move_from_list_to_list_and_are_written_from_anywhere_in_one() {
+        let memory = memory();
+        let (mut list, mut front) = (Writable::new(), Writable::new());
+        assert!(list.push_guest(&memory, GuestAddress(0xffb), 10));
+        list.move_to(7, &mut front);
+        assert_eq!((front.len(), front.pieces(), list.len(), list.pieces()), (7, 2, 3, 1));
+        assert_eq!(front.copy_from_at(4, b"abcdef"), 3);
+        assert_eq!(front.copy_from_at(7, b"x"), 0);
+        assert_eq!(list.copy_from(b"ghij"), 3);
+        let mut bytes = [0; 11];
+        memory.read_slice(&mut bytes, GuestAddress(0xffb)).unwrap();
+        assert_eq!(&bytes, b"\0\0\0\0abcghi\0");
+        list.move_to(9, &mut front);
+        assert_eq!((front.len(), list.len()), (10, 0));
     }
 
     #[test]

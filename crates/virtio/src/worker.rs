@@ -164,23 +164,20 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
+    type Script = fn(&mut Scripted) -> Result<(), WorkerError>;
+
     /// Notes what is called, and does what it is told.
     struct Scripted {
         event: EventFd,
         deadline: Option<Instant>,
         calls: Arc<Mutex<Vec<String>>>,
-        script: fn(&mut Scripted) -> Result<(), WorkerError>,
+        script: Script,
     }
 
     impl Scripted {
-        fn new(script: fn(&mut Scripted) -> Result<(), WorkerError>) -> Self {
+        fn new(script: Script) -> Self {
             let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).unwrap();
-            Self {
-                event,
-                deadline: None,
-                calls: Arc::default(),
-                script,
-            }
+            Self { event, deadline: None, calls: Arc::default(), script }
         }
 
         fn note(&self, call: String) {
@@ -221,11 +218,7 @@ mod tests {
 
         fn stop(&mut self) -> Vec<QueueState> {
             self.note("stop".to_owned());
-            vec![QueueState {
-                index: 7,
-                next_avail: 1,
-                next_used: 1,
-            }]
+            vec![QueueState { index: 7, next_avail: 1, next_used: 1 }]
         }
 
         fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -262,14 +255,8 @@ mod tests {
 
     #[test]
     fn a_broken_rule_or_a_panic_asks_for_a_reset_and_the_worker_still_comes_back() {
-        let scripts: [fn(&mut Scripted) -> Result<(), WorkerError>; 2] = [
-            |_| {
-                Err(WorkerError {
-                    what: "told to".to_owned(),
-                })
-            },
-            |_| panic!("told to"),
-        ];
+        let scripts: [Script; 2] =
+            [|_| Err(WorkerError { what: "told to".to_owned() }), |_| panic!("told to")];
         for script in scripts {
             let interrupts = Arc::<TestInterrupts>::default();
             let calls = run_until(Scripted::new(script), "ready 2", &interrupts);

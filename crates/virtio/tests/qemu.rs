@@ -32,15 +32,7 @@ fn qemus_firmware_boots_from_our_disk_and_writes_to_it() {
     for format in [Format::Raw, Format::Qcow2] {
         let folder = tempfile::tempdir().unwrap();
         let (path, socket) = (folder.path().join("disk"), folder.path().join("socket"));
-        create(
-            &path,
-            &CreateOptions {
-                format,
-                size: 16 << 20,
-                backing: None,
-            },
-        )
-        .unwrap();
+        create(&path, &CreateOptions { format, size: 16 << 20, backing: None }).unwrap();
         let image = Arc::new(OpenOptions::new(format).open(&path).unwrap());
         let mut sector = [0; 512];
         sector[..BOOT.len()].copy_from_slice(BOOT);
@@ -48,30 +40,17 @@ fn qemus_firmware_boots_from_our_disk_and_writes_to_it() {
         image.write(&mut &sector[..], 0).unwrap();
         let (name, serial) = ("block0".to_owned(), "boot".to_owned());
         let limit = RateLimit::default();
-        let block = Block::new(BlockOptions {
-            name,
-            image: image.clone(),
-            serial,
-            queues: 2,
-            limit,
-        });
+        let block =
+            Block::new(BlockOptions { name, image: image.clone(), serial, queues: 2, limit });
         let server = Server::start(Box::new(block), UnixListener::bind(&socket).unwrap()).unwrap();
 
         let started = Command::new("timeout")
-            .args([
-                "120",
-                "qemu-system-x86_64",
-                "-machine",
-                "q35,accel=tcg,memory-backend=ram",
-            ])
+            .args(["120", "qemu-system-x86_64", "-machine", "q35,accel=tcg,memory-backend=ram"])
             .args(["-object", "memory-backend-memfd,id=ram,size=64M,share=on"])
             .args(["-m", "64", "-nodefaults", "-display", "none", "-no-reboot"])
             .arg("-chardev")
             .arg(format!("socket,id=disk,path={}", socket.display()))
-            .args([
-                "-device",
-                "vhost-user-blk-pci,chardev=disk,num-queues=2,bootindex=0",
-            ])
+            .args(["-device", "vhost-user-blk-pci,chardev=disk,num-queues=2,bootindex=0"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
             .stdin(Stdio::null())
             .output();
@@ -87,23 +66,13 @@ fn qemus_firmware_boots_from_our_disk_and_writes_to_it() {
             }
         };
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(
-            output.status.code(),
-            Some(0x21 << 1 | 1),
-            "{format}: {text}"
-        );
+        assert_eq!(output.status.code(), Some(0x21 << 1 | 1), "{format}: {text}");
         server.with_device(|device| {
-            assert!(
-                device.counters().contains(&("bytes-written", 512)),
-                "{:?}",
-                device.counters()
-            );
+            assert!(device.counters().contains(&("bytes-written", 512)), "{:?}", device.counters());
         });
         drop(server);
         let mut written = [0; 512];
-        image
-            .read(&mut &mut written[..], 512, disk::Wait::Yes)
-            .unwrap();
+        image.read(&mut &mut written[..], 512, disk::Wait::Yes).unwrap();
         assert_eq!(written, sector);
         if format == Format::Raw {
             let file = std::fs::File::open(&path).unwrap();

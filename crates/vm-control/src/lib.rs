@@ -20,7 +20,12 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Version of this protocol; a client that meets another one only asks for status and stop.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// Name of the fw_cfg file that shows [`LaunchSpec::agent_token`] to the guest.
+pub const AGENT_TOKEN_FILE: &str = "opt/org.macrohard/agent-token";
+/// Name of the guest's serial port for agents.
+pub const AGENT_PORT: &str = "org.macrohard.agent";
 
 /// What a VM process needs to know, all paths absolute, the engine already chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +44,8 @@ pub struct LaunchSpec {
     /// Connect the guest's first serial console to the process's own standard input and output
     /// instead of only the console socket (`run`).
     pub foreground: bool,
+    /// What the guest's agent proves itself with: a secret of this run, shown to root in the guest.
+    pub agent_token: Option<String>,
     /// Give up after this many seconds (`run --timeout`); the exit is [`Ending::TimedOut`].
     pub timeout: Option<u64>,
 }
@@ -76,6 +83,21 @@ impl<'a> Files<'a> {
     #[must_use]
     pub fn vsock(&self) -> PathBuf {
         self.runtime.join("vsock.sock")
+    }
+    /// Where a program of the host listens for the guest's connections to this host port.
+    #[must_use]
+    pub fn host_port(&self, port: u32) -> PathBuf {
+        self.runtime.join(format!("vsock.sock_{port}"))
+    }
+    /// The host's end of the guest's serial port for agents, where the engine has one.
+    #[must_use]
+    pub fn agent_port(&self) -> PathBuf {
+        self.runtime.join("agent-port.sock")
+    }
+    /// The agent's token, for a program that takes it as a file only.
+    #[must_use]
+    pub fn agent_token(&self) -> PathBuf {
+        self.runtime.join("agent-token")
     }
     /// Process id, held locked (flock) as long as the process lives.
     #[must_use]

@@ -66,9 +66,7 @@ pub fn write_line<T: Serialize>(to: &mut impl Write, document: &T) -> Result<(),
 pub fn read_line(from: &mut impl BufRead) -> Result<Option<Vec<u8>>, WireError> {
     let mut line = Vec::new();
     let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
-    from.take(limit)
-        .read_until(b'\n', &mut line)
-        .map_err(stream_error("read"))?;
+    from.take(limit).read_until(b'\n', &mut line).map_err(stream_error("read"))?;
     match line.last() {
         None => Ok(None),
         Some(b'\n') => {
@@ -127,13 +125,9 @@ impl Client {
             stream.set_write_timeout(Some(patience))?;
             Ok(stream)
         };
-        let stream = connect().map_err(|source| WireError::Connect {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-        })
+        let stream =
+            connect().map_err(|source| WireError::Connect { path: path.to_owned(), source })?;
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// Asks and waits for the answer.
@@ -183,9 +177,7 @@ mod tests {
     }
 
     fn client(stream: UnixStream) -> Client {
-        Client {
-            stream: BufReader::new(stream),
-        }
+        Client { stream: BufReader::new(stream) }
     }
 
     #[test]
@@ -201,9 +193,7 @@ mod tests {
                 memory: 3,
                 cpus: 4,
             }),
-            Request::Balloon { target } => Reply::Refused {
-                message: target.to_string(),
-            },
+            Request::Balloon { target } => Reply::Refused { message: target.to_string() },
             _ => Reply::Done,
         }));
         assert_eq!(client.ask(&Request::Pause).unwrap(), Reply::Done);
@@ -213,9 +203,7 @@ mod tests {
         assert_eq!(status.phase, Phase::Paused);
         assert_eq!(
             client.ask(&Request::Balloon { target: 7 }).unwrap(),
-            Reply::Refused {
-                message: "7".into()
-            }
+            Reply::Refused { message: "7".into() }
         );
     }
 
@@ -232,10 +220,7 @@ mod tests {
     #[test]
     fn an_endless_line_is_not_collected() {
         let endless = io::repeat(b'x');
-        assert!(matches!(
-            read_line(&mut BufReader::new(endless)),
-            Err(WireError::TooLong)
-        ));
+        assert!(matches!(read_line(&mut BufReader::new(endless)), Err(WireError::TooLong)));
     }
 
     #[test]
@@ -248,6 +233,7 @@ mod tests {
             runtime: "/r".into(),
             state: "/s".into(),
             foreground: true,
+            agent_token: None,
             timeout: None,
         };
         let mut input = Vec::new();

@@ -151,10 +151,7 @@ impl Console {
         let drop_old = (state.recent.len() + keep).saturating_sub(RECENT_LIMIT);
         state.recent.drain(..drop_old);
         state.recent.extend(&output[output.len() - keep..]);
-        Drained {
-            output,
-            room: !state.refused,
-        }
+        Drained { output, room: !state.refused }
     }
 
     /// The last of what was drained, for a new client.
@@ -197,21 +194,11 @@ impl Log {
     fn open(path: &Path, limit: u64) -> std::io::Result<Self> {
         let file = Self::file(path)?;
         let length = file.metadata()?.len();
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            length,
-            limit,
-            broken: false,
-        })
+        Ok(Self { path: path.to_owned(), file, length, limit, broken: false })
     }
 
     fn file(path: &Path) -> std::io::Result<File> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path)
     }
 
     /// A log that cannot be written (disk full) must not stop the guest: said once, then tried
@@ -306,9 +293,6 @@ mod tests {
         log.append(b"0123456789");
         log.append(b"next");
         assert_eq!(std::fs::read(&path).unwrap(), b"next");
-        assert_eq!(
-            std::fs::read(dir.path().join("log.1")).unwrap(),
-            b"0123456789"
-        );
+        assert_eq!(std::fs::read(dir.path().join("log.1")).unwrap(), b"0123456789");
     }
 }

@@ -25,7 +25,7 @@ impl FlashFiles {
             Some(path) => path.to_owned(),
             None => {
                 engine::discovery::system_firmware().ok_or_else(|| MachineError::Definition {
-                    field: "boot.firmware",
+                    field: "boot.firmware".into(),
                     value: "(none)".to_owned(),
                     reason:
                         "the system has no OVMF; install the package ovmf, or give a kernel or a \
@@ -71,12 +71,8 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     let temporary = to.with_extension("new");
-    let mut target = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut target =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     io::copy(&mut File::open(from)?, &mut target)?;
     target.sync_all()?;
     fs::rename(&temporary, to)

@@ -10,6 +10,7 @@
 
 pub mod console;
 mod descriptor;
+mod disks;
 pub mod flash;
 pub mod machine;
 pub mod native;
@@ -18,4 +19,4 @@ pub mod service;
 pub mod tcg;
 
 pub use console::Console;
-pub use machine::{EndingSlot, LifeCycle, Machine, MachineError, Surroundings};
+pub use machine::{EndingSlot, LifeCycle, Machine, MachineError, QUIT_PATIENCE, Surroundings};

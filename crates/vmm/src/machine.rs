@@ -4,10 +4,13 @@
 //! [`LifeCycle`]. It ends itself (power off, debug exit, failure) by filling the [`EndingSlot`].
 
 use crate::Console;
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use units::Bytes;
+use virtio::vsock::HostPorts;
 use vm_control::{Ending, Phase, Statistics};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -29,7 +32,7 @@ pub enum MachineError {
     #[error("{field} = {value}: {reason}")]
     Definition {
         /// The field of the definition.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// What it holds.
         value: String,
         /// What is wrong and what is allowed.
@@ -84,11 +87,7 @@ impl MachineError {
 
     /// A failed file operation.
     pub fn file(what: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::File {
-            what,
-            path: path.into(),
-            source,
-        }
+        Self::File { what, path: path.into(), source }
     }
 }
 
@@ -103,10 +102,14 @@ pub struct Surroundings {
     pub ending: Arc<EndingSlot>,
     /// A reset by the guest ends the machine ([`Ending::Reset`]) instead of restarting it (`run`).
     pub end_on_reset: bool,
+    /// How the guest reaches programs of the host over vsock; by the device's own connections where
+    /// nobody makes them for it.
+    pub host_ports: Option<Arc<dyn HostPorts>>,
 }
 
 /// One VM. Only [`LifeCycle`] calls the steps, in an order that makes sense; each returns when it
-/// is done. All calls may come from any thread, but steps come one at a time.
+/// is done. All calls may come from any thread, but steps come one at a time; only [`Self::quit`]
+/// comes also while a step is under way that the host keeps from ending.
 pub trait Machine: Send + Sync {
     /// The engine's name, as in `--engine`.
     fn engine(&self) -> &'static str;
@@ -143,7 +146,11 @@ pub trait Machine: Send + Sync {
 
     /// Ends the VM: stops every thread and process of it and gives its resources back. Called once,
     /// from any phase, also after the machine ended by itself; nothing but drop follows.
-    fn quit(&self);
+    ///
+    /// # Errors
+    /// The host keeps a part, which the error names, from ending in time ([`QUIT_PATIENCE`]). The
+    /// rest has ended.
+    fn quit(&self) -> Result<(), MachineError>;
 
     /// Counters. [`Statistics::overhead`] is about the machine's other processes; the process that
     /// holds it adds its own.
@@ -165,6 +172,10 @@ pub trait Machine: Send + Sync {
     fn set_balloon(&self, target: Bytes) -> Result<(), MachineError>;
 }
 
+/// How long the parts of a VM may take to end: a slow disk flushes what the guest wrote. Whoever
+/// waits for a VM process waits longer.
+pub const QUIT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Where a machine leaves its ending; the first one counts. The process waits on the descriptor.
 pub struct EndingSlot {
     ending: Mutex<Option<Ending>>,
@@ -179,10 +190,7 @@ impl EndingSlot {
     pub fn new() -> Result<Self, MachineError> {
         let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
             .map_err(|e| MachineError::system("cannot make an event descriptor", e))?;
-        Ok(Self {
-            ending: Mutex::new(None),
-            event,
-        })
+        Ok(Self { ending: Mutex::new(None), event })
     }
 
     /// Ends the VM; does nothing when it has already ended.
@@ -198,10 +206,7 @@ impl EndingSlot {
     /// How the VM ended, if it has.
     #[must_use]
     pub fn get(&self) -> Option<Ending> {
-        self.ending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -231,10 +236,14 @@ impl State {
     }
 }
 
-/// Takes a machine through its life: refuses impossible steps, never runs two at once.
+/// Takes a machine through its life: refuses impossible steps, never runs two at once. A step may
+/// take long where the host is slow; the phase is known meanwhile.
 pub struct LifeCycle {
     machine: Box<dyn Machine>,
+    /// Held for a moment.
     state: Mutex<State>,
+    /// Held during a step.
+    step: Mutex<()>,
     ending: Arc<EndingSlot>,
 }
 
@@ -242,11 +251,7 @@ impl LifeCycle {
     /// For a machine just built.
     #[must_use]
     pub fn new(machine: Box<dyn Machine>, ending: Arc<EndingSlot>) -> Self {
-        Self {
-            machine,
-            state: Mutex::new(State::Built),
-            ending,
-        }
+        Self { machine, state: Mutex::new(State::Built), step: Mutex::new(()), ending }
     }
 
     fn step(
@@ -256,21 +261,22 @@ impl LifeCycle {
         to: impl FnOnce(State) -> State,
         action: impl FnOnce(&dyn Machine) -> Result<(), MachineError>,
     ) -> Result<(), MachineError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = if self.ending.get().is_some() {
-            State::Ended
-        } else {
-            *state
-        };
+        let _one_at_a_time = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = if self.ending.get().is_some() { State::Ended } else { *self.state() };
         if !from.contains(&found) {
-            return Err(MachineError::Transition {
-                asked,
-                found: found.name(),
-            });
+            return Err(MachineError::Transition { asked, found: found.name() });
         }
         action(&*self.machine)?;
-        *state = to(found);
+        let mut state = self.state();
+        // It may have been ended meanwhile.
+        if *state != State::Ended {
+            *state = to(found);
+        }
         Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs the guest for the first time.
@@ -278,12 +284,7 @@ impl LifeCycle {
     /// # Errors
     /// Already started, or [`Machine::start`] failed.
     pub fn start(&self) -> Result<(), MachineError> {
-        self.step(
-            "started",
-            &[State::Built],
-            |_| State::Running,
-            |m| m.start(),
-        )
+        self.step("started", &[State::Built], |_| State::Running, |m| m.start())
     }
 
     /// Pauses a running machine.
@@ -291,12 +292,7 @@ impl LifeCycle {
     /// # Errors
     /// Not running, or [`Machine::pause`] failed.
     pub fn pause(&self) -> Result<(), MachineError> {
-        self.step(
-            "paused",
-            &[State::Running],
-            |_| State::Paused,
-            |m| m.pause(),
-        )
+        self.step("paused", &[State::Running], |_| State::Paused, |m| m.pause())
     }
 
     /// Resumes a paused machine.
@@ -304,12 +300,7 @@ impl LifeCycle {
     /// # Errors
     /// Not paused, or [`Machine::resume`] failed.
     pub fn resume(&self) -> Result<(), MachineError> {
-        self.step(
-            "resumed",
-            &[State::Paused],
-            |_| State::Running,
-            |m| m.resume(),
-        )
+        self.step("resumed", &[State::Paused], |_| State::Running, |m| m.resume())
     }
 
     /// Resets a running or paused machine, which stays running or paused.
@@ -317,12 +308,7 @@ impl LifeCycle {
     /// # Errors
     /// Neither, or [`Machine::reset`] failed.
     pub fn reset(&self) -> Result<(), MachineError> {
-        self.step(
-            "reset",
-            &[State::Running, State::Paused],
-            |same| same,
-            |m| m.reset(),
-        )
+        self.step("reset", &[State::Running, State::Paused], |same| same, |m| m.reset())
     }
 
     /// Presses the power button of a running machine.
@@ -330,12 +316,7 @@ impl LifeCycle {
     /// # Errors
     /// Not running (a paused guest would not notice), or [`Machine::press_power_button`] failed.
     pub fn press_power_button(&self) -> Result<(), MachineError> {
-        self.step(
-            "asked to power off",
-            &[State::Running],
-            |same| same,
-            |m| m.press_power_button(),
-        )
+        self.step("asked to power off", &[State::Running], |same| same, |m| m.press_power_button())
     }
 
     /// Sets the balloon of a running machine.
@@ -351,19 +332,22 @@ impl LifeCycle {
         )
     }
 
-    /// Ends the machine; only the first call does anything.
-    pub fn quit(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *state != State::Ended {
-            self.machine.quit();
-            *state = State::Ended;
+    /// Ends the machine, also while a step is under way; only the first call does anything.
+    ///
+    /// # Errors
+    /// As [`Machine::quit`].
+    pub fn quit(&self) -> Result<(), MachineError> {
+        let before = std::mem::replace(&mut *self.state(), State::Ended);
+        if before == State::Ended {
+            return Ok(());
         }
+        self.machine.quit()
     }
 
     /// The phase as the control protocol names it.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.state() {
             State::Built => Phase::Starting,
             State::Running | State::Ended => Phase::Running,
             State::Paused => Phase::Paused,
@@ -380,12 +364,15 @@ impl LifeCycle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
     #[derive(Default)]
     struct Recorder {
         quits: Arc<AtomicUsize>,
         refuse: bool,
+        /// Pausing does not end while this is true.
+        stuck: Arc<AtomicBool>,
+        pausing: Arc<AtomicBool>,
     }
 
     impl Machine for Recorder {
@@ -399,6 +386,10 @@ mod tests {
             if self.refuse {
                 return Err(MachineError::Absent("brake"));
             }
+            self.pausing.store(true, Relaxed);
+            while self.stuck.load(Relaxed) {
+                std::thread::yield_now();
+            }
             Ok(())
         }
         fn resume(&self) -> Result<(), MachineError> {
@@ -410,8 +401,10 @@ mod tests {
         fn press_power_button(&self) -> Result<(), MachineError> {
             Ok(())
         }
-        fn quit(&self) {
+        fn quit(&self) -> Result<(), MachineError> {
             self.quits.fetch_add(1, Relaxed);
+            self.stuck.store(false, Relaxed);
+            Ok(())
         }
         fn statistics(&self) -> Result<Statistics, MachineError> {
             Ok(Statistics::default())
@@ -426,10 +419,7 @@ mod tests {
 
     fn life(machine: Recorder) -> (LifeCycle, Arc<EndingSlot>) {
         let ending = Arc::new(EndingSlot::new().unwrap());
-        (
-            LifeCycle::new(Box::new(machine), Arc::clone(&ending)),
-            ending,
-        )
+        (LifeCycle::new(Box::new(machine), Arc::clone(&ending)), ending)
     }
 
     #[test]
@@ -453,10 +443,7 @@ mod tests {
 
     #[test]
     fn a_step_that_fails_leaves_the_phase() {
-        let (life, _) = life(Recorder {
-            refuse: true,
-            ..Recorder::default()
-        });
+        let (life, _) = life(Recorder { refuse: true, ..Recorder::default() });
         life.start().unwrap();
         assert!(life.pause().is_err());
         assert_eq!(life.phase(), Phase::Running);
@@ -465,20 +452,36 @@ mod tests {
     #[test]
     fn after_the_guest_ended_nothing_but_one_quit_happens() {
         let quits = Arc::new(AtomicUsize::new(0));
-        let (life, ending) = life(Recorder {
-            quits: Arc::clone(&quits),
-            ..Recorder::default()
-        });
+        let (life, ending) = life(Recorder { quits: Arc::clone(&quits), ..Recorder::default() });
         life.start().unwrap();
         ending.end(Ending::PoweredOff);
         ending.end(Ending::Stopped);
         assert_eq!(ending.get(), Some(Ending::PoweredOff));
-        assert_eq!(
-            life.reset().unwrap_err().to_string(),
-            "the VM cannot be reset: it is ended"
-        );
-        life.quit();
-        life.quit();
+        assert_eq!(life.reset().unwrap_err().to_string(), "the VM cannot be reset: it is ended");
+        life.quit().unwrap();
+        life.quit().unwrap();
         assert_eq!(quits.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn while_a_step_is_stuck_the_phase_is_known_and_the_machine_can_be_ended() {
+        let machine = Recorder::default();
+        let (quits, stuck) = (Arc::clone(&machine.quits), Arc::clone(&machine.stuck));
+        let pausing = Arc::clone(&machine.pausing);
+        let (life, _) = life(machine);
+        life.start().unwrap();
+        stuck.store(true, Relaxed);
+        std::thread::scope(|scope| {
+            let pause = scope.spawn(|| life.pause());
+            while !pausing.load(Relaxed) {
+                std::thread::yield_now();
+            }
+            assert_eq!(life.phase(), Phase::Running);
+            life.quit().unwrap();
+            pause.join().unwrap().unwrap();
+        });
+        assert_eq!(quits.load(Relaxed), 1);
+        // What the step left behind does not bring it back.
+        assert!(life.resume().is_err());
     }
 }

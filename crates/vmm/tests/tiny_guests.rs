@@ -50,13 +50,12 @@ fn start(engine: &KvmEngine, image: &[u8], cpus: u32) -> Vm {
         cpus,
         engine: EngineChoice::Kvm,
         huge_pages: false,
-        boot: Boot {
-            kernel: Some(kernel),
-            ..Boot::default()
-        },
+        boot: Boot { kernel: Some(kernel), ..Boot::default() },
         disks: Vec::new(),
         networks: Vec::new(),
         shares: Vec::new(),
+        clipboard: definition::Clipboard::default(),
+        integration: definition::Integration::default(),
     };
     let spec = LaunchSpec {
         version: vm_control::VERSION,
@@ -65,6 +64,7 @@ fn start(engine: &KvmEngine, image: &[u8], cpus: u32) -> Vm {
         runtime: folder.path().to_owned(),
         state: folder.path().to_owned(),
         foreground: false,
+        agent_token: None,
         timeout: None,
     };
     let files = Files::new(&spec.runtime, &spec.state);
@@ -75,14 +75,10 @@ fn start(engine: &KvmEngine, image: &[u8], cpus: u32) -> Vm {
         virtio_console: Arc::new(Console::new(&files.virtio_console_log()).unwrap()),
         ending: Arc::clone(&ending),
         end_on_reset: false,
+        host_ports: None,
     };
     let machine = NativeMachine::new(engine, &spec, surroundings).unwrap();
-    Vm {
-        life: LifeCycle::new(Box::new(machine), Arc::clone(&ending)),
-        ending,
-        console,
-        folder,
-    }
+    Vm { life: LifeCycle::new(Box::new(machine), Arc::clone(&ending)), ending, console, folder }
 }
 
 impl Vm {
@@ -92,11 +88,7 @@ impl Vm {
             if let Some(ending) = self.ending.get() {
                 return ending;
             }
-            assert!(
-                Instant::now() < give_up,
-                "the guest did not end: {}",
-                self.printed()
-            );
+            assert!(Instant::now() < give_up, "the guest did not end: {}", self.printed());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -149,26 +141,22 @@ fn every_tiny_guest_prints_and_ends_as_it_should() {
         let vm = start(&engine, guest.image, 1);
         vm.life.start().unwrap();
         ends_as_it_should(&vm, guest);
-        vm.life.quit();
+        vm.life.quit().unwrap();
     }
 }
 
 #[test]
 fn four_machines_run_at_once() {
     let Some(engine) = kvm() else { return };
-    let guests: Vec<_> = ALL
-        .iter()
-        .filter(|g| g.ending != tiny_guests::Ending::Halts)
-        .rev()
-        .take(4)
-        .collect();
+    let guests: Vec<_> =
+        ALL.iter().filter(|g| g.ending != tiny_guests::Ending::Halts).rev().take(4).collect();
     let vms: Vec<_> = guests.iter().map(|g| start(&engine, g.image, 1)).collect();
     for vm in &vms {
         vm.life.start().unwrap();
     }
     for (vm, guest) in vms.iter().zip(guests) {
         ends_as_it_should(vm, guest);
-        vm.life.quit();
+        vm.life.quit().unwrap();
     }
 }
 
@@ -186,7 +174,7 @@ fn several_processors_of_one_machine_work_at_once() {
     lines.sort_unstable();
     expected.sort_unstable();
     assert_eq!(lines, expected);
-    vm.life.quit();
+    vm.life.quit().unwrap();
 }
 
 #[test]
@@ -201,7 +189,7 @@ fn a_halted_guest_is_paused_resumed_reset_and_stopped() {
     vm.life.pause().unwrap();
     vm.life.reset().unwrap();
     assert_eq!(vm.ending.get(), None);
-    vm.life.quit();
+    vm.life.quit().unwrap();
 }
 
 #[test]
@@ -231,5 +219,5 @@ fn a_reset_guest_starts_over() {
     wait_for("!!");
     vm.console.offer_input(b"\x07");
     assert_eq!(vm.wait(), Ending::DebugExit { code: 7 });
-    vm.life.quit();
+    vm.life.quit().unwrap();
 }

@@ -25,10 +25,7 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut parsed = Arguments {
-        spec: None,
-        options: Options::default(),
-    };
+    let mut parsed = Arguments { spec: None, options: Options::default() };
     let mut rest = std::env::args().skip(1);
     while let Some(argument) = rest.next() {
         match argument.as_str() {

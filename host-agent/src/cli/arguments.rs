@@ -1,7 +1,7 @@
 //! The command line as a person types it. Shell completions and man pages are made from this too.
 
 use super::parse::{DiskArgument, NetArgument, ShareArgument, disk, memory, net, share};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use definition::EngineChoice;
 use std::path::PathBuf;
@@ -9,7 +9,9 @@ use std::path::PathBuf;
 /// Run Linux and Windows guests, hardware-isolated, on a Linux desktop.
 #[derive(Debug, Parser)]
 #[command(name = "macrohard-hypervisor", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; `run` gives the guest's own.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; `run` and `exec` give the guest's own."
+)]
 pub struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -35,11 +37,33 @@ pub(super) enum Command {
     Status(JsonName),
     /// Connect the terminal to the first serial console of a VM; Ctrl-] ends the connection
     Console(Name),
+    /// Run a program in the guest of a VM, with this terminal's input and outputs
+    ///
+    /// Its exit code becomes this one's; a signal that killed it, 128 and its number.
+    Exec(ExecArguments),
+    /// Open a shell in the guest of a VM; Ctrl-] ends the connection
+    Shell(ShellArguments),
+    /// Look after the agent in a guest
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Measure the way to the agent in the guest of a VM and back
+    Ping(PingArguments),
+    /// List the applications of a VM's guest
+    Apps(JsonName),
+    /// Start an application of a VM's guest; the VM is started or resumed first
+    Launch(LaunchArguments),
+    /// Show or change what of a VM reaches the desktop; a change counts at once
+    Integration(IntegrationArguments),
+    /// Share folders with a VM, also while it runs
+    #[command(subcommand)]
+    Share(ShareCommand),
     /// Run a VM in the foreground without keeping it
     ///
     /// The terminal is the guest's first serial console; Ctrl-] ends the VM. A value the guest
     /// writes to its debug-exit port (0xf4) becomes the exit code; a time that ran out gives 124.
     Run(Box<RunArguments>),
+    /// Show or change what a VM may do with the clipboard; a change counts at once
+    Clipboard(ClipboardArguments),
     /// Delete the definition of a stopped VM and its state; disks stay
     Delete(DeleteArguments),
     /// Change the definition of a VM in $EDITOR; takes effect at its next start
@@ -115,6 +139,7 @@ impl From<EngineArgument> for EngineChoice {
 
 /// What a machine is made of.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("started").args(["kernel", "hvt"])))]
 pub(super) struct MachineArguments {
     /// Guest memory in MiB, or with a unit (512M, 4G)
     #[arg(long, value_name = "SIZE", value_parser = memory, default_value = "2048")]
@@ -134,13 +159,11 @@ pub(super) struct MachineArguments {
     /// Initial RAM disk, or first module of a Multiboot kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(super) initrd: Option<PathBuf>,
-    /// Kernel command line
-    #[arg(
-        long,
-        value_name = "TEXT",
-        requires = "kernel",
-        allow_hyphen_values = true
-    )]
+    /// Solo5 hvt unikernel to run, with a --disk and a --net for each device it declares
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "firmware"])]
+    pub(super) hvt: Option<PathBuf>,
+    /// Command line of the kernel or unikernel
+    #[arg(long, value_name = "TEXT", requires = "started", allow_hyphen_values = true)]
     pub(super) append: Option<String>,
     /// Firmware to boot a disk with, instead of the system's OVMF
     #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
@@ -180,6 +203,184 @@ pub(super) struct RunArguments {
     /// End the VM after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub(super) timeout: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExecArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// The guest's user to run as, instead of the one in session (root where nobody is)
+    #[arg(long, short)]
+    pub(super) user: Option<String>,
+    /// Give the program a terminal
+    #[arg(long, short)]
+    pub(super) terminal: bool,
+    /// A variable for the program: NAME=VALUE; may be given several times
+    #[arg(long = "env", short, value_name = "NAME=VALUE")]
+    pub(super) environment: Vec<String>,
+    /// Folder of the guest to start in, instead of the user's home
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) folder: Option<std::ffi::OsString>,
+    /// Wait this long for the agent of a guest that still starts
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(super) wait: u32,
+    /// Program and arguments, after --
+    #[arg(last = true, required = true)]
+    pub(super) program: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShellArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// The guest's user, instead of the one in session (root where nobody is)
+    #[arg(long, short)]
+    pub(super) user: Option<String>,
+    /// Wait this long for the agent of a guest that still starts
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(super) wait: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AgentCommand {
+    /// Give the guest this program's version of the agent
+    Update(UpdateAgentArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpdateAgentArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// Also when the version is the same
+    #[arg(long)]
+    pub(super) force: bool,
+    /// How long to wait for the agent to come back
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 120,
+        value_parser = clap::value_parser!(u32).range(1..=3600)
+    )]
+    pub(super) wait: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PingArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// Calls, one after the other
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) count: u32,
+    /// Wait this long for the agent of a guest that still starts
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(super) wait: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ClipboardArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// Which way content may go; with `ask` both ways, and the desktop asks at each paste
+    #[arg(long, value_enum)]
+    pub(super) policy: Option<PolicyArgument>,
+    /// What may go, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 1..)]
+    pub(super) formats: Vec<FormatArgument>,
+    /// Whether what is selected with the mouse goes, too
+    #[arg(long, value_enum)]
+    pub(super) primary: Option<Switch>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PolicyArgument {
+    /// No way
+    Off,
+    /// From the host to the guest
+    ToGuest,
+    /// From the guest to the host
+    ToHost,
+    /// Both ways
+    Both,
+    /// Both ways, and each paste is asked for
+    Ask,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum FormatArgument {
+    /// Plain text
+    Text,
+    /// Text with its looks
+    Html,
+    /// Pictures
+    Image,
+    /// Files, through a share
+    Files,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LaunchArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// Id of the application, as `apps` shows it
+    pub(super) application: String,
+    /// Files of the host and URLs to open with it
+    #[arg(value_name = "FILE")]
+    pub(super) targets: Vec<std::ffi::OsString>,
+    /// One of the application's actions, instead of the application itself
+    #[arg(long, value_name = "ACTION")]
+    pub(super) action: Option<String>,
+    /// Wait this long for the guest and its desktop session
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(super) wait: u32,
+    /// Also show a failure as a notification: nobody sees what a launcher prints
+    #[arg(long, hide = true)]
+    pub(super) menu: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PermissionArgument {
+    /// It is refused
+    Off,
+    /// You are asked
+    Ask,
+    /// It is done
+    Allow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IntegrationArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// URLs opened in the guest are opened on the host
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(super) open_url: Option<PermissionArgument>,
+    /// The guest's notifications are shown
+    #[arg(long, value_enum)]
+    pub(super) notifications: Option<Switch>,
+    /// The guest's applications stand in the host's menu
+    #[arg(long, value_enum)]
+    pub(super) launchers: Option<Switch>,
+    /// They are offered for files of their types, too
+    #[arg(long, value_enum)]
+    pub(super) open_with: Option<Switch>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -229,6 +430,32 @@ pub(super) struct LogsArguments {
     /// Go on until the VM ends
     #[arg(long, short)]
     pub(super) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ShareCommand {
+    /// Share a folder, now and at every later start; or let the guest see one file until the VM ends
+    Add {
+        /// Name of the VM
+        name: String,
+        /// The folder, or a file
+        path: PathBuf,
+        /// What the guest calls it, below ~/Host; the folder's name unless given
+        #[arg(long)]
+        tag: Option<String>,
+        /// The guest cannot write
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// List the shares of a VM and where its guest has them
+    List(JsonName),
+    /// Share a folder no more
+    Remove {
+        /// Name of the VM
+        name: String,
+        /// What the guest calls it
+        tag: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

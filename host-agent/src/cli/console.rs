@@ -14,9 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// input is a pipe, its end only ends the typing: output goes on.
 pub(super) fn attach(name: &str, socket: &Path) -> Result<(), Problem> {
     let failed = |error: io::Error| {
-        Problem::failed(format!(
-            "cannot connect to the console of VM \"{name}\": {error}"
-        ))
+        Problem::failed(format!("cannot connect to the console of VM \"{name}\": {error}"))
     };
     let stream = UnixStream::connect(socket).map_err(failed)?;
     let mut keyboard = stream.try_clone().map_err(failed)?;
@@ -71,19 +69,13 @@ fn until_signal(
     stream: UnixStream,
     work: fn(UnixStream) -> io::Result<()>,
 ) -> Option<io::Result<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return Some(Err(error)),
     };
     let done = runtime.block_on(async {
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let [interrupt, terminate, hangup] = kinds.map(signal);
         let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = (interrupt, terminate, hangup)
         else {

@@ -17,10 +17,7 @@ pub(super) fn completions(shell: Shell) -> Result<(), Problem> {
 
 pub(super) fn man_pages(folder: &Path) -> Result<(), Problem> {
     let failed = |error: std::io::Error| {
-        Problem::failed(format!(
-            "cannot write man pages to {}: {error}",
-            folder.display()
-        ))
+        Problem::failed(format!("cannot write man pages to {}: {error}", folder.display()))
     };
     std::fs::create_dir_all(folder).map_err(failed)?;
     clap_mangen::generate_to(Arguments::command(), folder).map_err(failed)

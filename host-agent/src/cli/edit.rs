@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(super) fn edit(name: &str) -> Result<(), Problem> {
-    let request = v1::VmRequest {
-        name: name.to_owned(),
-    };
+    let request = v1::VmRequest { name: name.to_owned() };
     let stored = block_on(async { Ok(daemon().await?.definition(request).await?.into_inner()) })?;
     let draft = Draft::new(&stored.definition)?;
     loop {
@@ -47,10 +45,7 @@ pub(super) fn edit(name: &str) -> Result<(), Problem> {
 fn replace(name: &str, text: &str) -> Result<(), Problem> {
     definition::parse(text)?;
     block_on(async {
-        let request = v1::UpdateRequest {
-            name: name.to_owned(),
-            definition: text.to_owned(),
-        };
+        let request = v1::UpdateRequest { name: name.to_owned(), definition: text.to_owned() };
         daemon().await?.update(request).await?;
         Ok(())
     })

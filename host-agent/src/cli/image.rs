@@ -8,30 +8,11 @@ use crate::problem::Problem;
 
 pub(super) fn dispatch(command: ImageCommand) -> Result<(), Problem> {
     let ImageCommand::Build(arguments) = command;
-    let BuildArguments {
-        output,
-        size,
-        suite,
-        include,
-        mirror,
-        hostname,
-        user,
-        password,
-        force,
-    } = *arguments;
+    let BuildArguments { output, size, suite, include, mirror, hostname, user, password, force } =
+        *arguments;
     let output = std::path::absolute(&output)
         .map_err(|error| Problem::usage(format!("--output is {output:?}: {error}")))?;
-    let order = Order {
-        output,
-        size,
-        suite,
-        include,
-        mirror,
-        hostname,
-        user,
-        password,
-        force,
-    };
+    let order = Order { output, size, suite, include, mirror, hostname, user, password, force };
     let files = block_on(build(&order))?;
     output::print(&format!(
         "made {disk}, {kernel}, {initrd}\n\

@@ -20,6 +20,11 @@ pub(super) fn definition(
     options: &MachineArguments,
     default_network: DefaultNetwork,
 ) -> Result<VmDefinition, Problem> {
+    // A unikernel gets the devices it declares and no other.
+    let default_network = match options.hvt {
+        Some(_) => DefaultNetwork::None,
+        None => default_network,
+    };
     let disks = options.disks.iter().map(|disk| {
         Ok(Disk {
             path: absolute(&disk.path)?,
@@ -36,17 +41,16 @@ pub(super) fn definition(
         huge_pages: options.huge_pages,
         boot: Boot {
             kernel: optional(options.kernel.as_deref())?,
+            hvt: optional(options.hvt.as_deref())?,
             initrd: optional(options.initrd.as_deref())?,
             append: options.append.clone(),
             firmware: optional(options.firmware.as_deref())?,
         },
         disks: disks.collect::<Result<_, Problem>>()?,
         networks: networks(&options.networks, default_network)?,
-        shares: options
-            .shares
-            .iter()
-            .map(share)
-            .collect::<Result<_, Problem>>()?,
+        shares: options.shares.iter().map(share).collect::<Result<_, Problem>>()?,
+        clipboard: definition::Clipboard::default(),
+        integration: definition::Integration::default(),
     };
     definition.check()?;
     Ok(definition)
@@ -62,11 +66,8 @@ impl NewDisks {
         let mut made = Self(Vec::new());
         for disk in &options.disks {
             let Some(size) = disk.size else { continue };
-            let options = disk::CreateOptions {
-                format: contents::format(disk.format),
-                size,
-                backing: None,
-            };
+            let options =
+                disk::CreateOptions { format: contents::format(disk.format), size, backing: None };
             disk::create(&disk.path, &options).map_err(|error| {
                 let problem = Problem::failed(error);
                 if disk.path.exists() {
@@ -97,22 +98,14 @@ fn networks(
     default_network: DefaultNetwork,
 ) -> Result<Vec<Network>, Problem> {
     if given.contains(&NetArgument::None) && given.len() > 1 {
-        return Err(Problem::usage(
-            "--net none is given beside another --net; allowed: either",
-        ));
+        return Err(Problem::usage("--net none is given beside another --net; allowed: either"));
     }
     if given.is_empty() && default_network == DefaultNetwork::Passt {
-        return Ok(vec![Network {
-            mode: NetworkMode::Passt,
-            mac: None,
-        }]);
+        return Ok(vec![Network { mode: NetworkMode::Passt, mac: None }]);
     }
     let cards = given.iter().filter_map(|card| match card {
         NetArgument::None => None,
-        NetArgument::Card { mode, mac } => Some(Network {
-            mode: mode.clone(),
-            mac: mac.clone(),
-        }),
+        NetArgument::Card { mode, mac } => Some(Network { mode: mode.clone(), mac: mac.clone() }),
     });
     Ok(cards.collect())
 }
@@ -123,32 +116,19 @@ fn share(argument: &ShareArgument) -> Result<Share, Problem> {
         Some(tag) => tag.clone(),
         None => tag_of(&path),
     };
-    Ok(Share {
-        tag,
-        path,
-        kind: argument.kind,
-        read_only: argument.read_only,
-    })
+    Ok(Share { tag, path, kind: argument.kind, read_only: argument.read_only })
 }
 
 /// The folder's name, with what a tag may not contain replaced.
 fn tag_of(folder: &Path) -> String {
-    let name = folder
-        .file_name()
-        .map_or("root".into(), |name| name.to_string_lossy());
+    let name = folder.file_name().map_or("root".into(), |name| name.to_string_lossy());
     name.chars()
         .take(31)
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
         .collect()
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Problem> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Problem> {
     std::path::absolute(path)
         .map_err(|error| Problem::usage(format!("{path:?} is not a path: {error}")))
 }

@@ -2,16 +2,23 @@
 //! the daemon; those are all in [`vm`]. Refusals end here: printed with what to do, and turned into
 //! an exit code (1 failed, 2 wrong usage).
 
+mod applications;
 mod arguments;
+mod clipboard;
 mod console;
 mod doctor;
 mod documents;
 mod edit;
+mod exec;
 mod image;
+mod integration;
+mod launch;
 mod machine;
 mod output;
 mod parse;
+mod ping;
 mod run;
+mod share;
 mod terminal;
 mod vm;
 
@@ -41,12 +48,20 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode, Problem> {
     let done = match command {
         Command::Run(arguments) => return run::run(*arguments),
+        Command::Exec(arguments) => return exec::exec(arguments),
+        Command::Shell(arguments) => return exec::shell(arguments),
+        Command::Ping(arguments) => ping::ping(arguments),
         Command::Doctor(arguments) => return doctor::doctor(arguments.json),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { output } => documents::man_pages(&output),
         Command::Console(name) => vm::console(&name.name),
+        Command::Apps(arguments) => applications::list(&arguments),
+        Command::Launch(arguments) => launch::launch(arguments),
+        Command::Integration(arguments) => integration::settings(arguments),
         Command::Image(command) => image::dispatch(command),
+        Command::Clipboard(arguments) => clipboard::clipboard(arguments),
         Command::Edit(name) => edit::edit(&name.name),
+        Command::Share(command) => share::dispatch(command),
         other => vm::dispatch(other),
     };
     done.map(|()| ExitCode::SUCCESS)

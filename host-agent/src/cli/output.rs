@@ -81,6 +81,8 @@ pub(super) struct VmView<'a> {
     /// Seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    agents: Vec<AgentView<'a>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     last_console_lines: &'a [String],
 }
@@ -99,8 +101,30 @@ impl<'a> From<&'a v1::Vm> for VmView<'a> {
             ending: (!vm.ending.is_empty()).then_some(&vm.ending),
             exit_code: vm.exit_code,
             ended_at: (vm.ended_at != 0).then_some(vm.ended_at),
+            agents: vm.agents.iter().map(AgentView::from).collect(),
             last_console_lines: &vm.last_console_lines,
         }
+    }
+}
+
+/// An agent in JSON.
+#[derive(Debug, Serialize)]
+struct AgentView<'a> {
+    /// None for the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    program: &'a str,
+    system: &'a str,
+    /// The version that an update would install.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update: Option<&'a str>,
+}
+
+impl<'a> From<&'a v1::Agent> for AgentView<'a> {
+    fn from(agent: &'a v1::Agent) -> Self {
+        let user = (!agent.user.is_empty()).then_some(agent.user.as_str());
+        let update = (!agent.update.is_empty()).then_some(agent.update.as_str());
+        Self { user, program: &agent.program, system: &agent.system, update }
     }
 }
 
@@ -173,13 +197,22 @@ pub(super) fn status(vm: &v1::Vm) -> String {
         rows.push(("process", vm.pid.to_string()));
         rows.push(("uptime", duration(vm.uptime)));
     }
+    if let Some(agent) = vm.agents.first() {
+        rows.push(("guest", agent.system.clone()));
+        let of = |agent: &v1::Agent| match agent.user.as_str() {
+            "" => format!("system ({})", agent.program),
+            user => format!("{user} ({})", agent.program),
+        };
+        rows.push(("agents", vm.agents.iter().map(of).collect::<Vec<_>>().join(", ")));
+        if let Some(agent) = vm.agents.iter().find(|agent| !agent.update.is_empty()) {
+            rows.push(("update", format!("`agent update` installs agent {}", agent.update)));
+        }
+    }
     if !vm.ending.is_empty() {
         rows.push(("ended", vm.ending.clone()));
     }
-    let rows: Vec<Vec<String>> = rows
-        .into_iter()
-        .map(|(key, value)| vec![key.to_owned(), value])
-        .collect();
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
     let mut text = table(&rows);
     if !vm.last_console_lines.is_empty() {
         text.push_str("last console lines:\n");
@@ -217,11 +250,8 @@ pub(super) fn statistics(reply: &v1::StatisticsReply) -> String {
     if !reply.devices.is_empty() {
         let mut rows = vec![vec!["DEVICE".to_owned(), "COUNTERS".to_owned()]];
         for (name, counters) in &reply.devices {
-            let values: Vec<String> = counters
-                .values
-                .iter()
-                .map(|(name, value)| format!("{name} {value}"))
-                .collect();
+            let values: Vec<String> =
+                counters.values.iter().map(|(name, value)| format!("{name} {value}")).collect();
             rows.push(vec![name.clone(), values.join(", ")]);
         }
         text.push('\n');

@@ -58,9 +58,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 /// Memory in MiB: a plain number, or a size.
 pub(super) fn memory(text: &str) -> Result<u64, String> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return text
-            .parse()
-            .map_err(|_| "the number is too large".to_owned());
+        return text.parse().map_err(|_| "the number is too large".to_owned());
     }
     match size(text) {
         Ok(bytes) if bytes.is_multiple_of(1 << 20) => Ok(bytes >> 20),
@@ -130,18 +128,11 @@ pub(super) fn disk(text: &str) -> Result<DiskArgument, String> {
     if read_only && new.is_some() {
         return Err("a new image (size=) cannot be readonly".to_owned());
     }
-    Ok(DiskArgument {
-        path,
-        format,
-        read_only,
-        size: new,
-    })
+    Ok(DiskArgument { path, format, read_only, size: new })
 }
 
 fn extension(path: &Path) -> String {
-    path.extension()
-        .map(|extension| extension.to_string_lossy().to_lowercase())
-        .unwrap_or_default()
+    path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
 /// The format that a name promises. Content is never asked: a guest could write a qcow2 header into
@@ -157,12 +148,8 @@ fn format_by_name(path: &Path) -> Option<DiskFormat> {
 
 pub(super) fn share(text: &str) -> Result<ShareArgument, String> {
     let mut rest = text;
-    let mut share = ShareArgument {
-        path: PathBuf::new(),
-        tag: None,
-        read_only: false,
-        kind: ShareKind::Plan9,
-    };
+    let mut share =
+        ShareArgument { path: PathBuf::new(), tag: None, read_only: false, kind: ShareKind::Plan9 };
     while let Some((before, word)) = rest.rsplit_once(':') {
         match word {
             "ro" => share.read_only = true,
@@ -196,9 +183,7 @@ pub(super) fn net(text: &str) -> Result<NetArgument, String> {
         "passt" => NetworkMode::Passt,
         "none" if text == "none" => return Ok(NetArgument::None),
         other => match other.split_once('=') {
-            Some(("tap", interface)) => NetworkMode::Tap {
-                interface: interface.to_owned(),
-            },
+            Some(("tap", interface)) => NetworkMode::Tap { interface: interface.to_owned() },
             _ => return Err(format!("{text:?} is no network card; {allowed}")),
         },
     };
@@ -244,13 +229,7 @@ mod tests {
         assert_eq!(new.path, Path::new("a,b.qcow2"));
         assert_eq!(new.size, Some(1 << 30));
         assert!(disk("a.img,ro").unwrap().read_only);
-        for wrong in [
-            "",
-            "a.img,fromat=raw",
-            "a.img,format=vmdk",
-            "a.img,ro,size=1G",
-            "a.img,",
-        ] {
+        for wrong in ["", "a.img,fromat=raw", "a.img,format=vmdk", "a.img,ro,size=1G", "a.img,"] {
             assert!(disk(wrong).is_err(), "{wrong}");
         }
     }
@@ -276,9 +255,7 @@ mod tests {
         assert_eq!(
             net("tap=tap0,mac=52:54:00:00:00:01"),
             Ok(NetArgument::Card {
-                mode: NetworkMode::Tap {
-                    interface: "tap0".into()
-                },
+                mode: NetworkMode::Tap { interface: "tap0".into() },
                 mac: Some("52:54:00:00:00:01".into())
             })
         );

@@ -26,7 +26,7 @@ const EXIT_TIMED_OUT: u8 = 124;
 /// Bytes of the VM process's standard error that are kept.
 const STDERR_SHOWN: u64 = 64 << 10;
 /// How long a VM process may take to end in order.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+const END_PATIENCE: Duration = vmm::QUIT_PATIENCE.saturating_add(Duration::from_secs(5));
 
 /// Folders that vanish with the VM.
 struct Folders {
@@ -41,12 +41,9 @@ impl Folders {
         // A leftover of a killed process that had this number.
         let _ = std::fs::remove_dir_all(&runtime);
         for folder in [&runtime, &state] {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(folder)
-                .map_err(|error| {
-                    Problem::failed(format!("cannot make {}: {error}", folder.display()))
-                })?;
+            DirBuilder::new().mode(0o700).create(folder).map_err(|error| {
+                Problem::failed(format!("cannot make {}: {error}", folder.display()))
+            })?;
         }
         Ok(Self { runtime, state })
     }
@@ -75,6 +72,7 @@ pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Problem> {
         runtime: folders.runtime.clone(),
         state: folders.state.clone(),
         foreground: true,
+        agent_token: None,
         timeout: arguments.timeout,
     };
     let raw = Raw::enter()
@@ -92,11 +90,10 @@ pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Problem> {
 async fn foreground(spec: &LaunchSpec) -> Result<(ExitStatus, String), Problem> {
     let program = sibling("macrohard-vm")?;
     let failed = |error: io::Error| Problem::failed(format!("the VM process: {error}"));
-    let mut child = Command::new(&program)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| Problem::failed(format!("cannot start {}: {error}", program.display())))?;
+    let mut child =
+        Command::new(&program).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(
+            |error| Problem::failed(format!("cannot start {}: {error}", program.display())),
+        )?;
     let pid = child.id();
     let stdin = child.stdin.take();
     let (escape, mut escaped) = mpsc::channel(1);
@@ -168,9 +165,9 @@ fn exit_code(
         Some(Ending::TripleFault | Ending::Failed { .. }) => {
             Err(Problem::failed(describe(record.as_ref())))
         }
-        None if said.is_empty() => Err(Problem::failed(format!(
-            "the VM process left no record ({status})"
-        ))),
+        None if said.is_empty() => {
+            Err(Problem::failed(format!("the VM process left no record ({status})")))
+        }
         None => Err(Problem::failed(format!(
             "the VM process left no record ({status}). It said:\n{said}"
         ))),

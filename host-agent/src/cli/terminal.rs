@@ -23,9 +23,7 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
-        Ok(Self {
-            before: Some(before),
-        })
+        Ok(Self { before: Some(before) })
     }
 
     /// Standard input is a terminal.

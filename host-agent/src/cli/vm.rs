@@ -1,8 +1,8 @@
 //! The commands that are a question to the daemon and its answer.
 
 use super::arguments::{
-    Command, CreateArguments, DaemonCommand, DeleteArguments, ListArguments, LogsArguments,
-    StopArguments,
+    AgentCommand, Command, CreateArguments, DaemonCommand, DeleteArguments, ListArguments,
+    LogsArguments, StopArguments, UpdateAgentArguments,
 };
 use super::machine::{DefaultNetwork, NewDisks, definition};
 use super::{console as terminal_console, output};
@@ -71,6 +71,7 @@ pub(super) fn dispatch(command: Command) -> Result<(), Problem> {
             Command::Delete(arguments) => delete(arguments).await,
             Command::Logs(arguments) => logs(arguments).await,
             Command::Watch(arguments) => watch(arguments.json).await,
+            Command::Agent(AgentCommand::Update(arguments)) => update_agent(arguments).await,
             Command::Daemon(command) => look_after_daemon(command).await,
             // The caller has handled the commands that need no daemon.
             other => Err(Problem::failed(format!("{other:?} is not for the daemon"))),
@@ -82,10 +83,7 @@ async fn create(arguments: CreateArguments) -> Result<(), Problem> {
     let definition = definition(&arguments.name, &arguments.machine, DefaultNetwork::Passt)?;
     let definition = definition.to_toml()?;
     let disks = NewDisks::make(&arguments.machine)?;
-    daemon()
-        .await?
-        .create(v1::CreateRequest { definition })
-        .await?;
+    daemon().await?.create(v1::CreateRequest { definition }).await?;
     disks.keep();
     output::print(&format!(
         "created VM \"{name}\"; `start \"{name}\"` starts it\n",
@@ -155,12 +153,22 @@ async fn delete(arguments: DeleteArguments) -> Result<(), Problem> {
     output::print(&format!("deleted VM \"{name}\"\n"))
 }
 
+async fn update_agent(arguments: UpdateAgentArguments) -> Result<(), Problem> {
+    let request = v1::UpdateAgentRequest {
+        name: arguments.name,
+        force: arguments.force,
+        patience: arguments.wait,
+    };
+    let vm = daemon().await?.update_agent(request).await?.into_inner();
+    let system = vm.agents.iter().find(|agent| agent.user.is_empty());
+    let version = system.map_or("gone again", |agent| agent.program.as_str());
+    output::print(&format!("the agent of VM \"{}\" is {version}\n", vm.name))
+}
+
 fn confirm(name: &str) -> Result<bool, Problem> {
     if !std::io::stdin().is_terminal() {
-        return Err(
-            Problem::usage(format!("VM \"{name}\" is deleted only after a question"))
-                .advise("there is no terminal to ask on: add --yes"),
-        );
+        return Err(Problem::usage(format!("VM \"{name}\" is deleted only after a question"))
+            .advise("there is no terminal to ask on: add --yes"));
     }
     eprint!("Delete VM \"{name}\", its firmware variables and its logs? Its disks stay. [y/N] ");
     let failed = |error| Problem::failed(format!("cannot ask: {error}"));
@@ -171,18 +179,10 @@ fn confirm(name: &str) -> Result<bool, Problem> {
 }
 
 async fn logs(arguments: LogsArguments) -> Result<(), Problem> {
-    let kind = if arguments.console {
-        v1::LogKind::Console
-    } else {
-        v1::LogKind::Vm
-    };
+    let kind = if arguments.console { v1::LogKind::Console } else { v1::LogKind::Vm };
     let mut chunks = daemon()
         .await?
-        .logs(v1::LogsRequest {
-            name: arguments.name,
-            kind: kind.into(),
-            follow: arguments.follow,
-        })
+        .logs(v1::LogsRequest { name: arguments.name, kind: kind.into(), follow: arguments.follow })
         .await?
         .into_inner();
     let mut out = std::io::stdout();
@@ -196,11 +196,7 @@ async fn logs(arguments: LogsArguments) -> Result<(), Problem> {
 }
 
 async fn watch(json: bool) -> Result<(), Problem> {
-    let mut events = daemon()
-        .await?
-        .watch(v1::WatchRequest {})
-        .await?
-        .into_inner();
+    let mut events = daemon().await?.watch(v1::WatchRequest {}).await?.into_inner();
     while let Some(event) = events.message().await? {
         if json {
             let line =

@@ -59,12 +59,7 @@ async fn copy_file(
     let inode = file.metadata().await?.ino();
     loop {
         let mut data = Vec::with_capacity(CHUNK);
-        if (&mut file)
-            .take(CHUNK as u64)
-            .read_to_end(&mut data)
-            .await?
-            > 0
-        {
+        if (&mut file).take(CHUNK as u64).read_to_end(&mut data).await? > 0 {
             if to.send(Ok(LogChunk { data })).await.is_err() {
                 return Ok(false);
             }

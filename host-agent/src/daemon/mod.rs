@@ -4,11 +4,19 @@
 //! It holds nothing that is not also on disk or in a VM process, so it may be killed at any time:
 //! VMs go on, and the next daemon finds them ([`vms`]).
 
+mod agents;
+mod desktop;
+mod exec;
+mod integration;
+mod launch;
 mod logs;
+mod ping;
 mod process;
 mod records;
+mod seldom;
 mod service;
 mod socket;
+mod update;
 mod vm;
 mod vms;
 
@@ -126,9 +134,8 @@ async fn serve(
             _ = interrupt.recv() => {}
         }
     };
-    let serving = Server::builder()
-        .add_service(ControlServer::new(service))
-        .serve_with_incoming(incoming);
+    let serving =
+        Server::builder().add_service(ControlServer::new(service)).serve_with_incoming(incoming);
     tokio::select! {
         served = serving => served.map_err(Problem::failed),
         // Streams that follow a log never end by themselves, so a graceful end would wait for them;

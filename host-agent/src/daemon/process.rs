@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -63,15 +63,11 @@ impl Process {
         }
     }
 
-    fn of(pid: u32) -> io::Result<Self> {
-        let raw = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self {
-            pid,
-            pidfd: Arc::new(pidfd_open(raw, PidfdFlags::empty())?),
-        })
+    /// The process of this number, which the caller knows to live.
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
+        let raw =
+            i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self { pid, pidfd: Arc::new(pidfd_open(raw, PidfdFlags::empty())?) })
     }
 
     /// The process that holds the lock of a VM, if any.
@@ -80,6 +76,11 @@ impl Process {
         let process = Self::of(pid).ok()?;
         // The number may have been reused between the two steps unless its lock is still held.
         (lock_holder(pid_file) == Some(pid)).then_some(process)
+    }
+
+    /// What others watch it by.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// It has not ended.
@@ -135,9 +136,7 @@ pub(super) async fn ask(
     match asked.await {
         Ok(Ok(Reply::Refused { message })) => Err(Problem::new(Kind::Refused, message)),
         Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(error)) => Err(Problem::failed(format!(
-            "the VM process does not answer: {error}"
-        ))),
+        Ok(Err(error)) => Err(Problem::failed(format!("the VM process does not answer: {error}"))),
         Err(error) => Err(Problem::failed(error)),
     }
 }
@@ -150,10 +149,9 @@ pub(super) fn describe_end(status: Option<ExitStatus>) -> String {
             .to_owned();
     };
     match (status.signal(), status.code()) {
-        (Some(signal), _) => format!(
-            "the VM process was killed by signal {signal}{}",
-            meaning(signal)
-        ),
+        (Some(signal), _) => {
+            format!("the VM process was killed by signal {signal}{}", meaning(signal))
+        }
         (None, Some(code)) => {
             format!("the VM process ended with code {code} and without a record")
         }

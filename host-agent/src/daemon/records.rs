@@ -28,10 +28,7 @@ pub(super) struct Before {
 
 impl Records {
     pub(super) fn new(places: &Places, name: &str) -> Self {
-        Self {
-            runtime: places.runtime_of(name),
-            state: places.state_of(name),
-        }
+        Self { runtime: places.runtime_of(name), state: places.state_of(name) }
     }
 
     pub(super) fn files(&self) -> Files<'_> {
@@ -59,16 +56,9 @@ impl Records {
 
     /// Notes an ending that the VM process could not note itself.
     pub(super) fn write_exit(&self, ending: Ending) -> Result<(), Problem> {
-        let record = ExitRecord {
-            ending,
-            time: unix_time(),
-        };
+        let record = ExitRecord { ending, time: unix_time() };
         let bytes = serde_json::to_vec(&record).map_err(Problem::failed)?;
-        Ok(write_atomically(
-            &self.files().exit_record(),
-            &bytes,
-            Existing::Replace,
-        )?)
+        Ok(write_atomically(&self.files().exit_record(), &bytes, Existing::Replace)?)
     }
 
     /// Prepares a start: no record of an ending, the mark set, the specification noted for a later
@@ -128,7 +118,12 @@ impl Records {
 
     /// The definition as it was at the start of the present run.
     pub(super) fn launched(&self) -> Option<VmDefinition> {
-        launched_in(&self.runtime).map(|spec| spec.definition)
+        self.launch_spec().map(|spec| spec.definition)
+    }
+
+    /// The specification of the present run.
+    pub(super) fn launch_spec(&self) -> Option<LaunchSpec> {
+        launched_in(&self.runtime)
     }
 }
 

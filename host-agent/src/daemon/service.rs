@@ -1,7 +1,7 @@
 //! `macrohard.v1.Control` over the VMs: unpacks requests, packs answers, decides nothing.
 
-use super::logs;
 use super::vms::Vms;
+use super::{exec, launch, logs, ping, update};
 use crate::problem::{Kind, Problem};
 use proto::v1::control_server::Control;
 use proto::v1::{self, Done, Vm, VmRequest};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use vm_control::{Reply, Request as VmQuestion};
 
 /// Longest polite stop a client may wait for, in seconds.
@@ -100,9 +100,7 @@ impl Control for Service {
             }
             vm.stop(Duration::from_secs(request.timeout.into())).await?;
         }
-        answer(Ok(vm
-            .describe(self.vms.store().load(&request.name).ok().as_ref())
-            .await))
+        answer(Ok(vm.describe(self.vms.store().load(&request.name).ok().as_ref()).await))
     }
 
     async fn pause(&self, request: Request<VmRequest>) -> Answer<Vm> {
@@ -134,9 +132,7 @@ impl Control for Service {
     async fn statistics(&self, request: Request<VmRequest>) -> Answer<v1::StatisticsReply> {
         let vm = self.vms.get(&request.into_inner().name).await?;
         let Reply::Statistics(statistics) = vm.ask(VmQuestion::Statistics).await? else {
-            return Err(
-                Problem::failed("the VM process gave another answer than asked for").into(),
-            );
+            return Err(Problem::failed("the VM process gave another answer than asked for").into());
         };
         let counters = |values| v1::Counters { values };
         answer(Ok(v1::StatisticsReply {
@@ -180,6 +176,81 @@ impl Control for Service {
         let (to, chunks) = mpsc::channel(4);
         tokio::spawn(logs::stream(Arc::clone(&vm), path, request.follow, to));
         answer(Ok(ReceiverStream::new(chunks)))
+    }
+
+    type ExecStream = Pin<Box<dyn Stream<Item = Result<v1::ExecOutput, Status>> + Send>>;
+
+    async fn exec(&self, request: Request<Streaming<v1::ExecRequest>>) -> Answer<Self::ExecStream> {
+        let outputs = exec::exec(&self.vms, request.into_inner()).await?;
+        answer(Ok(Box::pin(outputs) as Self::ExecStream))
+    }
+
+    async fn ping_agent(
+        &self,
+        request: Request<v1::PingAgentRequest>,
+    ) -> Answer<v1::PingAgentReply> {
+        answer(ping::ping(&self.vms, request.into_inner()).await)
+    }
+
+    async fn applications(&self, request: Request<VmRequest>) -> Answer<v1::ApplicationsReply> {
+        let vm = self.vms.get(&request.into_inner().name).await?;
+        answer(vm.integration().applications.list())
+    }
+
+    type LaunchStream = ReceiverStream<Result<v1::LaunchProgress, Status>>;
+
+    async fn launch(
+        &self,
+        request: Request<v1::ControlLaunchRequest>,
+    ) -> Answer<Self::LaunchStream> {
+        let (to, steps) = mpsc::channel(4);
+        tokio::spawn(launch::launch(self.vms.clone(), request.into_inner(), to));
+        answer(Ok(ReceiverStream::new(steps)))
+    }
+
+    async fn add_share(&self, request: Request<v1::AddShareRequest>) -> Answer<v1::SharesReply> {
+        let request = request.into_inner();
+        let vm = self.vms.get(&request.name).await?;
+        answer(vm.integration().shares.add(request).await)
+    }
+
+    async fn remove_share(
+        &self,
+        request: Request<v1::RemoveShareRequest>,
+    ) -> Answer<v1::SharesReply> {
+        let request = request.into_inner();
+        let vm = self.vms.get(&request.name).await?;
+        answer(vm.integration().shares.remove(&request.tag).await)
+    }
+
+    async fn shares(&self, request: Request<VmRequest>) -> Answer<v1::SharesReply> {
+        let vm = self.vms.get(&request.into_inner().name).await?;
+        answer(Ok(vm.integration().shares.list()))
+    }
+
+    async fn clipboard(
+        &self,
+        request: Request<v1::ClipboardRequest>,
+    ) -> Answer<v1::ClipboardReply> {
+        let request = request.into_inner();
+        let vm = self.vms.get(&request.name).await?;
+        answer(vm.integration().clipboard.settings(request).await)
+    }
+
+    async fn integration(
+        &self,
+        request: Request<v1::IntegrationRequest>,
+    ) -> Answer<v1::IntegrationReply> {
+        let request = request.into_inner();
+        let vm = self.vms.get(&request.name).await?;
+        answer(vm.integration().settings(request))
+    }
+
+    async fn update_agent(&self, request: Request<v1::UpdateAgentRequest>) -> Answer<Vm> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        update::update(&self.vms, request).await?;
+        answer(self.vms.describe(&name).await)
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

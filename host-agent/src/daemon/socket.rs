@@ -68,10 +68,7 @@ pub(super) fn listener(places: &Places) -> Result<Listener, Problem> {
     let path = places.daemon_socket();
     let failed =
         |error: io::Error| Problem::failed(format!("cannot listen on {}: {error}", path.display()));
-    if let Some(passed) = listenfd::ListenFd::from_env()
-        .take_unix_listener(0)
-        .map_err(failed)?
-    {
+    if let Some(passed) = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(failed)? {
         return Ok(Listener::Passed(passed));
     }
     match std::fs::remove_file(&path) {

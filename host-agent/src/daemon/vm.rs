@@ -1,10 +1,13 @@
 //! One VM as the daemon sees it: what state it is in, and the steps that change it.
 
+use super::agents::Agents;
+use super::desktop::Desktop;
+use super::integration::{About, Integration};
 use super::process::{Process, ask, describe_end};
 use super::records::Records;
 use crate::lifecycle::{Action, Facts, VmState, describe, observe};
 use crate::problem::{Kind, Problem};
-use definition::{EngineChoice, Places, VmDefinition};
+use definition::{EngineChoice, Places, Store, VmDefinition};
 use proto::v1;
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +22,7 @@ const STEP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a start may stay in set-up before the daemon leaves it to itself.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to end in order when forced.
-const QUIT_PATIENCE: Duration = Duration::from_secs(5);
+const QUIT_PATIENCE: Duration = vmm::QUIT_PATIENCE.saturating_add(Duration::from_secs(5));
 
 /// A VM: its records, and its process while there is one.
 #[derive(Debug)]
@@ -27,6 +30,7 @@ pub(super) struct Vm {
     name: String,
     places: Places,
     records: Records,
+    integration: Arc<Integration>,
     events: broadcast::Sender<v1::Event>,
     /// Held during a step, so that steps come one at a time.
     turn: tokio::sync::Mutex<()>,
@@ -47,6 +51,8 @@ enum Live {
 struct Held {
     process: Process,
     ended: watch::Receiver<bool>,
+    /// None of a VM process that an older daemon started.
+    agents: Option<Arc<Agents>>,
     answered: bool,
     /// Number of clients that wait for a polite end.
     stop_asked: u32,
@@ -65,12 +71,21 @@ impl Vm {
     pub(super) fn new(
         name: &str,
         places: &Places,
+        store: &Store,
+        desktop: &Arc<Desktop>,
         events: broadcast::Sender<v1::Event>,
     ) -> Arc<Self> {
+        let about = About {
+            vm: name.to_owned(),
+            places: places.clone(),
+            store: store.clone(),
+            desktop: Arc::clone(desktop),
+        };
         Arc::new(Self {
             name: name.to_owned(),
             places: places.clone(),
             records: Records::new(places, name),
+            integration: Arc::new(Integration::new(about)),
             events,
             turn: tokio::sync::Mutex::default(),
             live: Mutex::new(Live::Idle),
@@ -79,6 +94,11 @@ impl Vm {
 
     pub(super) fn records(&self) -> &Records {
         &self.records
+    }
+
+    /// What of it reaches the desktop.
+    pub(super) fn integration(&self) -> &Arc<Integration> {
+        &self.integration
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -136,13 +156,30 @@ impl Vm {
             vm.finish(status);
             let _ = ended.send(true);
         });
+        self.integration.started();
         Live::Process(Held {
             process,
             ended: end,
+            agents: self.listen_for_agents().map(Arc::new),
             answered: false,
             stop_asked: 0,
             forced: false,
         })
+    }
+
+    /// Without agents the VM runs all the same.
+    fn listen_for_agents(&self) -> Option<Agents> {
+        let token = self.records.launch_spec()?.agent_token?.parse().ok()?;
+        let path = self.records.files().host_port(agent_link::PORT);
+        let port = self.records.files().agent_port();
+        let listening =
+            Agents::listen(&self.name, path, port, token, Arc::clone(&self.integration));
+        listening.inspect_err(|problem| tracing::error!(vm = self.name, %problem)).ok()
+    }
+
+    /// The guest's agents, while a process runs.
+    pub(super) fn agents(&self) -> Option<Arc<Agents>> {
+        self.held()?.agents
     }
 
     /// The process has ended: completes its record and tells.
@@ -153,9 +190,7 @@ impl Vm {
             let ending = if forced {
                 Ending::Stopped
             } else {
-                Ending::Failed {
-                    message: describe_end(status),
-                }
+                Ending::Failed { message: describe_end(status) }
             };
             if let Err(problem) = self.records.write_exit(ending) {
                 tracing::error!(vm = self.name, %problem, "the end of the VM is not recorded");
@@ -163,6 +198,7 @@ impl Vm {
         }
         *live = Live::Idle;
         drop(live);
+        self.integration.ended();
         let record = self.records.exit();
         let state = observe(Facts::NoProcess {
             started_before: self.records.started_before(),
@@ -176,19 +212,11 @@ impl Vm {
         // A process may have been started by a daemon that was killed before it took its lock.
         self.adopt();
         if matches!(*self.live(), Live::Launching) {
-            return Sight {
-                state: VmState::Starting,
-                process: None,
-                status: None,
-            };
+            return Sight { state: VmState::Starting, process: None, status: None };
         }
         if let Some(held) = self.held() {
-            let answer = ask(
-                self.records.files().control(),
-                Request::Status,
-                STATUS_PATIENCE,
-            )
-            .await;
+            let answer =
+                ask(self.records.files().control(), Request::Status, STATUS_PATIENCE).await;
             let status = match answer {
                 Ok(Reply::Status(status)) => Some(status),
                 _ => None,
@@ -247,6 +275,9 @@ impl Vm {
             vm.memory = status.memory;
             vm.cpus = status.cpus;
         }
+        if let Some(agents) = self.agents() {
+            vm.agents = agents.all().into_iter().map(v1::Agent::from).collect();
+        }
         if matches!(sight.state, VmState::Stopped | VmState::Crashed) {
             let record = self.records.exit();
             vm.ending = describe(record.as_ref());
@@ -279,21 +310,20 @@ impl Vm {
             runtime: self.records.runtime.clone(),
             state: self.records.state.clone(),
             foreground: false,
+            agent_token: Some(token()?),
             timeout: None,
         };
         let before = {
             let mut live = self.live();
             *live = Live::Launching;
             let launched =
-                self.records
-                    .begin(&spec)
-                    .and_then(|before| match Process::start(&spec) {
-                        Ok(started) => Ok((before, started)),
-                        Err(problem) => {
-                            self.records.undo(&before);
-                            Err(problem)
-                        }
-                    });
+                self.records.begin(&spec).and_then(|before| match Process::start(&spec) {
+                    Ok(started) => Ok((before, started)),
+                    Err(problem) => {
+                        self.records.undo(&before);
+                        Err(problem)
+                    }
+                });
             match launched {
                 Ok((before, (process, child))) => {
                     *live = self.watch(process, Some(child));
@@ -321,11 +351,8 @@ impl Vm {
         }
         let reason = describe(record.as_ref());
         self.records.undo(&before);
-        Err(
-            Problem::failed(format!("VM \"{}\" cannot start: {reason}", self.name)).advise(
-                format!("`logs \"{}\"` shows the log of its process", self.name),
-            ),
-        )
+        Err(Problem::failed(format!("VM \"{}\" cannot start: {reason}", self.name))
+            .advise(format!("`logs \"{}\"` shows the log of its process", self.name)))
     }
 
     /// True once the guest runs (or still sets up after a long time), false when the process ended.
@@ -337,10 +364,7 @@ impl Vm {
                 return false;
             };
             let sight = self.look().await;
-            if sight
-                .status
-                .is_some_and(|status| status.phase != Phase::Starting)
-            {
+            if sight.status.is_some_and(|status| status.phase != Phase::Starting) {
                 return true;
             }
             let mut ended = held.ended.clone();
@@ -379,7 +403,12 @@ impl Vm {
     }
 
     pub(super) async fn resume(self: &Arc<Self>) -> Result<(), Problem> {
-        self.step(Action::Resume, Request::Resume, "resumed").await
+        self.step(Action::Resume, Request::Resume, "resumed").await?;
+        if let Some(agents) = self.agents() {
+            // The guest may take its time: the VM runs on.
+            tokio::spawn(async move { agents.set_time().await });
+        }
+        Ok(())
     }
 
     pub(super) async fn reset(self: &Arc<Self>) -> Result<(), Problem> {
@@ -388,8 +417,7 @@ impl Vm {
 
     /// Presses the power button and waits for the guest to obey.
     pub(super) async fn stop(self: &Arc<Self>, patience: Duration) -> Result<(), Problem> {
-        self.step(Action::Stop, Request::PowerButton, "power button pressed")
-            .await?;
+        self.step(Action::Stop, Request::PowerButton, "power button pressed").await?;
         let Some(held) = self.held() else {
             return Ok(());
         };
@@ -423,16 +451,8 @@ impl Vm {
         self.with_held(|held| held.forced = true);
         if sight.status.is_some() {
             // It may end before it answers; whether it ended is what counts.
-            let _ = ask(
-                self.records.files().control(),
-                Request::Quit,
-                STATUS_PATIENCE,
-            )
-            .await;
-            if tokio::time::timeout(QUIT_PATIENCE, self.wait_for_end(&held))
-                .await
-                .is_ok()
-            {
+            let _ = ask(self.records.files().control(), Request::Quit, STATUS_PATIENCE).await;
+            if tokio::time::timeout(QUIT_PATIENCE, self.wait_for_end(&held)).await.is_ok() {
                 return Ok(());
             }
         }
@@ -460,6 +480,7 @@ impl Vm {
         let _turn = self.turn.lock().await;
         self.check(Action::Delete).await?;
         forget()?;
+        self.integration.deleted();
         for folder in [&self.records.runtime, &self.records.state] {
             match std::fs::remove_dir_all(folder) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -481,9 +502,15 @@ struct Waiting<'a>(&'a Vm);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0
-            .with_held(|held| held.stop_asked = held.stop_asked.saturating_sub(1));
+        self.0.with_held(|held| held.stop_asked = held.stop_asked.saturating_sub(1));
     }
+}
+
+/// What the agents of the next run prove themselves with.
+fn token() -> Result<String, Problem> {
+    let token = agent_link::Token::random();
+    let token = token.map_err(|error| Problem::failed(format!("no random numbers: {error}")))?;
+    Ok(token.to_string())
 }
 
 /// The state as it travels.

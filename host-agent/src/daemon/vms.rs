@@ -1,8 +1,12 @@
 //! All VMs of the user: definitions on disk joined with what runs.
 
+use super::agents::Agent;
+use super::desktop::Desktop;
+use super::integration::applications::sweep;
 use super::records::launched_in;
 use super::vm::Vm;
 use crate::engines;
+use crate::lifecycle::Action;
 use crate::problem::{Kind, Problem};
 use definition::{HostFacts, Places, Store, VmDefinition, check_name};
 use proto::v1;
@@ -10,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
@@ -21,6 +26,7 @@ const EVENT_BACKLOG: usize = 256;
 pub(super) struct Vms {
     places: Places,
     store: Store,
+    desktop: Arc<Desktop>,
     known: Arc<Mutex<BTreeMap<String, Arc<Vm>>>>,
     events: broadcast::Sender<v1::Event>,
 }
@@ -29,6 +35,7 @@ impl Vms {
     pub(super) fn new(places: Places) -> Self {
         Self {
             store: Store::new(places.definitions()),
+            desktop: Arc::default(),
             known: Arc::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             places,
@@ -53,6 +60,21 @@ impl Vms {
                 tracing::info!(vm = name, %state, "found running");
             }
         }
+        self.tidy_launchers();
+    }
+
+    /// Has launchers be what they should, whatever an earlier daemon left and a person changed since.
+    fn tidy_launchers(&self) {
+        // Without the names of all VMs none is known to be gone.
+        let Ok(names) = self.store.names() else {
+            return;
+        };
+        let known: BTreeSet<String> = names.into_iter().chain(self.running_folders()).collect();
+        for name in &known {
+            self.vm(name).integration().applications.changed();
+        }
+        let places = self.places.clone();
+        tokio::spawn(async move { sweep(&places, known).await });
     }
 
     /// Names of the VMs that have a runtime folder.
@@ -70,9 +92,9 @@ impl Vms {
     /// The VM of this name, whether or not it is defined.
     fn vm(&self, name: &str) -> Arc<Vm> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let vm = known
-            .entry(name.to_owned())
-            .or_insert_with(|| Vm::new(name, &self.places, self.events.clone()));
+        let vm = known.entry(name.to_owned()).or_insert_with(|| {
+            Vm::new(name, &self.places, &self.store, &self.desktop, self.events.clone())
+        });
         Arc::clone(vm)
     }
 
@@ -86,21 +108,35 @@ impl Vms {
                 if vm.look().await.state.is_active() {
                     return Ok(vm);
                 }
-                self.known
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(name);
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
                 Err(self.unknown(name))
             }
             Err(error) => Err(error.into()),
         }
     }
 
+    /// What `found` finds among the agents of a VM that runs, when it does within `patience`.
+    pub(super) async fn wait_for_agent<T>(
+        &self,
+        name: &str,
+        patience: Duration,
+        found: impl Fn(&[Agent]) -> Option<T>,
+    ) -> Result<T, Problem> {
+        let vm = self.get(name).await?;
+        vm.look().await.state.check(name, Action::Attach)?;
+        let missing = || {
+            Problem::new(Kind::Unavailable, format!("no agent of VM \"{name}\" is connected"))
+                .advise(
+                    "the guest may still start (--wait waits for it), or the agent is not installed there",
+                )
+        };
+        let agents = vm.agents().ok_or_else(missing)?;
+        agents.wait_for(patience, found).await.ok_or_else(missing)
+    }
+
     fn unknown(&self, name: &str) -> Problem {
         let close = self.store.names().ok().and_then(|names| {
-            names
-                .into_iter()
-                .find(|other| other.to_lowercase() == name.to_lowercase())
+            names.into_iter().find(|other| other.to_lowercase() == name.to_lowercase())
         });
         let problem = Problem::new(Kind::Unknown, format!("there is no VM \"{name}\""));
         match close {
@@ -176,24 +212,19 @@ impl Vms {
         // Files the definition names are checked at the next start: a person may edit before they
         // are there.
         self.store.replace(name, text)?;
+        self.vm(name).integration().changed();
         Ok(())
     }
 
     pub(super) async fn start(&self, name: &str) -> Result<v1::StartReply, Problem> {
         let vm = self.get(name).await?;
-        vm.look()
-            .await
-            .state
-            .check(name, crate::lifecycle::Action::Start)?;
+        vm.look().await.state.check(name, Action::Start)?;
         let definition = self.store.load(name)?;
         definition.check_host(&HostFacts::of_this_host())?;
         self.check_disks_are_free(&definition).await?;
         let (engine, engine_choice) = engines::choose(definition.engine)?;
         vm.start(definition.clone(), engine).await?;
-        Ok(v1::StartReply {
-            vm: Some(vm.describe(Some(&definition)).await),
-            engine_choice,
-        })
+        Ok(v1::StartReply { vm: Some(vm.describe(Some(&definition)).await), engine_choice })
     }
 
     /// Refuses a disk that a running VM writes to, or that this one would write to while another
@@ -232,10 +263,7 @@ impl Vms {
     pub(super) async fn delete(&self, name: &str) -> Result<(), Problem> {
         let vm = self.get(name).await?;
         vm.delete(|| Ok(self.store.remove(name)?)).await?;
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         Ok(())
     }
 }

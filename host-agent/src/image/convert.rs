@@ -17,23 +17,13 @@ const CLUSTER: usize = 64 << 10;
 
 pub(super) fn to_qcow2(raw: &Path, qcow2: &Path, progress: &Progress) -> Result<(), Problem> {
     let failed = |error: io::Error| {
-        Problem::failed(format!(
-            "cannot pack {} into {}: {error}",
-            raw.display(),
-            qcow2.display()
-        ))
+        Problem::failed(format!("cannot pack {} into {}: {error}", raw.display(), qcow2.display()))
     };
     let file = File::open(raw).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
-    let options = CreateOptions {
-        format: Format::Qcow2,
-        size,
-        backing: None,
-    };
+    let options = CreateOptions { format: Format::Qcow2, size, backing: None };
     disk::create(qcow2, &options).map_err(Problem::failed)?;
-    let image = OpenOptions::new(Format::Qcow2)
-        .open(qcow2)
-        .map_err(Problem::failed)?;
+    let image = OpenOptions::new(Format::Qcow2).open(qcow2).map_err(Problem::failed)?;
     let mut end = 0;
     while let Some((start, stop)) = next_data(&file, end).map_err(failed)? {
         let mut offset = start;

@@ -147,22 +147,26 @@ pub async fn build(order: &Order) -> Result<Files, Problem> {
     let files = check(order)?;
     let workplace = Workplace::make(&order.output)?;
     let progress = Progress::new();
+    let agent = match crate::launch::guest_package() {
+        Some(path) => std::fs::read(&path).map_err(failed_to("read", &path))?,
+        None => {
+            eprintln!("warning: there is no package of the guest's agent: the image has none");
+            Vec::new()
+        }
+    };
     let put = || {
+        workplace.put(recipe::AGENT, &agent)?;
         for (name, contents) in recipe.files() {
             workplace.put(name, contents.as_bytes())?;
         }
         for name in [recipe::KERNEL, recipe::INITRD, recipe::DISK] {
             workplace.put(name, b"")?;
         }
-        File::options()
-            .write(true)
-            .open(workplace.open(recipe::DISK))?
-            .set_len(order.size)
+        File::options().write(true).open(workplace.open(recipe::DISK))?.set_len(order.size)
     };
     put().map_err(failed_to("write beside", &order.output))?;
-    let inherited = workplace
-        .inherited()
-        .map_err(failed_to("open the folder of", &order.output))?;
+    let inherited =
+        workplace.inherited().map_err(failed_to("open the folder of", &order.output))?;
     let arguments = recipe.arguments(inherited.as_raw_fd(), &sources::sources(order)?);
     bootstrap(&arguments, &progress).await?;
     drop(inherited);
@@ -198,19 +202,14 @@ fn check(order: &Order) -> Result<Files, Problem> {
         )));
     }
     if order.size < LEAST || order.size > 1 << 44 {
-        return Err(Problem::usage(format!(
-            "--size is {} bytes; allowed: 2G to 16T",
-            order.size
-        )));
+        return Err(Problem::usage(format!("--size is {} bytes; allowed: 2G to 16T", order.size)));
     }
     let files = Files::of(&order.output);
     if !order.force
         && let Some(there) = files.all().into_iter().find(|file| file.exists())
     {
-        return Err(
-            Problem::failed(format!("{} is there already", there.display()))
-                .advise("choose another --output, or replace it with --force"),
-        );
+        return Err(Problem::failed(format!("{} is there already", there.display()))
+            .advise("choose another --output, or replace it with --force"));
     }
     Ok(files)
 }
@@ -275,10 +274,8 @@ async fn bootstrap(arguments: &[String], progress: &Progress) -> Result<(), Prob
 
 /// Asks mmdebstrap to end; it removes what it made.
 fn end(child: &tokio::process::Child) {
-    let pid = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(rustix::process::Pid::from_raw);
+    let pid =
+        child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
@@ -310,20 +307,10 @@ mod tests {
         assert_eq!(files.kernel, folder.path().join("a.vmlinuz"));
         std::fs::write(&files.initrd, "mine").unwrap();
         assert!(check(&order).unwrap_err().message.contains("a.initrd"));
-        check(&Order {
-            force: true,
-            ..order.clone()
-        })
-        .unwrap();
+        check(&Order { force: true, ..order.clone() }).unwrap();
         for wrong in [
-            Order {
-                size: 1 << 20,
-                ..order.clone()
-            },
-            Order {
-                output: folder.path().join("a.img"),
-                ..order.clone()
-            },
+            Order { size: 1 << 20, ..order.clone() },
+            Order { output: folder.path().join("a.img"), ..order.clone() },
         ] {
             assert_eq!(check(&wrong).unwrap_err().exit_code(), 2);
         }

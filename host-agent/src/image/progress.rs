@@ -10,21 +10,9 @@ const STAGES: [(&str, &str, u64); 7] = [
     ("running apt-get update", "reading package lists", 1),
     ("downloading packages", "downloading the base system", 4),
     ("extracting archives", "unpacking the base system", 14),
-    (
-        "installing essential packages",
-        "installing the base system",
-        18,
-    ),
-    (
-        "installing remaining packages",
-        "downloading and installing packages",
-        30,
-    ),
-    (
-        "running --customize-hook",
-        "configuring the guest and making its file system",
-        82,
-    ),
+    ("installing essential packages", "installing the base system", 18),
+    ("installing remaining packages", "downloading and installing packages", 30),
+    ("running --customize-hook", "configuring the guest and making its file system", 82),
     ("cleaning package lists", "cleaning up", 92),
 ];
 /// Where packing into qcow2 begins.

@@ -7,6 +7,8 @@ use crate::problem::Problem;
 pub(super) const KERNEL: &str = "vmlinuz";
 pub(super) const INITRD: &str = "initrd";
 pub(super) const DISK: &str = "disk.raw";
+/// The package of the guest's agent; empty when there is none.
+pub(super) const AGENT: &str = "agent.deb";
 
 /// Enough to log in, use the network, install more, and obey the power button.
 const PACKAGES: [&str; 16] = [
@@ -53,6 +55,14 @@ printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' > "$root/etc/systemd/netwo
 chroot "$root" systemctl --quiet enable systemd-networkd.service systemd-resolved.service
 chroot "$root" useradd --create-home --shell /bin/bash --groups sudo "$user"
 chroot "$root" chpasswd < "$work/passwords"
+if [ -s "$work/agent.deb" ]; then
+    cat "$work/agent.deb" > "$root/agent.deb"
+    chroot "$root" dpkg --install /agent.deb
+    rm "$root/agent.deb"
+    # The user's own services, the agent among them, run from the guest's start on.
+    mkdir -p "$root/var/lib/systemd/linger"
+    : > "$root/var/lib/systemd/linger/$user"
+fi
 cat "$root"/boot/vmlinuz-* > "$work/vmlinuz"
 cat "$root"/boot/initrd.img-* > "$work/initrd"
 # Not $root/tmp: mmdebstrap keeps the configuration of its apt there, without which that apt would
@@ -78,18 +88,14 @@ pub(super) struct Recipe<'a> {
 fn is_name(text: &str) -> bool {
     (1..=32).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.ends_with('-')
 }
 
 /// Debian Policy 5.6.7: lower-case letters, digits, `+-.`; apt also takes `=VERSION` and `:ARCH`.
 fn is_package(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+-.:=~".contains(&b))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.:=~".contains(&b))
 }
 
 impl<'a> Recipe<'a> {
@@ -102,9 +108,7 @@ impl<'a> Recipe<'a> {
             ("--suite", &order.suite, suite),
         ] {
             if !is_name(value) {
-                return Err(Problem::usage(format!(
-                    "{field} is {value:?}; allowed: {allowed}"
-                )));
+                return Err(Problem::usage(format!("{field} is {value:?}; allowed: {allowed}")));
             }
         }
         if order.user == "root" {
@@ -127,12 +131,7 @@ impl<'a> Recipe<'a> {
 
     /// What the scripts read, by name.
     pub(super) fn files(&self) -> Vec<(&'static str, String)> {
-        let Order {
-            hostname,
-            user,
-            password,
-            ..
-        } = self.order;
+        let Order { hostname, user, password, .. } = self.order;
         vec![
             ("prepare", PREPARE.to_owned()),
             ("configure", CONFIGURE.to_owned()),
@@ -192,50 +191,18 @@ mod tests {
     fn values_that_would_end_up_in_scripts_or_options_are_checked() {
         Recipe::new(&order()).unwrap();
         let wrong = [
-            Order {
-                hostname: "a b".into(),
-                ..order()
-            },
-            Order {
-                hostname: "-a".into(),
-                ..order()
-            },
-            Order {
-                user: "a;reboot".into(),
-                ..order()
-            },
-            Order {
-                user: "root".into(),
-                ..order()
-            },
-            Order {
-                suite: "--help".into(),
-                ..order()
-            },
-            Order {
-                password: "a\nroot:b".into(),
-                ..order()
-            },
-            Order {
-                password: String::new(),
-                ..order()
-            },
-            Order {
-                include: vec!["-o".into()],
-                ..order()
-            },
-            Order {
-                include: vec!["a b".into()],
-                ..order()
-            },
+            Order { hostname: "a b".into(), ..order() },
+            Order { hostname: "-a".into(), ..order() },
+            Order { user: "a;reboot".into(), ..order() },
+            Order { user: "root".into(), ..order() },
+            Order { suite: "--help".into(), ..order() },
+            Order { password: "a\nroot:b".into(), ..order() },
+            Order { password: String::new(), ..order() },
+            Order { include: vec!["-o".into()], ..order() },
+            Order { include: vec!["a b".into()], ..order() },
         ];
         for order in wrong {
-            assert_eq!(
-                Recipe::new(&order)
-                    .expect_err(&format!("{order:?}"))
-                    .exit_code(),
-                2
-            );
+            assert_eq!(Recipe::new(&order).expect_err(&format!("{order:?}")).exit_code(), 2);
         }
     }
 }

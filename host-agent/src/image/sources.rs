@@ -37,17 +37,13 @@ fn of_host(suite: &str) -> Vec<String> {
         }
     }
     // Without the release itself, updates of it are of no use.
-    let has_release = lines
-        .iter()
-        .any(|line: &String| line.split(' ').nth(2) == Some(suite));
+    let has_release = lines.iter().any(|line: &String| line.split(' ').nth(2) == Some(suite));
     if has_release { lines } else { Vec::new() }
 }
 
 /// The release, its updates and its security updates; no backports, which are another choice.
 fn belongs(candidate: &str, suite: &str) -> bool {
-    candidate
-        .strip_prefix(suite)
-        .is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"))
+    candidate.strip_prefix(suite).is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"))
 }
 
 fn line(uri: &str, suite: &str) -> String {
@@ -65,9 +61,7 @@ fn one_line_style(text: &str, suite: &str) -> Vec<String> {
             };
             let mut words = rest.split_whitespace();
             let (uri, its_suite) = (words.next()?, words.next()?);
-            let has_main = words
-                .take_while(|word| *word != "#")
-                .any(|word| word == "main");
+            let has_main = words.take_while(|word| *word != "#").any(|word| word == "main");
             (has_main && belongs(its_suite, suite)).then(|| line(uri, its_suite))
         })
         .collect()
@@ -108,20 +102,14 @@ mod tests {
                     deb http://x/other bookworm other\ndeb http://m/sec bookworm-security main\n";
         assert_eq!(
             one_line_style(list, "bookworm"),
-            [
-                "deb http://m/debian bookworm main",
-                "deb http://m/sec bookworm-security main"
-            ]
+            ["deb http://m/debian bookworm main", "deb http://m/sec bookworm-security main"]
         );
         let sources = "Types: deb\nURIs: http://m/debian\nSuites: bookworm bookworm-updates\n\
                        Components: main\n\nTypes: deb\nEnabled: no\nURIs: http://n\nSuites: bookworm\n\
                        Components: main\n";
         assert_eq!(
             deb822_style(sources, "bookworm"),
-            [
-                "deb http://m/debian bookworm main",
-                "deb http://m/debian bookworm-updates main"
-            ]
+            ["deb http://m/debian bookworm main", "deb http://m/debian bookworm-updates main"]
         );
         assert!(deb822_style(sources, "trixie").is_empty());
     }

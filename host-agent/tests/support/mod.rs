@@ -3,12 +3,16 @@
 #![allow(dead_code, reason = "not every test file uses all of it")]
 #![allow(unreachable_pub, reason = "each test file is a crate of its own")]
 
+pub mod displays;
+
+use proto::v1;
 use std::ffi::OsStr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use tonic::Status;
 
 /// A tiny guest in real mode (nasm):
 ///
@@ -62,7 +66,7 @@ const GUEST: &[u8] = b"\
 /// 100075       lodsb / test al,al / jz +3 / out dx,al / jmp -8 / ret
 /// 10007e       greeting: db "ready",13,10,0 / farewell: db "bye",13,10,0
 /// ```
-const MULTIBOOT_GUEST: &[u8] = b"\
+pub const MULTIBOOT_GUEST: &[u8] = b"\
 \x02\xb0\xad\x1b\x00\x00\x01\x00\xfe\x4f\x51\xe4\x00\x00\x10\x00\x00\x00\x10\x00\x8c\x00\x10\x00\
 \x8c\x00\x10\x00\x20\x00\x10\x00\xbc\x00\x90\x00\x00\x66\xba\x02\x06\x66\xb8\x00\x01\x66\xef\xbe\
 \x7e\x00\x10\x00\xe8\x38\x00\x00\x00\x66\xba\x00\x06\x66\xed\xf6\xc4\x01\x74\x14\xbe\x86\x00\x10\
@@ -120,11 +124,7 @@ impl Said {
 
 /// True when guests can run on `/dev/kvm` here; says so loudly otherwise.
 pub fn kvm() -> bool {
-    match std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-    {
+    match std::fs::File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => true,
         Err(error) => {
             eprintln!("SKIPPED: /dev/kvm cannot be used: {error}");
@@ -244,9 +244,7 @@ impl Desk {
     }
 
     pub fn wait_for_console(&self, name: &str, text: &str) {
-        let log = self.path(&format!(
-            "home/.local/state/macrohard/vms/{name}/console.log"
-        ));
+        let log = self.path(&format!("home/.local/state/macrohard/vms/{name}/console.log"));
         wait_until(&format!("{text:?} on the console of {name}"), || {
             std::fs::read_to_string(&log).is_ok_and(|log| log.contains(text))
         });
@@ -319,4 +317,156 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Runs `command` in a process group of its own.
 pub fn detached(command: &mut Command) -> std::process::Child {
     command.process_group(0).spawn().unwrap()
+}
+
+/// Answers calls of the host with what no agent should.
+#[derive(Clone, Copy)]
+pub struct LyingGuest;
+
+type Outputs = tokio_stream::wrappers::ReceiverStream<Result<v1::ExecOutput, Status>>;
+
+#[tonic::async_trait]
+impl v1::guest_server::Guest for LyingGuest {
+    async fn ping(
+        &self,
+        _: tonic::Request<v1::PingRequest>,
+    ) -> Result<tonic::Response<v1::PingReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    type ExecStream = Outputs;
+
+    async fn exec(
+        &self,
+        request: tonic::Request<tonic::Streaming<v1::ExecInput>>,
+    ) -> Result<tonic::Response<Outputs>, Status> {
+        use v1::exec_output::Output;
+        let first = request.into_inner().message().await?.and_then(|input| input.input);
+        let Some(v1::exec_input::Input::Start(start)) = first else {
+            return Err(Status::internal("no start"));
+        };
+        let output = match &start.arguments[0][..] {
+            b"too-much" => Some(Output::Stdout(vec![b'x'; 70_000])),
+            b"nonsense" => None,
+            _ => {
+                let message = "\u{1b}[2J\u{202e}".repeat(400);
+                return Err(Status::permission_denied(message));
+            }
+        };
+        let (to, outputs) = tokio::sync::mpsc::channel(1);
+        to.send(Ok(v1::ExecOutput { output })).await.unwrap();
+        Ok(tonic::Response::new(outputs.into()))
+    }
+
+    async fn power(
+        &self,
+        _: tonic::Request<v1::PowerRequest>,
+    ) -> Result<tonic::Response<v1::PowerReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    async fn set_time(
+        &self,
+        _: tonic::Request<v1::SetTimeRequest>,
+    ) -> Result<tonic::Response<v1::SetTimeReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    async fn guest_status(
+        &self,
+        _: tonic::Request<v1::GuestStatusRequest>,
+    ) -> Result<tonic::Response<v1::GuestStatusReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    async fn resync(
+        &self,
+        _: tonic::Request<v1::ResyncRequest>,
+    ) -> Result<tonic::Response<v1::ResyncReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    async fn icon(
+        &self,
+        _: tonic::Request<v1::IconRequest>,
+    ) -> Result<tonic::Response<v1::IconReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    async fn launch(
+        &self,
+        _: tonic::Request<v1::LaunchRequest>,
+    ) -> Result<tonic::Response<v1::LaunchReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    async fn offer_clipboard(
+        &self,
+        _: tonic::Request<v1::ClipboardOffer>,
+    ) -> Result<tonic::Response<v1::ClipboardOfferReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    type FetchClipboardStream =
+        tokio_stream::wrappers::ReceiverStream<Result<v1::ClipboardChunk, Status>>;
+
+    async fn fetch_clipboard(
+        &self,
+        request: tonic::Request<v1::ClipboardFetch>,
+    ) -> Result<tonic::Response<Self::FetchClipboardStream>, Status> {
+        let (to, chunks) = tokio::sync::mpsc::channel(1);
+        let chunk = |size, data: &[u8]| Ok(v1::ClipboardChunk { size, data: data.to_vec() });
+        // What is wrong is told by the number of the copy.
+        match request.into_inner().sequence % 8 {
+            0 => to.send(chunk(4, b"more than four")).await.unwrap(),
+            1 => to.send(chunk(u64::MAX, b"x")).await.unwrap(),
+            2 => to.send(chunk(4, b"\xff\xfe\xfd\xfc")).await.unwrap(),
+            3 => to.send(chunk(4, b"les")).await.unwrap(),
+            4 => to.send(chunk(200_000, &[b'x'; 70_000])).await.unwrap(),
+            5 => return Err(Status::internal("\u{1b}[2J")),
+            6 => {
+                // Without an end.
+                tokio::spawn(async move {
+                    let _ = to.send(chunk(1 << 20, b"x")).await;
+                    while to.send(chunk(0, b"xxxxxxxxxxxxxxxxxxxxxxxxx")).await.is_ok() {}
+                });
+            }
+            _ => {}
+        }
+        Ok(tonic::Response::new(chunks.into()))
+    }
+
+    async fn set_shares(
+        &self,
+        request: tonic::Request<v1::SetSharesRequest>,
+    ) -> Result<tonic::Response<v1::SetSharesReply>, Status> {
+        let problem = |tag: &str, user| v1::ShareProblem {
+            tag: tag.to_owned(),
+            user,
+            reason: format!("\u{1b}[2Jno room {}", "x".repeat(100_000)),
+        };
+        let mut problems: Vec<_> = request
+            .into_inner()
+            .shares
+            .iter()
+            .filter(|share| share.tag.starts_with("full"))
+            .map(|share| problem(&share.tag, share.user))
+            .collect();
+        problems.push(problem("../../etc", 0));
+        Ok(tonic::Response::new(v1::SetSharesReply { problems }))
+    }
+
+    async fn notification_event(
+        &self,
+        _: tonic::Request<v1::NotificationEventRequest>,
+    ) -> Result<tonic::Response<v1::NotificationEventReply>, Status> {
+        Err(Status::internal("no"))
+    }
+
+    async fn update(
+        &self,
+        _: tonic::Request<tonic::Streaming<v1::UpdateChunk>>,
+    ) -> Result<tonic::Response<v1::UpdateReply>, Status> {
+        Err(Status::internal("no"))
+    }
 }

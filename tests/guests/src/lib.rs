@@ -120,12 +120,55 @@ pub const SMP: Guest = Guest {
     ending: Ending::Exits(0),
 };
 
-/// The program called `name`, [`SMP`] included.
+/// Hostile: for the hypervisor core, whose answers it knows.
+pub const REFUSED: Guest = Guest {
+    name: "refused",
+    about: "does what no guest may do and takes the exceptions",
+    image: image!("refused"),
+    output: "32-bit protected mode\n\
+             instructions of hypervisors: refused\n\
+             model-specific registers: refused what no guest has\n\
+             single step and breakpoint: trapped\n",
+    ending: Ending::Exits(14),
+};
+
+/// Hostile: for processors that check what is written to control registers, which QEMU's TCG does not.
+pub const CONTROL_REGISTERS: Guest = Guest {
+    name: "control_registers",
+    about: "writes to control registers what no processor takes",
+    image: image!("control_registers"),
+    output: "32-bit protected mode\n\
+             control registers: refused what no processor takes\n",
+    ending: Ending::Exits(4),
+};
+
+/// For virtual processors whose hypervisor has non-maskable interrupts from the local APIC.
+pub const NMI: Guest = Guest {
+    name: "nmi",
+    about: "sends itself non-maskable interrupts, one while it handles the other",
+    image: image!("nmi"),
+    output: "32-bit protected mode\n\
+             the second waits while the first is handled\n\
+             both came, one after the other\n",
+    ending: Ending::Exits(2),
+};
+
+/// The program that measures what leaving the guest costs: its [`Guest::output`] is not foreseen. It is
+/// a Multiboot image too.
+pub const EXITS: Guest = Guest {
+    name: "exits",
+    about: "measures the cost of each kind of exit in 64-bit long mode, with one or two processors",
+    image: image!("exits"),
+    output: "",
+    ending: Ending::Exits(0),
+};
+
+/// The program called `name`, those outside [`ALL`] included.
 #[must_use]
 pub fn find(name: &str) -> Option<Guest> {
     ALL.iter()
         .copied()
-        .chain([SMP])
+        .chain([SMP, REFUSED, CONTROL_REGISTERS, NMI, EXITS])
         .find(|guest| guest.name == name)
 }
 
@@ -143,9 +186,7 @@ pub fn smp_lines(processors: u32) -> Vec<String> {
                 sum += (1..=5u32).sum::<u32>();
             }
             1 => {
-                let table: u32 = (2..=9u32)
-                    .flat_map(|a| (1..=9u32).map(move |b| a * b))
-                    .sum();
+                let table: u32 = (2..=9u32).flat_map(|a| (1..=9u32).map(move |b| a * b)).sum();
                 lines.push(format!("[{id}] multiplication {table}"));
                 sum += table;
             }
@@ -174,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_image_is_known_by_its_head_and_fits_a_real_mode_segment() {
-        for guest in ALL.iter().copied().chain([SMP]) {
+        for guest in ALL.iter().copied().chain([SMP, EXITS]) {
             assert!(is_tiny_guest(guest.image), "{}", guest.name);
             assert!(guest.image.len() <= 0x1_0000 - 0x7c00, "{}", guest.name);
             assert_eq!(find(guest.name).unwrap().image, guest.image);
@@ -187,9 +228,8 @@ mod tests {
     fn expected_output_is_what_arithmetic_says() {
         let table: String = (1..=9)
             .map(|row| {
-                let cells: Vec<_> = (2..=9)
-                    .map(|column| format!("{column}x{row}={:2}", column * row))
-                    .collect();
+                let cells: Vec<_> =
+                    (2..=9).map(|column| format!("{column}x{row}={:2}", column * row)).collect();
                 cells.join(" ") + "\n"
             })
             .collect();

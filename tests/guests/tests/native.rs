@@ -30,9 +30,7 @@ const NEEDS_HARDWARE: &str = "pmode_test";
 
 fn has_hardware() -> bool {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    flags
-        .split_whitespace()
-        .any(|flag| flag == "vmx" || flag == "svm")
+    flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
 }
 
 struct Memory(GuestMemoryMmap);
@@ -61,9 +59,7 @@ struct Ports {
 impl Ports {
     fn device(&mut self, port: u16) -> Option<&mut dyn PortDevice> {
         let devices: [&mut dyn PortDevice; 2] = [&mut self.hypercalls, &mut self.rtc];
-        devices
-            .into_iter()
-            .find(|device| device.ranges().iter().any(|range| range.contains(port)))
+        devices.into_iter().find(|device| device.ranges().iter().any(|range| range.contains(port)))
     }
 }
 
@@ -106,17 +102,13 @@ impl Machine {
     fn new(kvm: &Kvm, guest: Guest, input: &[u8], processors: u8) -> Self {
         let vm = kvm.create_vm().unwrap();
         if guest.name == SMP.name {
-            let mut capability = kvm_enable_cap {
-                cap: KVM_CAP_SPLIT_IRQCHIP,
-                ..Default::default()
-            };
+            let mut capability =
+                kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
             capability.args[0] = 24;
             vm.enable_cap(&capability).unwrap();
         }
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        memory
-            .write_slice(guest.image, GuestAddress(LOAD_ADDRESS))
-            .unwrap();
+        memory.write_slice(guest.image, GuestAddress(LOAD_ADDRESS)).unwrap();
         let region = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
@@ -220,9 +212,8 @@ fn run(
                     device.write(port, data);
                 }
                 if status.1.load(Ordering::SeqCst) > 0 {
-                    let _ = done.send(Outcome::Ended(Ending::Exits(
-                        status.0.load(Ordering::SeqCst),
-                    )));
+                    let _ =
+                        done.send(Outcome::Ended(Ending::Exits(status.0.load(Ordering::SeqCst))));
                     return;
                 }
             }
@@ -283,24 +274,12 @@ fn several_machines_run_at_once_without_touching_each_other() {
     let guests =
         ["counter", "multiplication", "pmode_simple", "matrix"].map(|name| find(name).unwrap());
     let machines = guests.map(|guest| (guest, Machine::new(&kvm, guest, b"", 1)));
-    let running: Vec<_> = machines
-        .into_iter()
-        .map(|(guest, machine)| (guest, machine.start(1), machine))
-        .collect();
+    let running: Vec<_> =
+        machines.into_iter().map(|(guest, machine)| (guest, machine.start(1), machine)).collect();
     for (guest, result, machine) in running {
-        assert_eq!(
-            result.recv_timeout(HANG),
-            Ok(Outcome::Ended(guest.ending)),
-            "{}",
-            guest.name
-        );
+        assert_eq!(result.recv_timeout(HANG), Ok(Outcome::Ended(guest.ending)), "{}", guest.name);
         let printed = machine.printed.0.lock().unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&printed),
-            guest.output,
-            "{}",
-            guest.name
-        );
+        assert_eq!(String::from_utf8_lossy(&printed), guest.output, "{}", guest.name);
     }
 }
 

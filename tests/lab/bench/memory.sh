@@ -1,5 +1,5 @@
 #!/bin/bash
-# Memory of the VM process beyond guest RAM, with block, net, console and vsock attached and a Debian kernel
+# Memory of the VM process and its broker beyond guest RAM, with block, net, console and vsock attached and a Debian kernel
 # running, beside QEMU's with the same devices.
 # lab: memory=2048 cpus=2 limit=900
 . /lab/lib.sh
@@ -27,6 +27,9 @@ macrohard-hypervisor start beyond || fail "start"
 wait_for 120 "the guest" sh -c 'macrohard-hypervisor logs beyond --console | grep -q "guest: settled"'
 sleep 2
 read -r rss pss < <(beyond "$(pgrep -x macrohard-vm)")
+# The VM process and the broker that connects to the host's sockets for it.
+read -r broker_rss broker_pss < <(beyond "$(pgrep -x 'vsock broker')")
+rss=$((rss + broker_rss)) pss=$((pss + broker_pss))
 cp "/proc/$(pgrep -x macrohard-vm)/smaps" ours.smaps
 macrohard-hypervisor stop beyond --force
 

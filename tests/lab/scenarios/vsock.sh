@@ -22,12 +22,12 @@ macrohard-hypervisor start vsock || fail "start"
 socket=$(find "$XDG_RUNTIME_DIR" -name vsock.sock)
 [ -S "$socket" ] || fail "the VM has no vsock socket"
 socat "UNIX-LISTEN:${socket}_5000" EXEC:cat &
-wait_for 60 "the guest's listener" sh -c 'macrohard-hypervisor logs vsock --console | grep -q "listening on vsock"'
+wait_for 300 "the guest's listener" sh -c 'macrohard-hypervisor logs vsock --console | grep -q "listening on vsock"'
 step "the host reaches the guest"
 head -c 1000000 /dev/urandom >sent
 lab-tool send "unix:$socket:1234" <sent >back || fail "the guest's port 1234 is not reached"
 cmp sent back || fail "bytes came back changed"
 step "the guest reaches the host"
-wait_for 120 "the guest's end" sh -c '! macrohard-hypervisor list | grep -q vsock'
+wait_for 200 "the guest's end" sh -c '! macrohard-hypervisor list | grep -q vsock'
 macrohard-hypervisor logs vsock --console >vsock.console
 console_has vsock "guest: ends with 0"

@@ -25,10 +25,7 @@ const SPARED: &[(u16, u16)] = &[
 
 pub(crate) fn run(seed: u64, rounds: u32) -> Result {
     let mut random = Random::new(seed);
-    let ports = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/port")?;
+    let ports = OpenOptions::new().read(true).write(true).open("/dev/port")?;
     let mut writes = 0_u64;
     // Every port once, then random ones.
     for port in 0..=u16::MAX {
@@ -43,38 +40,26 @@ pub(crate) fn run(seed: u64, rounds: u32) -> Result {
     for function in functions()? {
         let mut touched = 0;
         for bar in 0..6 {
-            touched += scribble(
-                &function.join(format!("resource{bar}")),
-                rounds,
-                &mut random,
-            )
-            .unwrap_or(0);
+            touched += scribble(&function.join(format!("resource{bar}")), rounds, &mut random)
+                .unwrap_or(0);
         }
         println!("garbage: {} {touched} writes to BARs", function.display());
         touched = configuration(&function.join("config"), rounds, &mut random)?;
-        println!(
-            "garbage: {} {touched} writes to configuration space",
-            function.display()
-        );
+        println!("garbage: {} {touched} writes to configuration space", function.display());
     }
     Ok(())
 }
 
 /// All PCI functions.
 pub(crate) fn functions() -> Result<Vec<PathBuf>> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir("/sys/bus/pci/devices")?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir("/sys/bus/pci/devices")?.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     Ok(paths)
 }
 
 fn poke(ports: &File, port: u16, random: &mut Random) -> Result<bool> {
-    if SPARED
-        .iter()
-        .any(|(first, last)| (*first..=*last).contains(&port))
-    {
+    if SPARED.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
         return Ok(false);
     }
     let value = random.next().to_le_bytes();
@@ -124,10 +109,7 @@ impl Bar {
                 0,
             )?
         };
-        Ok(Self {
-            address: address.cast(),
-            length,
-        })
+        Ok(Self { address: address.cast(), length })
     }
 
     pub(crate) fn length(&self) -> usize {
@@ -147,9 +129,7 @@ impl Bar {
             let place = self.address.add(offset);
             match size {
                 1 => place.write_volatile(value[0]),
-                2 => place
-                    .cast::<u16>()
-                    .write_volatile(u16::from_le_bytes([value[0], value[1]])),
+                2 => place.cast::<u16>().write_volatile(u16::from_le_bytes([value[0], value[1]])),
                 _ => place
                     .cast::<u32>()
                     .write_volatile(u32::from_le_bytes([value[0], value[1], value[2], value[3]])),

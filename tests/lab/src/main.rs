@@ -4,8 +4,11 @@
 //! Called by the scenario scripts in `tests/lab/scenarios` and by `cargo xtask bench`; never part of
 //! the product.
 
+mod clock;
 mod debug_exit;
+mod files;
 mod garbage;
+mod lock;
 mod power_button;
 mod read_disk;
 mod stream;
@@ -30,6 +33,16 @@ struct Arguments {
 enum Tool {
     /// Ends the virtual machine through its debug-exit port with this code.
     DebugExit { code: u8 },
+    /// Does the same random work in two empty folders and compares what they show.
+    Files {
+        one: PathBuf,
+        other: PathBuf,
+        /// Start of the random sequence.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 1000)]
+        steps: u64,
+    },
     /// Waits until the power button is pressed.
     PowerButton,
     /// Reads a block device past the page cache and prints `operations OPS bytes BYTES nanoseconds NS`.
@@ -55,6 +68,29 @@ enum Tool {
     Sink { at: String },
     /// Sends this many MiB to an address as for `send`.
     Source { to: String, mebibytes: u64 },
+    /// Sends a byte to an address as for `send` and waits until it comes back, again and again; prints
+    /// `nanoseconds NS` of the median.
+    RoundTrips {
+        to: String,
+        #[arg(long)]
+        count: usize,
+    },
+    /// Runs a program again and again; prints `nanoseconds NS` of the median run.
+    Clock {
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+        #[arg(last = true, required = true)]
+        program: Vec<std::ffi::OsString>,
+    },
+    /// Runs a program while it holds a lock on a file, as flock(1) does.
+    Lock {
+        file: PathBuf,
+        /// Fail instead of waiting.
+        #[arg(long)]
+        now: bool,
+        #[arg(last = true, required = true)]
+        program: Vec<std::ffi::OsString>,
+    },
     /// Writes the tiny guests and what each is to print into a folder.
     TinyGuests { folder: PathBuf },
     /// Writes garbage to every I/O port that is no part of this guest's own plumbing, and to every BAR.
@@ -80,24 +116,23 @@ enum Tool {
 fn main() -> ExitCode {
     let result = match Arguments::parse().tool {
         Tool::DebugExit { code } => debug_exit::end(code),
+        Tool::Files { one, other, seed, steps } => files::run(&one, &other, seed, steps),
         Tool::PowerButton => power_button::wait(),
-        Tool::ReadDisk {
-            device,
-            block,
-            count,
-            random,
-        } => read_disk::run(&device, block, count, random),
+        Tool::ReadDisk { device, block, count, random } => {
+            read_disk::run(&device, block, count, random)
+        }
         Tool::Send { to } => stream::send(&to),
         Tool::VsockEcho { port } => stream::vsock_echo(port),
         Tool::Sink { at } => stream::sink(&at),
         Tool::Source { to, mebibytes } => stream::source(&to, mebibytes),
+        Tool::RoundTrips { to, count } => stream::round_trips(&to, count),
+        Tool::Clock { count, program } => clock::run(&program, count),
+        Tool::Lock { file, now, program } => lock::run(&file, now, &program),
         Tool::TinyGuests { folder } => tiny::write(&folder),
         Tool::Garbage { seed, rounds } => garbage::run(seed, rounds),
-        Tool::VirtqueueAbuse {
-            device,
-            seed,
-            rounds,
-        } => virtqueue_abuse::run(&device, seed, rounds),
+        Tool::VirtqueueAbuse { device, seed, rounds } => {
+            virtqueue_abuse::run(&device, seed, rounds)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

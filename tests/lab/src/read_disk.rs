@@ -15,11 +15,8 @@ pub(crate) fn run(path: &Path, block: usize, count: u64, random: bool) -> Result
     if block == 0 || !block.is_multiple_of(512) {
         return Err(format!("--block {block}: not a multiple of 512").into());
     }
-    let mut device = File::from(rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::DIRECT,
-        Mode::empty(),
-    )?);
+    let mut device =
+        File::from(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECT, Mode::empty())?);
     let blocks = device.seek(SeekFrom::End(0))? / block as u64;
     if blocks == 0 {
         return Err(format!("{} is smaller than one block of {block}", path.display()).into());
@@ -32,11 +29,7 @@ pub(crate) fn run(path: &Path, block: usize, count: u64, random: bool) -> Result
     device.read_exact_at(buffer, 0)?;
     let clock = Instant::now();
     for index in 0..count {
-        let place = if random {
-            places.below(blocks)
-        } else {
-            index % blocks
-        };
+        let place = if random { places.below(blocks) } else { index % blocks };
         device.read_exact_at(buffer, place * block as u64)?;
     }
     println!(

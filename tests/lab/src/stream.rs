@@ -1,6 +1,6 @@
 //! Ends of byte streams: vsock, TCP, and the Unix sockets that stand for vsock on the host side.
 
-use crate::Result;
+use crate::{Result, clock};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -35,29 +35,22 @@ pub(crate) fn vsock_echo(port: u32) -> Result {
 }
 
 fn number(text: &str) -> Result<u32> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is not a number").into())
+    text.parse().map_err(|_| format!("`{text}` is not a number").into())
 }
 
 fn parts(address: &str) -> Result<(&str, &str)> {
-    address
-        .split_once(':')
-        .ok_or_else(|| format!("`{address}` is not KIND:ADDRESS").into())
+    address.split_once(':').ok_or_else(|| format!("`{address}` is not KIND:ADDRESS").into())
 }
 
 pub(crate) fn sink(at: &str) -> Result {
     let (kind, place) = parts(at)?;
     let mut stream: Box<dyn Read> = match kind {
-        "tcp" => Box::new(
-            TcpListener::bind(("0.0.0.0", u16::try_from(number(place)?)?))?
-                .accept()?
-                .0,
-        ),
-        "vsock" => Box::new(
-            VsockListener::bind_with_cid_port(VMADDR_CID_ANY, number(place)?)?
-                .accept()?
-                .0,
-        ),
+        "tcp" => {
+            Box::new(TcpListener::bind(("0.0.0.0", u16::try_from(number(place)?)?))?.accept()?.0)
+        }
+        "vsock" => {
+            Box::new(VsockListener::bind_with_cid_port(VMADDR_CID_ANY, number(place)?)?.accept()?.0)
+        }
         "unix" => Box::new(UnixListener::bind(place)?.accept()?.0),
         _ => return Err(format!("unknown kind of stream `{kind}`: tcp, vsock, unix").into()),
     };
@@ -83,6 +76,19 @@ pub(crate) fn source(to: &str, mebibytes: u64) -> Result {
     Ok(())
 }
 
+/// One byte there and back, `count` times.
+pub(crate) fn round_trips(to: &str, count: usize) -> Result {
+    let mut stream = connect(to)?;
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let start = Instant::now();
+        stream.write_all(&[0x5a])?;
+        stream.read_exact(&mut [0])?;
+        times.push(start.elapsed());
+    }
+    clock::print_median(times)
+}
+
 /// A connected stream of any kind.
 enum Stream {
     Tcp(TcpStream),
@@ -92,9 +98,7 @@ enum Stream {
 
 fn connect(to: &str) -> Result<Stream> {
     let (kind, place) = parts(to)?;
-    let (host, port) = place
-        .rsplit_once(':')
-        .ok_or_else(|| format!("`{place}` has no port"))?;
+    let (host, port) = place.rsplit_once(':').ok_or_else(|| format!("`{place}` has no port"))?;
     let port = number(port)?;
     Ok(match kind {
         "tcp" => Stream::Tcp(TcpStream::connect((host, u16::try_from(port)?))?),

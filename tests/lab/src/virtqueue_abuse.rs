@@ -35,11 +35,7 @@ pub(crate) fn run(device: &str, seed: u64, rounds: u32) -> Result {
     let mut random = Random::new(seed);
     let mut abused = 0;
     for function in functions()? {
-        let name = function
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = function.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if device != "all" && device != name {
             continue;
         }
@@ -72,10 +68,7 @@ struct Structures {
 
 /// Reads the vendor capabilities (virtio 1.2 4.1.4): type, BAR, offset, length.
 fn structures(function: &Path) -> Result<Structures> {
-    let config = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(function.join("config"))?;
+    let config = OpenOptions::new().read(true).write(true).open(function.join("config"))?;
     let mut bytes = [0_u8; 256];
     config.read_exact_at(&mut bytes, 0)?;
     // Bus master and memory decoding (PCI 3.0 6.2.2).
@@ -99,9 +92,7 @@ fn structures(function: &Path) -> Result<Structures> {
         at = usize::from(bytes[at + 1]);
     }
     Ok(Structures {
-        bars: (0..6)
-            .map(|bar| Bar::open(&function.join(format!("resource{bar}"))).ok())
-            .collect(),
+        bars: (0..6).map(|bar| Bar::open(&function.join(format!("resource{bar}"))).ok()).collect(),
         common: common.ok_or("no common configuration capability")?,
         notify: notify.ok_or("no notification capability")?,
     })
@@ -133,10 +124,7 @@ impl Page {
         if frame == 0 {
             return Err("the page has no visible physical address: not root?".into());
         }
-        Ok(Self {
-            address,
-            physical: frame * PAGE as u64,
-        })
+        Ok(Self { address, physical: frame * PAGE as u64 })
     }
 
     fn set(&self, offset: usize, value: &[u8]) {
@@ -169,11 +157,7 @@ fn abuse(device: &Structures, random: &mut Random) -> Result {
     write(common::STATUS, 1, STEPS[0]);
     write(common::STATUS, 1, STEPS[1]);
     // VIRTIO_F_VERSION_1 alone, or any bits at all.
-    let features = if random.below(3) == 0 {
-        random.next()
-    } else {
-        1 << 32
-    };
+    let features = if random.below(3) == 0 { random.next() } else { 1 << 32 };
     for half in 0..2 {
         write(common::DRIVER_FEATURE_SELECT, 4, half);
         write(common::DRIVER_FEATURE, 4, features >> (32 * half));
@@ -181,26 +165,10 @@ fn abuse(device: &Structures, random: &mut Random) -> Result {
     write(common::STATUS, 1, STEPS[2]);
     let queues = 1 + random.below(4);
     for queue in 0..queues {
-        write(
-            common::QUEUE_SELECT,
-            2,
-            if random.below(10) == 0 {
-                random.next()
-            } else {
-                queue
-            },
-        );
-        let size = if random.below(4) == 0 {
-            random.below(0x1_0000)
-        } else {
-            u64::from(ENTRIES)
-        };
+        write(common::QUEUE_SELECT, 2, if random.below(10) == 0 { random.next() } else { queue });
+        let size = if random.below(4) == 0 { random.below(0x1_0000) } else { u64::from(ENTRIES) };
         write(common::QUEUE_SIZE, 2, size);
-        for at in [
-            common::QUEUE_DESC,
-            common::QUEUE_DRIVER,
-            common::QUEUE_DEVICE,
-        ] {
+        for at in [common::QUEUE_DESC, common::QUEUE_DRIVER, common::QUEUE_DEVICE] {
             let address = match random.below(6) {
                 0 => random.next(),
                 1 => u64::MAX - random.below(64),

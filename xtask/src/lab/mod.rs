@@ -1,9 +1,11 @@
 //! The lab: whole machines under an emulator that has what this machine may lack.
 //!
 //! `cargo xtask lab host` gives one to a script; a scenario is such a script with a claim that holds
-//! when it ends with status 0.
+//! when it ends with status 0. `cargo xtask lab core` boots the core on a bare one (`core`, `bare`).
 
-mod guest;
+pub(crate) mod bare;
+pub(crate) mod core;
+pub(crate) mod guest;
 mod machine;
 pub(crate) mod scenario;
 
@@ -46,19 +48,14 @@ fn file_pair(text: &str) -> std::result::Result<(PathBuf, String), String> {
         Some((from, to)) if !from.is_empty() && to.starts_with('/') => {
             Ok((PathBuf::from(from), to.to_owned()))
         }
-        _ => Err(format!(
-            "`{text}` is not HOSTPATH:GUESTPATH with an absolute GUESTPATH"
-        )),
+        _ => Err(format!("`{text}` is not HOSTPATH:GUESTPATH with an absolute GUESTPATH")),
     }
 }
 
 /// Boots a lab machine, runs the script in it, prints what it prints; returns its status.
 pub(crate) fn host(arguments: &HostArguments) -> Result<i32> {
     if let Some((missing, _)) = arguments.files.iter().find(|(from, _)| !from.exists()) {
-        return Err(Failure::new(format!(
-            "--file {}: there is no such file",
-            missing.display()
-        )));
+        return Err(Failure::new(format!("--file {}: there is no such file", missing.display())));
     }
     let image = image::prepare()?;
     let mut files = product_files()?;
@@ -81,11 +78,6 @@ fn product_files() -> Result<Vec<(PathBuf, String)>> {
     let folder = binaries::product()?;
     Ok(binaries::PROGRAMS
         .iter()
-        .map(|program| {
-            (
-                folder.join(program),
-                format!("/opt/macrohard/bin/{program}"),
-            )
-        })
+        .map(|program| (folder.join(program), format!("/opt/macrohard/bin/{program}")))
         .collect())
 }

@@ -2,7 +2,7 @@
 //! `# lab:` line says what machine it wants.
 
 use super::machine::Machine;
-use super::{guest, product_files};
+use super::{core, guest, product_files};
 use crate::failure::{Context, Failure, Result};
 use crate::{binaries, image, workspace};
 use serde_json::{Map, Value, json};
@@ -22,6 +22,8 @@ pub(crate) struct Scenario {
     limit: u64,
     scratch: u64,
     icount: bool,
+    /// Only `cargo xtask test --all` runs it.
+    pub(crate) long: bool,
 }
 
 /// Starts the line with a scenario's machine.
@@ -30,16 +32,8 @@ const WANTS: &str = "# lab:";
 impl Scenario {
     fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).context(|| format!("read {}", path.display()))?;
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let comment = || {
-            text.lines()
-                .skip(1)
-                .take_while(|line| line.starts_with('#'))
-        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let comment = || text.lines().skip(1).take_while(|line| line.starts_with('#'));
         let claim: Vec<&str> = comment()
             .take_while(|line| !line.starts_with(WANTS))
             .map(|line| line.trim_start_matches('#').trim())
@@ -53,19 +47,23 @@ impl Scenario {
             limit: 900,
             scratch: 0,
             icount: false,
+            long: false,
         };
-        for word in comment()
-            .filter_map(|line| line.strip_prefix(WANTS))
-            .flat_map(str::split_whitespace)
+        for word in
+            comment().filter_map(|line| line.strip_prefix(WANTS)).flat_map(str::split_whitespace)
         {
             let wrong = || {
                 Failure::new(format!(
-                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER or icount",
+                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER, icount or long",
                     path.display()
                 ))
             };
             if word == "icount" {
                 scenario.icount = true;
+                continue;
+            }
+            if word == "long" {
+                scenario.long = true;
                 continue;
             }
             let (key, value) = word.split_once('=').ok_or_else(wrong)?;
@@ -112,16 +110,12 @@ impl Scenario {
             "seconds".to_owned(),
             json!((start.elapsed().as_secs_f64() * 10.0).round() / 10.0),
         );
-        if status == 0 {
-            Ok(Some(figures))
-        } else {
-            Ok(None)
-        }
+        if status == 0 { Ok(Some(figures)) } else { Ok(None) }
     }
 }
 
 /// `figure NAME VALUE`
-fn figure(line: &str) -> Option<(String, Value)> {
+pub(super) fn figure(line: &str) -> Option<(String, Value)> {
     let (name, value) = line.strip_prefix("figure ")?.split_once(' ')?;
     let value =
         serde_json::from_str(value.trim()).unwrap_or_else(|_| Value::String(value.to_owned()));
@@ -140,7 +134,11 @@ pub(crate) fn prepare() -> Result<Machines> {
     let mut files = product_files()?;
     files.extend(guest::files(&image)?);
     files.push((binaries::virtiofsd()?, "/usr/libexec/virtiofsd".to_owned()));
-    files.push((folder().join("lib.sh"), "/lab/lib.sh".to_owned()));
+    for name in ["lib.sh", "multiboot.s"] {
+        files.push((folder().join(name), format!("/lab/{name}")));
+    }
+    let check = workspace::root().join("tests/desktop/end-to-end.sh");
+    files.push((check, "/lab/end-to-end.sh".to_owned()));
     Ok(Machines { image, files })
 }
 
@@ -169,18 +167,27 @@ pub(crate) fn within(name: &str) -> Result<Vec<Scenario>> {
 /// `cargo xtask lab --list`
 pub(crate) fn list() -> Result<i32> {
     for scenario in all()? {
-        println!("{:12} {}", scenario.name, scenario.claim);
+        println!("{:16} {}", scenario.name, scenario.claim);
+    }
+    for scenario in core::scenario::all()? {
+        let machines: Vec<String> = scenario.machines.iter().map(ToString::to_string).collect();
+        println!("{:16} [{}] {}", scenario.name, machines.join(", "), scenario.claim);
     }
     Ok(0)
 }
 
 /// `cargo xtask lab NAME`: the closing JSON line, and 0 when it holds.
 pub(crate) fn one(name: &str) -> Result<i32> {
+    if let Some((scenario, machines)) = core::scenario::find(name)? {
+        return core::scenario::one(&scenario, &machines);
+    }
     let scenarios = all()?;
     let Some(scenario) = scenarios.iter().find(|scenario| scenario.name == name) else {
+        let cores = core::scenario::all()?;
         let names: Vec<&str> = scenarios
             .iter()
             .map(|scenario| scenario.name.as_str())
+            .chain(cores.iter().map(|scenario| scenario.name.as_str()))
             .collect();
         return Err(Failure::new(format!(
             "there is no scenario `{name}`; there are: {}",
@@ -210,10 +217,7 @@ mod tests {
         assert!(scenarios.len() >= 8);
         for scenario in scenarios {
             assert!(scenario.claim.len() > 40, "{}: no claim", scenario.name);
-            assert!(
-                scenario.limit >= 60 && scenario.memory >= 512,
-                "{scenario:?}"
-            );
+            assert!(scenario.limit >= 60 && scenario.memory >= 512, "{scenario:?}");
         }
     }
 

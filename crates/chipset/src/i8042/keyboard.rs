@@ -87,10 +87,7 @@ impl Keyboard {
         }
         self.queue.extend(bytes.as_slice());
         if pressed {
-            self.held = Some(Held {
-                key,
-                next: now.saturating_add(self.repeat_delay()),
-            });
+            self.held = Some(Held { key, next: now.saturating_add(self.repeat_delay()) });
         } else if self.held.is_some_and(|held| held.key == key) {
             self.held = None;
         }
@@ -113,10 +110,7 @@ impl Keyboard {
         if let (true, Some(bytes)) = (self.queue.is_empty(), encode(held.key, true, self.set)) {
             self.queue.extend(bytes.as_slice());
         }
-        self.held = Some(Held {
-            next: now.saturating_add(self.repeat_period()),
-            ..held
-        });
+        self.held = Some(Held { next: now.saturating_add(self.repeat_period()), ..held });
     }
 
     pub(super) fn deadline(&self) -> Option<u64> {

@@ -120,11 +120,7 @@ impl Mouse {
     }
 
     fn has_news(&self) -> bool {
-        let seen = if self.kind == Kind::FiveButtons {
-            0x1f
-        } else {
-            0x07
-        };
+        let seen = if self.kind == Kind::FiveButtons { 0x1f } else { 0x07 };
         let axes = if self.kind == Kind::Plain { 2 } else { 3 };
         self.motion.iter().take(axes).any(|&counts| counts != 0)
             || (self.buttons ^ self.reported_buttons) & seen != 0
@@ -217,19 +213,11 @@ impl Mouse {
             DISABLE => self.enabled = false,
             SET_DEFAULTS => {
                 let (kind, buttons) = (self.kind, self.buttons);
-                *self = Self {
-                    kind,
-                    buttons,
-                    reported_buttons: buttons,
-                    ..Self::new()
-                };
+                *self = Self { kind, buttons, reported_buttons: buttons, ..Self::new() };
             }
             RESEND => return self.answer(&[self.last_sent]),
             RESET => {
-                *self = Self {
-                    buttons: self.buttons,
-                    ..Self::new()
-                };
+                *self = Self { buttons: self.buttons, ..Self::new() };
                 return self.answer(&[ACKNOWLEDGE, TEST_PASSED, self.kind.id()]);
             }
             _ => return self.answer(&[RESEND]),
@@ -261,9 +249,7 @@ impl Mouse {
             "at most 64",
         )?;
         check_field(
-            self.motion
-                .iter()
-                .all(|counts| (-MOTION_LIMIT..=MOTION_LIMIT).contains(counts)),
+            self.motion.iter().all(|counts| (-MOTION_LIMIT..=MOTION_LIMIT).contains(counts)),
             "i8042",
             "mouse motion",
             self.motion,

@@ -28,16 +28,8 @@ const RELEASED_BIT: u8 = 0x80;
 /// Linux key code of Pause (`KEY_PAUSE`), which is sent whole when pressed and never released.
 const PAUSE: u16 = 119;
 const PAUSE_SET_1: [u8; 6] = [EXTENDED_PAUSE, 0x1d, 0x45, EXTENDED_PAUSE, 0x9d, 0xc5];
-const PAUSE_SET_2: [u8; 8] = [
-    EXTENDED_PAUSE,
-    0x14,
-    0x77,
-    EXTENDED_PAUSE,
-    RELEASED,
-    0x14,
-    RELEASED,
-    0x77,
-];
+const PAUSE_SET_2: [u8; 8] =
+    [EXTENDED_PAUSE, 0x14, 0x77, EXTENDED_PAUSE, RELEASED, 0x14, RELEASED, 0x77];
 
 /// Linux key codes that are not their own set 1 code: code, whether extended, set 1 code.
 #[rustfmt::skip]
@@ -115,18 +107,9 @@ fn set_1(key: u16) -> Option<(bool, u8)> {
 
 /// The set 2 code that translates to set 1 code `code`.
 fn to_set_2(code: u8) -> u8 {
-    let above = TRANSLATION_ABOVE
-        .iter()
-        .find(|(_, translated)| *translated == code);
-    let below = || {
-        TRANSLATION
-            .iter()
-            .position(|&translated| translated == code)
-    };
-    above
-        .map(|&(code, _)| code)
-        .or_else(|| below().map(|at| at as u8))
-        .unwrap_or(0)
+    let above = TRANSLATION_ABOVE.iter().find(|(_, translated)| *translated == code);
+    let below = || TRANSLATION.iter().position(|&translated| translated == code);
+    above.map(|&(code, _)| code).or_else(|| below().map(|at| at as u8)).unwrap_or(0)
 }
 
 /// The bytes a keyboard sends for Linux key code `key`; `None` for a key no PC keyboard has.
@@ -169,11 +152,7 @@ pub(super) fn translate(byte: u8, released: &mut bool) -> Option<u8> {
             .find(|(code, _)| *code == byte)
             .map_or(byte, |&(_, translated)| translated),
     };
-    let bit = if core::mem::take(released) {
-        RELEASED_BIT
-    } else {
-        0
-    };
+    let bit = if core::mem::take(released) { RELEASED_BIT } else { 0 };
     Some(translated | bit)
 }
 
@@ -196,11 +175,7 @@ mod tests {
                 .iter()
                 .filter_map(|&byte| translate(byte, &mut released))
                 .collect();
-            assert_eq!(
-                translated,
-                direct.as_slice(),
-                "key {key}, pressed {pressed}"
-            );
+            assert_eq!(translated, direct.as_slice(), "key {key}, pressed {pressed}");
             keys += 1;
         }
         assert_eq!(keys, 2 * (86 + SPECIAL.len() + 1));
@@ -219,10 +194,6 @@ mod tests {
             assert_eq!(encode(key, pressed, Set::Two).unwrap().as_slice(), expected);
         }
         assert_eq!(encode(0, true, Set::Two), None);
-        assert_eq!(
-            encode(0x110, true, Set::Two),
-            None,
-            "a mouse button is no key"
-        );
+        assert_eq!(encode(0x110, true, Set::Two), None, "a mouse button is no key");
     }
 }

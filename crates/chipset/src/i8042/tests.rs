@@ -12,12 +12,7 @@ impl Bench {
     fn new() -> Self {
         let (keyboard, mouse, events) = (TestLine::new(), TestLine::new(), TestEvents::new());
         let controller = I8042::new(keyboard.clone(), mouse.clone(), events.clone());
-        Self {
-            controller,
-            keyboard,
-            mouse,
-            events,
-        }
+        Self { controller, keyboard, mouse, events }
     }
 
     fn read(&mut self, port: u16) -> u8 {
@@ -118,10 +113,7 @@ fn a_guest_that_does_not_read_is_offered_the_key_again() {
     while bench.controller.push_key(30, true) {}
     assert_eq!([bench.read(DATA), bench.read(DATA)], [0x1e, 0x1e]);
     assert!(bench.controller.push_key(30, false), "there is room again");
-    assert!(
-        bench.drain(false).ends_with(&[0x1e, 0x9e]),
-        "the release comes last"
-    );
+    assert!(bench.drain(false).ends_with(&[0x1e, 0x9e]), "the release comes last");
 }
 
 #[test]
@@ -165,11 +157,7 @@ fn a_held_key_repeats_after_its_delay_at_its_rate() {
 fn mouse_packets_carry_signed_motion_and_buttons() {
     let mut bench = Bench::new();
     bench.controller.push_mouse(5, 5, 0, 0);
-    assert_eq!(
-        bench.drain(true),
-        [0u8; 0],
-        "it does not report before it is enabled"
-    );
+    assert_eq!(bench.drain(true), [0u8; 0], "it does not report before it is enabled");
     assert_eq!(bench.mouse_command(0xf4), [0xfa]);
     bench.controller.push_mouse(10, 3, 0, 1);
     assert!(bench.mouse.is_high() && !bench.keyboard.is_high());
@@ -192,19 +180,11 @@ fn the_wheel_and_the_side_buttons_are_unlocked_by_sample_rates() {
         }
         bench.mouse_command(0xf2)
     };
-    assert_eq!(
-        knock(&mut bench, [200, 200, 80]),
-        [0xfa, 0],
-        "the wheel comes first"
-    );
+    assert_eq!(knock(&mut bench, [200, 200, 80]), [0xfa, 0], "the wheel comes first");
     assert_eq!(knock(&mut bench, [200, 100, 80]), [0xfa, 3]);
     bench.mouse_command(0xf4);
     bench.controller.push_mouse(0, 0, 1, 0);
-    assert_eq!(
-        bench.drain(true),
-        [0x08, 0, 0, 0xff],
-        "away from the user is negative"
-    );
+    assert_eq!(bench.drain(true), [0x08, 0, 0, 0xff], "away from the user is negative");
     assert_eq!(knock(&mut bench, [200, 200, 80]), [0xfa, 4]);
     bench.controller.push_mouse(0, 0, -1, 0x18);
     assert_eq!(bench.drain(true), [0x08, 0, 0, 0x31]);

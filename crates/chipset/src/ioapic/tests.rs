@@ -26,10 +26,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let sink = Arc::new(Sink::default());
-        Self {
-            ioapic: IoApic::new(sink.clone()),
-            sink,
-        }
+        Self { ioapic: IoApic::new(sink.clone()), sink }
     }
 
     fn read(&mut self, index: u8) -> u32 {
@@ -123,18 +120,10 @@ fn switching_to_edge_and_back_ends_the_interrupt_under_way() {
 fn read_only_bits_stay_and_routes_are_told_when_they_change() {
     let mut bench = Bench::new();
     bench.write(0x14, 0x0000_7030);
-    assert_eq!(
-        bench.read(0x14),
-        0x0000_2030,
-        "delivery status and remote IRR are not writable"
-    );
+    assert_eq!(bench.read(0x14), 0x0000_2030, "delivery status and remote IRR are not writable");
     assert_eq!(bench.sink.routes.lock().unwrap().len(), 1);
     bench.write(0x14, 0x0000_0030);
-    assert_eq!(
-        bench.sink.routes.lock().unwrap().len(),
-        1,
-        "polarity alone changes no message"
-    );
+    assert_eq!(bench.sink.routes.lock().unwrap().len(), 1, "polarity alone changes no message");
     bench.write(0x15, 0x0100_0000);
     let routes = *bench.sink.routes.lock().unwrap().last().unwrap();
     assert_eq!(routes[2], Some((0xfee0_1000, 0x30)));

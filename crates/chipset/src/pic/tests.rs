@@ -10,10 +10,7 @@ impl Bench {
     /// As every PC operating system sets it up: vectors 0x20 and 0x28, nothing masked.
     fn new(icw4: u8) -> Self {
         let output = TestLine::new();
-        let mut bench = Self {
-            pic: Pic::new(output.clone()),
-            output,
-        };
+        let mut bench = Self { pic: Pic::new(output.clone()), output };
         for (port, value) in [
             (0x20, 0x11),
             (0x21, 0x20),
@@ -71,17 +68,9 @@ fn an_edge_is_delivered_once_and_blocks_its_like_until_ended() {
     assert_eq!(bench.pic.acknowledge(), 0x21);
     assert_eq!(bench.in_service(0x20), 0x12);
     bench.write(0x20, 0x20);
-    assert_eq!(
-        bench.in_service(0x20),
-        0x10,
-        "a non-specific EOI ends the highest"
-    );
+    assert_eq!(bench.in_service(0x20), 0x10, "a non-specific EOI ends the highest");
     bench.write(0x20, 0x64);
-    assert_eq!(
-        bench.in_service(0x20),
-        0,
-        "a specific EOI ends the one named"
-    );
+    assert_eq!(bench.in_service(0x20), 0, "a specific EOI ends the one named");
     assert_eq!(bench.pic.acknowledge(), 0x24);
     bench.write(0x20, 0x20);
     assert_eq!(bench.pic.acknowledge(), 0x25);
@@ -92,10 +81,7 @@ fn the_slave_comes_in_through_input_2() {
     let mut bench = Bench::new(0x01);
     bench.edge(12);
     assert_eq!(bench.pic.acknowledge(), 0x2c);
-    assert_eq!(
-        (bench.in_service(0x20), bench.in_service(0xa0)),
-        (0x04, 0x10)
-    );
+    assert_eq!((bench.in_service(0x20), bench.in_service(0xa0)), (0x04, 0x10));
     bench.edge(8);
     assert!(!bench.pic.pending(), "the master still serves input 2");
     bench.write(0xa0, 0x20);
@@ -160,11 +146,7 @@ fn automatic_end_of_interrupt_leaves_nothing_in_service_and_may_rotate() {
     bench.pic.acknowledge();
     bench.edge(3);
     bench.edge(6);
-    assert_eq!(
-        bench.pic.acknowledge(),
-        0x26,
-        "3 went to the end of the queue"
-    );
+    assert_eq!(bench.pic.acknowledge(), 0x26, "3 went to the end of the queue");
 }
 
 #[test]
@@ -195,11 +177,7 @@ fn in_special_mask_mode_a_masked_input_in_service_blocks_nobody() {
     bench.write(0x20, 0x68);
     assert_eq!(bench.pic.acknowledge(), 0x26);
     bench.write(0x20, 0x20);
-    assert_eq!(
-        bench.in_service(0x20),
-        0x02,
-        "a non-specific EOI passes over the masked one"
-    );
+    assert_eq!(bench.in_service(0x20), 0x02, "a non-specific EOI passes over the masked one");
     bench.write(0x20, 0x48);
     bench.edge(6);
     assert!(!bench.pic.pending(), "special mask mode is over");
@@ -222,10 +200,7 @@ fn initialization_clears_mask_service_and_remembered_edges() {
     let mut bench = Bench::new(0x01);
     bench.edge(4);
     bench.write(0x20, 0x11);
-    assert!(
-        !bench.pic.pending(),
-        "no interrupt in the middle of initialization"
-    );
+    assert!(!bench.pic.pending(), "no interrupt in the middle of initialization");
     bench.write(0x21, 0x30);
     bench.write(0x21, 0x04);
     bench.write(0x21, 0x01);

@@ -10,10 +10,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let line = TestLine::new();
-        Self {
-            pit: Pit::new(line.clone()),
-            line,
-        }
+        Self { pit: Pit::new(line.clone()), line }
     }
 
     fn read(&mut self, port: u16) -> u8 {
@@ -51,11 +48,7 @@ impl Bench {
     /// Runs to each deadline up to tick `end` and says how many interrupts came.
     fn interrupts_until(&mut self, end: u64) -> usize {
         let before = self.line.rises();
-        while let Some(due) = self
-            .pit
-            .deadline()
-            .filter(|due| *due <= to_nanoseconds(end))
-        {
+        while let Some(due) = self.pit.deadline().filter(|due| *due <= to_nanoseconds(end)) {
             self.pit.advance(due);
         }
         self.at(end);
@@ -104,12 +97,7 @@ fn an_odd_square_wave_is_high_one_tick_longer() {
         bench.at(tick);
         outputs.push(bench.speaker_output());
     }
-    assert_eq!(
-        outputs,
-        [
-            true, true, true, false, false, true, true, true, false, false
-        ]
-    );
+    assert_eq!(outputs, [true, true, true, false, false, true, true, true, false, false]);
 }
 
 #[test]
@@ -117,11 +105,7 @@ fn ticks_the_vmm_was_late_for_are_one_interrupt() {
     let mut bench = Bench::new();
     bench.start(0, 0x34, 1000);
     bench.at(1_000_051);
-    assert_eq!(
-        bench.line.rises(),
-        2,
-        "one edge now, one high level before the first"
-    );
+    assert_eq!(bench.line.rises(), 2, "one edge now, one high level before the first");
     bench.at(1_000_100);
     assert_eq!(bench.line.rises(), 2);
 }
@@ -149,10 +133,7 @@ fn mode_0_interrupts_once_when_the_count_ends() {
     assert_eq!(bench.latched(0), 0xfff6, "it goes on counting from 65535");
     assert_eq!(bench.line.rises(), 1);
     bench.write(0x40, 5);
-    assert!(
-        !bench.line.is_high(),
-        "the first byte of a new count lowers the output"
-    );
+    assert!(!bench.line.is_high(), "the first byte of a new count lowers the output");
 }
 
 #[test]
@@ -208,11 +189,7 @@ fn mode_4_strobes_low_for_one_tick() {
     bench.at(12);
     assert!(bench.line.is_high());
     bench.at(12 + 0x1_0000);
-    assert_eq!(
-        bench.line.rises(),
-        2,
-        "no second strobe without a new count"
-    );
+    assert_eq!(bench.line.rises(), 2, "no second strobe without a new count");
 }
 
 #[test]
@@ -247,11 +224,7 @@ fn read_back_latches_status_before_count() {
     let mut bench = Bench::new();
     bench.start(0, 0x34, 1000);
     bench.write(0x43, 0xc2);
-    assert_eq!(
-        bench.read(0x40),
-        0xf4,
-        "output high, not loaded yet, both bytes, mode 2"
-    );
+    assert_eq!(bench.read(0x40), 0xf4, "output high, not loaded yet, both bytes, mode 2");
     bench.read(0x40);
     bench.read(0x40);
     bench.at(101);
@@ -286,8 +259,5 @@ fn a_saved_count_of_zero_is_refused() {
     let mut saved = serde_json::to_value(bench.pit.save()).unwrap();
     saved["registers"]["channels"][0]["loaded"] = 0.into();
     let damaged = serde_json::from_value(saved).unwrap();
-    assert!(matches!(
-        bench.pit.restore(damaged),
-        Err(StateError::Field { .. })
-    ));
+    assert!(matches!(bench.pit.restore(damaged), Err(StateError::Field { .. })));
 }

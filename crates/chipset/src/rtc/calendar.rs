@@ -27,11 +27,7 @@ pub(super) struct DateTime {
 /// Day number of a date; days beyond the month's end run into the next month.
 fn day_number(year: i64, month: u8, day: u8) -> i64 {
     let month = i64::from(month);
-    let (year, from_march) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
+    let (year, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let of_year = (153 * from_march + 2) / 5 + i64::from(day) - 1;
     era * DAYS_PER_ERA + of_era * 365 + of_era / 4 - of_era / 100 + of_year - EPOCH
@@ -47,24 +43,16 @@ impl DateTime {
 
     /// The date and time `seconds` after 1970-01-01 00:00.
     pub(super) fn from_seconds(seconds: i64) -> Self {
-        let (number, of_day) = (
-            seconds.div_euclid(SECONDS_PER_DAY),
-            seconds.rem_euclid(SECONDS_PER_DAY),
-        );
+        let (number, of_day) =
+            (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
         let shifted = number.saturating_add(EPOCH);
-        let (era, day_of_era) = (
-            shifted.div_euclid(DAYS_PER_ERA),
-            shifted.rem_euclid(DAYS_PER_ERA),
-        );
+        let (era, day_of_era) =
+            (shifted.div_euclid(DAYS_PER_ERA), shifted.rem_euclid(DAYS_PER_ERA));
         let year_of_era =
             (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let from_march = (5 * day_of_year + 2) / 153;
-        let month = if from_march < 10 {
-            from_march + 3
-        } else {
-            from_march - 9
-        };
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
         Self {
             year: year_of_era + era * 400 + i64::from(month <= 2),
             month: month as u8,

@@ -18,12 +18,7 @@ impl Bench {
         let source = wall.clone();
         let clock = ClockFn(move || *source.lock().unwrap());
         let rtc = Rtc::new(Box::new(clock), line.clone());
-        Self {
-            rtc,
-            line,
-            wall,
-            now: 0,
-        }
+        Self { rtc, line, wall, now: 0 }
     }
 
     fn pass(&mut self, nanoseconds: u64) {
@@ -73,9 +68,7 @@ fn a_time_set_by_the_guest_stands_until_released_and_then_runs() {
     let mut bench = Bench::new();
     bench.write(REGISTER_B, B_SET | B_24_HOURS);
     // First the day, then the month that has it: each alone would be no date.
-    for (index, value) in TIME_CELLS
-        .into_iter()
-        .zip([0x01, 0x02, 0x03, 1, 0x29, 0x02, 0x28, 0x20])
+    for (index, value) in TIME_CELLS.into_iter().zip([0x01, 0x02, 0x03, 1, 0x29, 0x02, 0x28, 0x20])
     {
         bench.write(index, value);
     }
@@ -97,11 +90,7 @@ fn nonsense_written_as_time_is_cut_to_a_time() {
     for index in TIME_CELLS {
         bench.write(index, 0xff);
     }
-    assert_eq!(
-        bench.time(),
-        [0xff; 8],
-        "while it is set the cells are memory"
-    );
+    assert_eq!(bench.time(), [0xff; 8], "while it is set the cells are memory");
     bench.write(REGISTER_B, B_24_HOURS);
     assert_eq!(bench.time()[..3], [0x59, 0x59, 0x23]);
 }
@@ -133,11 +122,7 @@ fn an_update_is_announced_and_its_end_interrupts() {
     bench.pass(200_000);
     assert_eq!(bench.read(REGISTER_A), A_DEFAULT);
     assert!(bench.line.is_high());
-    assert_eq!(
-        bench.rtc.deadline(),
-        None,
-        "nothing new until the flag is read"
-    );
+    assert_eq!(bench.rtc.deadline(), None, "nothing new until the flag is read");
     assert_eq!(bench.read(REGISTER_C), C_REQUEST | B_UPDATE | B_PERIODIC);
     assert!(!bench.line.is_high());
     assert_eq!(bench.read(REGISTER_C), 0);
@@ -154,10 +139,7 @@ fn the_alarm_comes_at_its_time_and_not_before() {
     assert!(!bench.line.is_high(), "14:00:00");
     bench.pass(500_000_000);
     assert!(bench.line.is_high(), "14:00:01");
-    assert_eq!(
-        bench.read(REGISTER_C) & (C_REQUEST | B_ALARM),
-        C_REQUEST | B_ALARM
-    );
+    assert_eq!(bench.read(REGISTER_C) & (C_REQUEST | B_ALARM), C_REQUEST | B_ALARM);
     bench.pass(7_200_000_000_000);
     assert!(bench.line.is_high(), "passed while nobody looked");
 }
@@ -191,9 +173,7 @@ fn memory_sizes_and_processors_are_where_firmware_looks() {
     bench.rtc.set_memory(3 << 30, 5 << 30);
     bench.rtc.set_processors(4);
     let mut cells = |first: u8, count: u8| {
-        (0..count)
-            .rev()
-            .fold(0u32, |sum, at| sum << 8 | u32::from(bench.read(first + at)))
+        (0..count).rev().fold(0u32, |sum, at| sum << 8 | u32::from(bench.read(first + at)))
     };
     assert_eq!(cells(0x15, 2), 640);
     assert_eq!(cells(0x17, 2), 0xffff);

@@ -108,11 +108,7 @@ fn the_transmitter_interrupts_when_enabled_when_emptied_and_until_identified() {
     assert!(bench.line.is_high());
     let rises = bench.line.rises();
     bench.write(0, b'b');
-    assert_eq!(
-        bench.line.rises(),
-        rises + 1,
-        "each byte is an edge of its own"
-    );
+    assert_eq!(bench.line.rises(), rises + 1, "each byte is an edge of its own");
     // How drivers test for parts that forget: disable, enable, look.
     bench.read(2);
     bench.write(1, 0);
@@ -127,11 +123,7 @@ fn loop_back_returns_data_and_modem_lines_and_sends_nothing_out() {
     bench.read(6);
     assert_eq!(bench.read(6), MSR_CTS | MSR_DCD);
     bench.write(4, MCR_LOOP | 0x05);
-    assert_eq!(
-        bench.read(6),
-        MSR_DSR | MSR_RI | 0x0b,
-        "CTS, DSR and DCD changed"
-    );
+    assert_eq!(bench.read(6), MSR_DSR | MSR_RI | 0x0b, "CTS, DSR and DCD changed");
     bench.write(4, MCR_LOOP);
     assert_eq!(bench.read(6), MSR_DELTA_RI | 0x02, "RI ended, DSR changed");
     bench.write(3, 0x03);
@@ -139,11 +131,7 @@ fn loop_back_returns_data_and_modem_lines_and_sends_nothing_out() {
     for byte in 0..17 {
         bench.write(0, byte);
     }
-    assert_eq!(
-        bench.read(5) & LSR_OVERRUN,
-        LSR_OVERRUN,
-        "the 17th has no place"
-    );
+    assert_eq!(bench.read(5) & LSR_OVERRUN, LSR_OVERRUN, "the 17th has no place");
     assert_eq!(bench.read(5) & LSR_OVERRUN, 0);
     for byte in 0..16 {
         assert_eq!(bench.read(0), byte);
@@ -190,25 +178,9 @@ fn impossible_saved_state_is_refused_and_changes_nothing() {
     let mut bench = Bench::new();
     let good = bench.uart.save();
     let mut bad = good.clone();
-    bad.registers.fifo = core::iter::repeat_n(
-        Received {
-            byte: 1,
-            is_break: false,
-        },
-        17,
-    )
-    .collect();
-    assert!(matches!(
-        bench.uart.restore(bad),
-        Err(StateError::Field { .. })
-    ));
-    let newer = Saved {
-        version: 2,
-        ..good.clone()
-    };
-    assert!(matches!(
-        bench.uart.restore(newer),
-        Err(StateError::Version { found: 2, .. })
-    ));
+    bad.registers.fifo = core::iter::repeat_n(Received { byte: 1, is_break: false }, 17).collect();
+    assert!(matches!(bench.uart.restore(bad), Err(StateError::Field { .. })));
+    let newer = Saved { version: 2, ..good.clone() };
+    assert!(matches!(bench.uart.restore(newer), Err(StateError::Version { found: 2, .. })));
     assert_eq!(bench.uart.save(), good);
 }

@@ -109,33 +109,12 @@ pub fn from_text<D: SaveRestore>(device: &mut D, saved: &str) {
 /// One thing done to the device.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    PortRead {
-        range: u8,
-        offset: u8,
-        width: usize,
-    },
-    PortWrite {
-        range: u8,
-        offset: u8,
-        width: usize,
-        value: [u8; 4],
-    },
-    MemoryRead {
-        offset: u16,
-        width: usize,
-    },
-    MemoryWrite {
-        offset: u16,
-        width: usize,
-        value: [u8; 8],
-    },
-    Advance {
-        nanoseconds: u64,
-    },
-    Outside {
-        which: u8,
-        bytes: [u8; 8],
-    },
+    PortRead { range: u8, offset: u8, width: usize },
+    PortWrite { range: u8, offset: u8, width: usize, value: [u8; 4] },
+    MemoryRead { offset: u16, width: usize },
+    MemoryWrite { offset: u16, width: usize, value: [u8; 8] },
+    Advance { nanoseconds: u64 },
+    Outside { which: u8, bytes: [u8; 8] },
     Reset,
 }
 
@@ -150,41 +129,17 @@ impl Step {
         let [value @ .., _, _, _, _] = rest;
         let offset = u16::from_le_bytes([b, c]);
         match kind % 16 {
-            0..=4 => Self::PortWrite {
-                range: a,
-                offset: b,
-                width: 1 << (c % 3),
-                value,
-            },
-            5..=8 => Self::PortRead {
-                range: a,
-                offset: b,
-                width: 1 << (c % 3),
-            },
+            0..=4 => Self::PortWrite { range: a, offset: b, width: 1 << (c % 3), value },
+            5..=8 => Self::PortRead { range: a, offset: b, width: 1 << (c % 3) },
             9..=10 => Self::Advance {
                 nanoseconds: u64::from_le_bytes(rest) >> (64 - 1 - u32::from(a) % LONGEST),
             },
-            11..=12 => Self::Outside {
-                which: a,
-                bytes: rest,
-            },
-            13 => Self::MemoryRead {
-                offset,
-                width: usize::from(a % 8) + 1,
-            },
-            14 => Self::MemoryWrite {
-                offset,
-                width: usize::from(a % 8) + 1,
-                value: rest,
-            },
+            11..=12 => Self::Outside { which: a, bytes: rest },
+            13 => Self::MemoryRead { offset, width: usize::from(a % 8) + 1 },
+            14 => Self::MemoryWrite { offset, width: usize::from(a % 8) + 1, value: rest },
             // A reset forgets what was built up: let it be rare.
             _ if a == 0 => Self::Reset,
-            _ => Self::PortWrite {
-                range: a,
-                offset: b,
-                width: 1,
-                value,
-            },
+            _ => Self::PortWrite { range: a, offset: b, width: 1, value },
         }
     }
 }
@@ -199,12 +154,7 @@ struct Bench<S> {
 impl<S: Subject> Bench<S> {
     fn new(wall: i128, now: u64) -> Self {
         let (log, wall) = (Log::default(), Arc::new(Mutex::new(wall)));
-        Self {
-            subject: S::new(&log, &wall),
-            log,
-            wall,
-            now,
-        }
+        Self { subject: S::new(&log, &wall), log, wall, now }
     }
 
     /// A port of the device, spread over its ranges and a little beyond their ends.
@@ -217,11 +167,7 @@ impl<S: Subject> Bench<S> {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::PortRead {
-                range,
-                offset,
-                width,
-            } => {
+            Step::PortRead { range, offset, width } => {
                 let Some(port) = self.port(range, offset) else {
                     return;
                 };
@@ -229,20 +175,11 @@ impl<S: Subject> Bench<S> {
                 self.subject.device().ports().unwrap().read(port, &mut data);
                 self.log.add(Seen::Read(data));
             }
-            Step::PortWrite {
-                range,
-                offset,
-                width,
-                value,
-            } => {
+            Step::PortWrite { range, offset, width, value } => {
                 let Some(port) = self.port(range, offset) else {
                     return;
                 };
-                self.subject
-                    .device()
-                    .ports()
-                    .unwrap()
-                    .write(port, &value[..width]);
+                self.subject.device().ports().unwrap().write(port, &value[..width]);
             }
             Step::MemoryRead { offset, width } => {
                 let Some(memory) = self.subject.device().memory() else {
@@ -252,11 +189,7 @@ impl<S: Subject> Bench<S> {
                 memory.read(u64::from(offset % 0x50), &mut data);
                 self.log.add(Seen::Read(data));
             }
-            Step::MemoryWrite {
-                offset,
-                width,
-                value,
-            } => {
+            Step::MemoryWrite { offset, width, value } => {
                 let Some(memory) = self.subject.device().memory() else {
                     return;
                 };
@@ -277,10 +210,7 @@ impl<S: Subject> Bench<S> {
         };
         timed.advance(now);
         let deadline = timed.deadline();
-        assert!(
-            deadline.is_none_or(|at| at > now),
-            "deadline {deadline:?} is not after {now}"
-        );
+        assert!(deadline.is_none_or(|at| at > now), "deadline {deadline:?} is not after {now}");
         self.log.add(Seen::Deadline(deadline));
     }
 }

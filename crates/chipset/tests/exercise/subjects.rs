@@ -30,9 +30,7 @@ pub struct UartSubject {
 impl Subject for UartSubject {
     fn new(log: &Log, _wall: &Wall) -> Self {
         let line = log.line("uart");
-        Self {
-            uart: Uart::new("uart0", Uart::COM1, line, Box::new(log.clone())),
-        }
+        Self { uart: Uart::new("uart0", Uart::COM1, line, Box::new(log.clone())) }
     }
 
     fn outside(&mut self, log: &Log, which: u8, bytes: [u8; 8]) {
@@ -53,9 +51,7 @@ pub struct PitSubject {
 
 impl Subject for PitSubject {
     fn new(log: &Log, _wall: &Wall) -> Self {
-        Self {
-            pit: Pit::new(log.line("timer")),
-        }
+        Self { pit: Pit::new(log.line("timer")) }
     }
 
     fn outside(&mut self, log: &Log, _which: u8, _bytes: [u8; 8]) {
@@ -73,9 +69,7 @@ impl Subject for RtcSubject {
     fn new(log: &Log, wall: &Wall) -> Self {
         let wall = wall.clone();
         let clock = ClockFn(move || *wall.lock().unwrap());
-        Self {
-            rtc: Rtc::new(Box::new(clock), log.line("rtc")),
-        }
+        Self { rtc: Rtc::new(Box::new(clock), log.line("rtc")) }
     }
 
     fn outside(&mut self, log: &Log, which: u8, bytes: [u8; 8]) {
@@ -97,9 +91,7 @@ pub struct I8042Subject {
 
 impl Subject for I8042Subject {
     fn new(log: &Log, _wall: &Wall) -> Self {
-        Self {
-            controller: I8042::new(log.line("keyboard"), log.line("mouse"), log.events()),
-        }
+        Self { controller: I8042::new(log.line("keyboard"), log.line("mouse"), log.events()) }
     }
 
     fn outside(&mut self, log: &Log, which: u8, bytes: [u8; 8]) {
@@ -110,8 +102,7 @@ impl Subject for I8042Subject {
             log.add(Seen::Answer(taken.into()));
         } else if which == 1 {
             let far = i32::from_le_bytes([a, b, c, d]);
-            self.controller
-                .push_mouse(far, far.wrapping_neg(), i32::from(e as i8), f);
+            self.controller.push_mouse(far, far.wrapping_neg(), i32::from(e as i8), f);
         } else {
             let [right, down, wheel] = [g, h, e].map(|byte| i32::from(byte as i8));
             self.controller.push_mouse(right, down, wheel, f);
@@ -128,9 +119,7 @@ pub struct AcpiPmSubject {
 
 impl Subject for AcpiPmSubject {
     fn new(log: &Log, _wall: &Wall) -> Self {
-        Self {
-            pm: AcpiPm::new(PmTimerWidth::Bits24, log.line("sci"), log.events()),
-        }
+        Self { pm: AcpiPm::new(PmTimerWidth::Bits24, log.line("sci"), log.events()) }
     }
 
     fn outside(&mut self, log: &Log, which: u8, bytes: [u8; 8]) {
@@ -160,13 +149,8 @@ pub struct IoApicSubject {
 
 impl Subject for PicSubject {
     fn new(log: &Log, _wall: &Wall) -> Self {
-        let (pic, ioapic) = (
-            Pic::new(log.line("intr")),
-            IoApic::new(Arc::new(log.clone())),
-        );
-        Self {
-            router: InterruptRouter::new(pic, ioapic),
-        }
+        let (pic, ioapic) = (Pic::new(log.line("intr")), IoApic::new(Arc::new(log.clone())));
+        Self { router: InterruptRouter::new(pic, ioapic) }
     }
 
     fn device(&mut self) -> &mut dyn Device {
@@ -178,21 +162,14 @@ impl Subject for PicSubject {
         match which % 8 {
             0..=2 => self.router.set_isa(number, high),
             3 => self.router.set_pci(number, high),
-            4 => self
-                .router
-                .set_pirq_route(number, (bytes[1] % 4 != 0).then_some(bytes[2] % 20)),
+            4 => self.router.set_pirq_route(number, (bytes[1] % 4 != 0).then_some(bytes[2] % 20)),
             5 => self.router.ioapic.end_of_interrupt(bytes[0]),
             _ => log.add(Seen::Answer(self.router.pic.acknowledge().into())),
         }
     }
 
     fn save(&self) -> String {
-        [
-            to_text(&self.router),
-            to_text(&self.router.pic),
-            to_text(&self.router.ioapic),
-        ]
-        .join("\n")
+        [to_text(&self.router), to_text(&self.router.pic), to_text(&self.router.ioapic)].join("\n")
     }
 
     fn restore(&mut self, saved: &str) {
@@ -205,9 +182,7 @@ impl Subject for PicSubject {
 
 impl Subject for IoApicSubject {
     fn new(log: &Log, wall: &Wall) -> Self {
-        Self {
-            inner: PicSubject::new(log, wall),
-        }
+        Self { inner: PicSubject::new(log, wall) }
     }
 
     fn device(&mut self) -> &mut dyn Device {
@@ -217,10 +192,7 @@ impl Subject for IoApicSubject {
     fn outside(&mut self, log: &Log, which: u8, bytes: [u8; 8]) {
         // Most random indexes name no register: aim at the entries half of the time.
         if which % 2 == 0 {
-            self.inner
-                .router
-                .ioapic
-                .write(0x00, &[0x10 + bytes[7] % 0x30]);
+            self.inner.router.ioapic.write(0x00, &[0x10 + bytes[7] % 0x30]);
         }
         self.inner.outside(log, which / 2, bytes);
     }
@@ -267,12 +239,8 @@ impl Subject for DebugSubject {
 
     fn outside(&mut self, log: &Log, which: u8, bytes: [u8; 8]) {
         match which % 4 {
-            0 => self
-                .exit
-                .write(DebugExit::PORT, &bytes[..1 << (bytes[7] % 3)]),
-            1 => self
-                .console
-                .write(DebugConsole::PORT, &bytes[..1 << (bytes[7] % 3)]),
+            0 => self.exit.write(DebugExit::PORT, &bytes[..1 << (bytes[7] % 3)]),
+            1 => self.console.write(DebugConsole::PORT, &bytes[..1 << (bytes[7] % 3)]),
             _ => log.add(Seen::Answer(self.ports.push(&bytes.repeat(50)) as u64)),
         }
     }

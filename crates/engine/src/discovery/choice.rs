@@ -59,11 +59,7 @@ pub struct NoEngine {
 pub(super) fn choose(facts: &Facts) -> Result<Choice, NoEngine> {
     let no_kvm = match no_kvm(facts) {
         None => {
-            let hardware = if facts.cpu.vmx.is_some() {
-                "VT-x"
-            } else {
-                "AMD-V"
-            };
+            let hardware = if facts.cpu.vmx.is_some() { "VT-x" } else { "AMD-V" };
             return Ok(Choice {
                 engine: EngineKind::Kvm,
                 reason: format!("/dev/kvm is there with {hardware} behind it"),
@@ -76,9 +72,9 @@ pub(super) fn choose(facts: &Facts) -> Result<Choice, NoEngine> {
             engine: EngineKind::Tcg,
             reason: format!("QEMU's software CPU, because {no_kvm}"),
         }),
-        Some(no_tcg) => Err(NoEngine {
-            reasons: vec![format!("kvm: {no_kvm}"), format!("tcg: {no_tcg}")],
-        }),
+        Some(no_tcg) => {
+            Err(NoEngine { reasons: vec![format!("kvm: {no_kvm}"), format!("tcg: {no_tcg}")] })
+        }
     }
 }
 
@@ -133,10 +129,7 @@ mod tests {
     fn kvm_with_hardware_comes_first() {
         let facts = Facts {
             kvm: Device::Usable,
-            cpu: Cpu {
-                svm: Some(Svm::default()),
-                ..Cpu::default()
-            },
+            cpu: Cpu { svm: Some(Svm::default()), ..Cpu::default() },
             ..with_qemu(Version(10, 0, 2))
         };
         let choice = choose(&facts).expect("an engine");
@@ -146,10 +139,7 @@ mod tests {
 
     #[test]
     fn a_paravirtual_kvm_counts_as_none() {
-        let facts = Facts {
-            kvm: Device::Usable,
-            ..with_qemu(Version(10, 0, 2))
-        };
+        let facts = Facts { kvm: Device::Usable, ..with_qemu(Version(10, 0, 2)) };
         let choice = choose(&facts).expect("an engine");
         assert_eq!(choice.engine, EngineKind::Tcg);
         assert!(choice.reason.contains("neither vmx nor svm"));
@@ -158,9 +148,7 @@ mod tests {
     #[test]
     fn without_permission_the_group_is_named() {
         let facts = Facts {
-            kvm: Device::NoPermission {
-                group: Some("kvm".to_owned()),
-            },
+            kvm: Device::NoPermission { group: Some("kvm".to_owned()) },
             ..with_qemu(Version(8, 0, 0))
         };
         let choice = choose(&facts).expect("an engine");

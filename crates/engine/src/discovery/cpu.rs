@@ -21,48 +21,23 @@ const fn feature(
     requirement: Requirement,
     without: &'static str,
 ) -> Feature {
-    Feature {
-        name,
-        item,
-        requirement,
-        without,
-    }
+    Feature { name, item, requirement, without }
 }
 
 /// What engines and guests expect of any x86 processor.
 const GENERAL: [Feature; 9] = [
     feature("lm", "64-bit mode", Required, "Use a 64-bit processor"),
-    feature(
-        "nx",
-        "no-execute pages",
-        Required,
-        "Turn on XD/NX in the firmware set-up",
-    ),
+    feature("nx", "no-execute pages", Required, "Turn on XD/NX in the firmware set-up"),
     feature(
         "x2apic",
         "x2APIC",
         Recommended,
         "Interrupts cost more; turn on x2APIC in the firmware set-up if it is offered",
     ),
-    feature(
-        "tsc_deadline_timer",
-        "TSC-deadline timer",
-        Recommended,
-        "Guest timers cost more",
-    ),
-    feature(
-        "constant_tsc",
-        "invariant TSC",
-        Recommended,
-        "Guests fall back to slower clocks",
-    ),
+    feature("tsc_deadline_timer", "TSC-deadline timer", Recommended, "Guest timers cost more"),
+    feature("constant_tsc", "invariant TSC", Recommended, "Guests fall back to slower clocks"),
     feature("xsave", "XSAVE", Recommended, "Guests get no AVX"),
-    feature(
-        "pdpe1gb",
-        "1 GiB pages",
-        Recommended,
-        "Large guests use more page tables",
-    ),
+    feature("pdpe1gb", "1 GiB pages", Recommended, "Large guests use more page tables"),
     feature(
         "smep",
         "supervisor-mode execution prevention",
@@ -79,12 +54,7 @@ const GENERAL: [Feature; 9] = [
 
 /// SDM 3C 25.6 and appendix A, by the kernel's names.
 const INTEL: [Feature; 11] = [
-    feature(
-        "ept",
-        "EPT (second-level page tables)",
-        Required,
-        "Use --engine tcg",
-    ),
+    feature("ept", "EPT (second-level page tables)", Required, "Use --engine tcg"),
     feature("vpid", "VPID (tagged TLB)", Required, "Use --engine tcg"),
     feature(
         "unrestricted_guest",
@@ -92,42 +62,17 @@ const INTEL: [Feature; 11] = [
         Required,
         "Firmware and boot loaders of guests run slowly; use --engine tcg if they fail",
     ),
-    feature(
-        "preemption_timer",
-        "VMX preemption timer",
-        Recommended,
-        "Guest timers cost more",
-    ),
+    feature("preemption_timer", "VMX preemption timer", Recommended, "Guest timers cost more"),
     feature(
         "ept_ad",
         "accessed and dirty bits in EPT",
         Recommended,
         "Dirty-page tracking costs more",
     ),
-    feature(
-        "ept_1gb",
-        "1 GiB pages in EPT",
-        Recommended,
-        "Large guests use more page tables",
-    ),
-    feature(
-        "pml",
-        "page-modification log",
-        Recommended,
-        "Dirty-page tracking costs more",
-    ),
-    feature(
-        "apicv",
-        "APIC virtualization",
-        Recommended,
-        "Interrupts cost an exit each",
-    ),
-    feature(
-        "posted_intr",
-        "posted interrupts",
-        Recommended,
-        "Interrupts cost an exit each",
-    ),
+    feature("ept_1gb", "1 GiB pages in EPT", Recommended, "Large guests use more page tables"),
+    feature("pml", "page-modification log", Recommended, "Dirty-page tracking costs more"),
+    feature("apicv", "APIC virtualization", Recommended, "Interrupts cost an exit each"),
+    feature("posted_intr", "posted interrupts", Recommended, "Interrupts cost an exit each"),
     feature(
         "tsc_scaling",
         "TSC scaling",
@@ -145,12 +90,7 @@ const INTEL: [Feature; 11] = [
 /// APM 2 15 and CPUID 8000_000A, by the kernel's names.
 const AMD: [Feature; 10] = [
     feature("npt", "nested page tables", Required, "Use --engine tcg"),
-    feature(
-        "nrip_save",
-        "next-RIP save",
-        Recommended,
-        "Each exit decodes an instruction first",
-    ),
+    feature("nrip_save", "next-RIP save", Recommended, "Each exit decodes an instruction first"),
     feature(
         "decodeassists",
         "decode assists",
@@ -163,36 +103,16 @@ const AMD: [Feature; 10] = [
         Recommended,
         "Switches between VMs flush the whole TLB",
     ),
-    feature(
-        "vmcb_clean",
-        "VMCB clean bits",
-        Recommended,
-        "Each entry loads the whole VMCB",
-    ),
+    feature("vmcb_clean", "VMCB clean bits", Recommended, "Each entry loads the whole VMCB"),
     feature(
         "pausefilter",
         "PAUSE filter",
         Recommended,
         "Guests with more vCPUs than CPUs waste time on locks",
     ),
-    feature(
-        "vgif",
-        "virtual GIF",
-        Recommended,
-        "Nested guests cost more",
-    ),
-    feature(
-        "v_vmsave_vmload",
-        "virtual VMSAVE/VMLOAD",
-        Recommended,
-        "Nested guests cost more",
-    ),
-    feature(
-        "avic",
-        "AVIC (APIC virtualization)",
-        Recommended,
-        "Interrupts cost an exit each",
-    ),
+    feature("vgif", "virtual GIF", Recommended, "Nested guests cost more"),
+    feature("v_vmsave_vmload", "virtual VMSAVE/VMLOAD", Recommended, "Nested guests cost more"),
+    feature("avic", "AVIC (APIC virtualization)", Recommended, "Interrupts cost an exit each"),
     feature(
         "tsc_scale",
         "TSC scaling",
@@ -258,16 +178,8 @@ fn model(cpu: &Cpu) -> String {
         Vendor::Other(name) => name,
         Vendor::Unknown => "unknown",
     };
-    let brand = if cpu.brand.is_empty() {
-        vendor
-    } else {
-        &cpu.brand
-    };
-    let guest = if cpu.virtualized {
-        ", itself in a virtual machine"
-    } else {
-        ""
-    };
+    let brand = if cpu.brand.is_empty() { vendor } else { &cpu.brand };
+    let guest = if cpu.virtualized { ", itself in a virtual machine" } else { "" };
     format!(
         "{brand}, {} logical processors, {}-bit physical addresses{guest}",
         cpu.logical, cpu.physical_bits
@@ -275,11 +187,7 @@ fn model(cpu: &Cpu) -> String {
 }
 
 fn switch(item: &'static str, enabled: bool) -> Row {
-    let found = if enabled {
-        "yes"
-    } else {
-        "locked off by the firmware"
-    };
+    let found = if enabled { "yes" } else { "locked off by the firmware" };
     Row::judged(
         VIRTUALIZATION,
         item,
@@ -342,15 +250,8 @@ mod tests {
 
     #[test]
     fn an_old_intel_without_unrestricted_guest_is_told_so() {
-        let vmx = Vmx {
-            enabled: true,
-            features: Some(["ept", "vpid"].map(str::to_owned).into()),
-        };
-        let cpu = Cpu {
-            vendor: Vendor::Intel,
-            vmx: Some(vmx),
-            ..Cpu::default()
-        };
+        let vmx = Vmx { enabled: true, features: Some(["ept", "vpid"].map(str::to_owned).into()) };
+        let cpu = Cpu { vendor: Vendor::Intel, vmx: Some(vmx), ..Cpu::default() };
         let rows = rows(&cpu);
         assert_eq!(row(&rows, "EPT (").verdict, Verdict::Good);
         assert_eq!(row(&rows, "unrestricted").verdict, Verdict::Missing);
@@ -362,10 +263,7 @@ mod tests {
     fn an_intel_whose_capabilities_cannot_be_read_is_not_called_bad() {
         let cpu = Cpu {
             vendor: Vendor::Intel,
-            vmx: Some(Vmx {
-                enabled: true,
-                features: None,
-            }),
+            vmx: Some(Vmx { enabled: true, features: None }),
             ..Cpu::default()
         };
         let rows = rows(&cpu);
@@ -377,22 +275,13 @@ mod tests {
     fn an_amd_locked_off_by_firmware_sends_the_user_there() {
         let cpu = Cpu {
             vendor: Vendor::Amd,
-            svm: Some(Svm {
-                enabled: false,
-                asids: 0x8000,
-                features: ["npt", "nrip_save"].into(),
-            }),
+            svm: Some(Svm { enabled: false, asids: 0x8000, features: ["npt", "nrip_save"].into() }),
             ..Cpu::default()
         };
         let rows = rows(&cpu);
         let switch = row(&rows, "SVM (");
         assert_eq!(switch.verdict, Verdict::Missing);
-        assert!(
-            switch
-                .next_step
-                .as_ref()
-                .is_some_and(|s| s.contains("firmware"))
-        );
+        assert!(switch.next_step.as_ref().is_some_and(|s| s.contains("firmware")));
         assert_eq!(row(&rows, "next-RIP").verdict, Verdict::Good);
         assert_eq!(row(&rows, "decode").verdict, Verdict::Weak);
         assert_eq!(row(&rows, "address-space").verdict, Verdict::Good);
@@ -401,18 +290,10 @@ mod tests {
 
     #[test]
     fn a_cloud_guest_without_virtualization_is_sent_to_its_hypervisor() {
-        let cpu = Cpu {
-            vendor: Vendor::Amd,
-            virtualized: true,
-            ..Cpu::default()
-        };
+        let cpu = Cpu { vendor: Vendor::Amd, virtualized: true, ..Cpu::default() };
         let rows = rows(&cpu);
         let none = row(&rows, "SVM (");
         assert_eq!(none.verdict, Verdict::Missing);
-        assert!(
-            none.next_step
-                .as_ref()
-                .is_some_and(|s| s.contains("nested"))
-        );
+        assert!(none.next_step.as_ref().is_some_and(|s| s.contains("nested")));
     }
 }

@@ -36,11 +36,7 @@ pub(super) fn facts() -> Facts {
 /// The part of [`facts`] that decides on the engine; asks QEMU for its version only where KVM has
 /// not won already, because that costs a process.
 pub(super) fn for_choice() -> Facts {
-    let mut facts = Facts {
-        cpu: cpu(Path::new("/")),
-        kvm: kvm(),
-        ..Facts::default()
-    };
+    let mut facts = Facts { cpu: cpu(Path::new("/")), kvm: kvm(), ..Facts::default() };
     if facts.kvm != Device::Usable || !facts.cpu.has_virtualization() {
         facts.qemu = program(QEMU, true);
     }
@@ -59,12 +55,8 @@ const FIRMWARE: [&str; 5] = [
 ];
 
 /// Where helper programs are besides the folders of PATH.
-const HELPER_FOLDERS: [&str; 4] = [
-    "/usr/libexec",
-    "/usr/lib/qemu",
-    "/usr/lib/virtiofsd",
-    "/usr/sbin",
-];
+const HELPER_FOLDERS: [&str; 4] =
+    ["/usr/libexec", "/usr/lib/qemu", "/usr/lib/virtiofsd", "/usr/sbin"];
 
 fn text(root: &Path, path: &str) -> String {
     fs::read_to_string(root.join(path)).unwrap_or_default()
@@ -74,10 +66,8 @@ fn names(root: &Path, path: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(root.join(path)) else {
         return Vec::new();
     };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -92,19 +82,10 @@ fn cpu(root: &Path) -> Cpu {
     let mut features = BTreeSet::new();
     for (name, present) in [
         ("lm", extended.as_ref().is_some_and(|e| e.has_64bit_mode())),
-        (
-            "nx",
-            extended.as_ref().is_some_and(|e| e.has_execute_disable()),
-        ),
-        (
-            "pdpe1gb",
-            extended.as_ref().is_some_and(|e| e.has_1gib_pages()),
-        ),
+        ("nx", extended.as_ref().is_some_and(|e| e.has_execute_disable())),
+        ("pdpe1gb", extended.as_ref().is_some_and(|e| e.has_1gib_pages())),
         ("x2apic", basic.as_ref().is_some_and(|b| b.has_x2apic())),
-        (
-            "tsc_deadline_timer",
-            basic.as_ref().is_some_and(|b| b.has_tsc_deadline()),
-        ),
+        ("tsc_deadline_timer", basic.as_ref().is_some_and(|b| b.has_tsc_deadline())),
         ("xsave", basic.as_ref().is_some_and(|b| b.has_xsave())),
         ("smep", structured.as_ref().is_some_and(|s| s.has_smep())),
         ("smap", structured.as_ref().is_some_and(|s| s.has_smap())),
@@ -116,12 +97,8 @@ fn cpu(root: &Path) -> Cpu {
     }
     let brand = id.get_processor_brand_string();
     Cpu {
-        vendor: id
-            .get_vendor_info()
-            .map_or(Vendor::Unknown, |vendor| vendor_of(vendor.as_str())),
-        brand: brand
-            .map(|brand| brand.as_str().trim().to_owned())
-            .unwrap_or_default(),
+        vendor: id.get_vendor_info().map_or(Vendor::Unknown, |vendor| vendor_of(vendor.as_str())),
+        brand: brand.map(|brand| brand.as_str().trim().to_owned()).unwrap_or_default(),
         logical: std::thread::available_parallelism()
             .ok()
             .and_then(|count| u32::try_from(count.get()).ok())
@@ -131,12 +108,8 @@ fn cpu(root: &Path) -> Cpu {
             .get_processor_capacity_feature_info()
             .map_or(0, |capacity| capacity.physical_address_bits()),
         features,
-        vmx: basic
-            .is_some_and(|b| b.has_vmx())
-            .then(|| vmx(root, &kernel)),
-        svm: extended
-            .is_some_and(|e| e.has_svm())
-            .then(|| svm(&id, &kernel)),
+        vmx: basic.is_some_and(|b| b.has_vmx()).then(|| vmx(root, &kernel)),
+        svm: extended.is_some_and(|e| e.has_svm()).then(|| svm(&id, &kernel)),
     }
 }
 
@@ -185,24 +158,12 @@ fn vmx_features(msr: impl Fn(u32) -> Option<u64>) -> Option<BTreeSet<String>> {
     const SECONDARY: u32 = 0x48b;
     const EPT_VPID: u32 = 0x48c;
     // Bit 55 of IA32_VMX_BASIC: the "true" registers exist (A.2).
-    let (pin, processor) = if msr(BASIC)? >> 55 & 1 == 1 {
-        (0x48d, 0x48e)
-    } else {
-        (0x481, 0x482)
-    };
+    let (pin, processor) = if msr(BASIC)? >> 55 & 1 == 1 { (0x48d, 0x48e) } else { (0x481, 0x482) };
     // The upper half says which controls may be 1 (A.3).
     let allowed = |index: u32| msr(index).map_or(0, |value| value >> 32);
     let pin = allowed(pin);
-    let secondary = if allowed(processor) >> 31 & 1 == 1 {
-        allowed(SECONDARY)
-    } else {
-        0
-    };
-    let ept = if secondary & 0b10_0010 == 0 {
-        0
-    } else {
-        msr(EPT_VPID).unwrap_or(0)
-    };
+    let secondary = if allowed(processor) >> 31 & 1 == 1 { allowed(SECONDARY) } else { 0 };
+    let ept = if secondary & 0b10_0010 == 0 { 0 } else { msr(EPT_VPID).unwrap_or(0) };
     let bit = |word: u64, n: u32| word >> n & 1 == 1;
     let found = [
         // SDM 3C 25.6.1
@@ -227,10 +188,7 @@ fn vmx_features(msr: impl Fn(u32) -> Option<u64>) -> Option<BTreeSet<String>> {
 fn svm(id: &CpuId<impl raw_cpuid::CpuIdReader>, kernel: &str) -> Svm {
     let enabled = kernel_keeps(kernel, "svm");
     let Some(info) = id.get_svm_info() else {
-        return Svm {
-            enabled,
-            ..Svm::default()
-        };
+        return Svm { enabled, ..Svm::default() };
     };
     let found = [
         ("npt", info.has_nested_paging()),
@@ -256,9 +214,7 @@ fn kvm() -> Device {
     match KvmEngine::open() {
         Ok(_engine) => Device::Usable,
         Err(EngineError::Open { path, source, .. }) => refused(path, &source),
-        Err(other) => Device::Broken {
-            error: other.to_string(),
-        },
+        Err(other) => Device::Broken { error: other.to_string() },
     }
 }
 
@@ -281,9 +237,7 @@ fn refused(path: &str, error: &io::Error) -> Device {
                 .filter(|meta| meta.gid() != 0)
                 .and_then(|meta| group_name(&text(Path::new("/"), "etc/group"), meta.gid())),
         },
-        _ => Device::Broken {
-            error: error.to_string(),
-        },
+        _ => Device::Broken { error: error.to_string() },
     }
 }
 
@@ -312,9 +266,7 @@ fn module(root: &Path) -> Option<Module> {
 fn iommu(root: &Path) -> Iommu {
     let tables = names(root, "sys/firmware/acpi/tables");
     Iommu {
-        table: ["DMAR", "IVRS"]
-            .into_iter()
-            .find(|table| tables.iter().any(|name| name == table)),
+        table: ["DMAR", "IVRS"].into_iter().find(|table| tables.iter().any(|name| name == table)),
         units: names(root, "sys/class/iommu"),
     }
 }
@@ -351,13 +303,9 @@ fn chosen(words: &str) -> Option<String> {
 fn memory(meminfo: &str) -> Memory {
     let kib = |key: &str| -> u64 {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
-        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0)
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
-    Memory {
-        total: kib("MemTotal:") / 1024,
-        available: kib("MemAvailable:") / 1024,
-    }
+    Memory { total: kib("MemTotal:") / 1024, available: kib("MemAvailable:") / 1024 }
 }
 
 /// Where the program `name` is: in PATH, where distributions keep programs that other programs
@@ -376,10 +324,7 @@ pub fn program_path(name: &str) -> Option<PathBuf> {
 /// The code of the system's UEFI firmware for VMs, without secure boot.
 #[must_use]
 pub fn system_firmware() -> Option<PathBuf> {
-    FIRMWARE
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.is_file())
+    FIRMWARE.iter().map(PathBuf::from).find(|path| path.is_file())
 }
 
 fn program(name: &str, has_version: bool) -> Option<Program> {
@@ -460,10 +405,7 @@ mod tests {
 
     #[test]
     fn a_choice_in_sysfs_is_the_word_in_brackets() {
-        assert_eq!(
-            chosen("always [madvise] never\n").as_deref(),
-            Some("madvise")
-        );
+        assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
         assert_eq!(chosen(""), None);
     }
 
@@ -488,14 +430,8 @@ mod tests {
             ("sys/module/kvm_amd/parameters/nested", "1\n"),
             ("sys/class/iommu/ivhd0/name", ""),
             ("sys/firmware/acpi/tables/IVRS", ""),
-            (
-                "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
-                "8\n",
-            ),
-            (
-                "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
-                "6\n",
-            ),
+            ("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "8\n"),
+            ("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "6\n"),
             (
                 "sys/kernel/mm/transparent_hugepage/shmem_enabled",
                 "always within_size [advise] never deny force\n",
@@ -506,15 +442,9 @@ mod tests {
             fs::write(path, content).expect("written");
         }
         let module = module(root.path()).expect("kvm_amd");
-        assert_eq!(
-            (module.name.as_str(), module.nested),
-            ("kvm_amd", Some(true))
-        );
+        assert_eq!((module.name.as_str(), module.nested), ("kvm_amd", Some(true)));
         let iommu = iommu(root.path());
-        assert_eq!(
-            (iommu.table, iommu.units),
-            (Some("IVRS"), vec!["ivhd0".to_owned()])
-        );
+        assert_eq!((iommu.table, iommu.units), (Some("IVRS"), vec!["ivhd0".to_owned()]));
         let pages = huge_pages(root.path());
         assert_eq!(pages.reserved, [(2048, 8, 6)]);
         assert_eq!(pages.shared.as_deref(), Some("advise"));

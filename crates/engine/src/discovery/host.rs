@@ -101,14 +101,7 @@ fn device(
                 }
                 None => "Ask the administrator for access to the device".to_owned(),
             };
-            Row::judged(
-                topic,
-                item,
-                requirement,
-                "there, but you may not open it",
-                false,
-                &step,
-            )
+            Row::judged(topic, item, requirement, "there, but you may not open it", false, &step)
         }
     }
 }
@@ -133,21 +126,15 @@ fn nested(facts: &Facts) -> Option<Row> {
 fn iommu(iommu: &Iommu) -> Row {
     let item = "IOMMU (for devices given to guests)";
     let (found, good, step) = match (iommu.units.len(), iommu.table) {
-        (0, None) => (
-            "no".to_owned(),
-            false,
-            "Turn on VT-d or AMD-Vi (IOMMU) in the firmware set-up",
-        ),
+        (0, None) => {
+            ("no".to_owned(), false, "Turn on VT-d or AMD-Vi (IOMMU) in the firmware set-up")
+        }
         (0, Some(table)) => (
             format!("table {table}, not in use"),
             false,
             "Boot the kernel with intel_iommu=on or amd_iommu=on",
         ),
-        (count, _) => (
-            format!("{count} in use: {}", iommu.units.join(", ")),
-            true,
-            "",
-        ),
+        (count, _) => (format!("{count} in use: {}", iommu.units.join(", ")), true, ""),
     };
     Row::judged("iommu", item, Recommended, found, good, step)
 }
@@ -190,11 +177,8 @@ fn huge_pages(pages: &HugePages) -> Vec<Row> {
         .iter()
         .map(|(kib, total, free)| format!("{total} of {} MiB ({free} free)", kib / 1024))
         .collect();
-    let found = if words.is_empty() {
-        "not offered by the kernel".to_owned()
-    } else {
-        words.join(", ")
-    };
+    let found =
+        if words.is_empty() { "not offered by the kernel".to_owned() } else { words.join(", ") };
     vec![
         transparent,
         Row::judged(
@@ -232,11 +216,7 @@ fn qemu(program: Option<&Program>) -> Row {
     let judge =
         |found: String, good, step| Row::judged("programs", item, Recommended, found, good, step);
     match program {
-        None => judge(
-            "no".to_owned(),
-            false,
-            "Install the package qemu-system-x86",
-        ),
+        None => judge("no".to_owned(), false, "Install the package qemu-system-x86"),
         Some(program) => match program.version {
             Some(version) => judge(
                 version.to_string(),
@@ -260,21 +240,11 @@ fn program(
     next_step: &str,
 ) -> Row {
     let found = match program {
-        Some(Program {
-            version: Some(version),
-            ..
-        }) => version.to_string(),
+        Some(Program { version: Some(version), .. }) => version.to_string(),
         Some(Program { path, .. }) => path.display().to_string(),
         None => "no".to_owned(),
     };
-    Row::judged(
-        topic,
-        item,
-        Recommended,
-        found,
-        program.is_some(),
-        next_step,
-    )
+    Row::judged(topic, item, Recommended, found, program.is_some(), next_step)
 }
 
 #[cfg(test)]
@@ -290,10 +260,7 @@ mod tests {
 
     #[test]
     fn a_kvm_without_hardware_behind_it_is_called_paravirtual() {
-        let facts = Facts {
-            kvm: Device::Usable,
-            ..Facts::default()
-        };
+        let facts = Facts { kvm: Device::Usable, ..Facts::default() };
         let rows = rows(&facts);
         assert!(row(&rows, "/dev/kvm").found.starts_with("paravirtual"));
         assert_eq!(row(&rows, "/dev/kvm").verdict, Verdict::Missing);
@@ -301,35 +268,18 @@ mod tests {
 
     #[test]
     fn a_desktop_with_everything_has_nothing_left_to_do() {
-        let program = |version| {
-            Some(Program {
-                path: "/usr/bin/x".into(),
-                version,
-            })
-        };
+        let program = |version| Some(Program { path: "/usr/bin/x".into(), version });
         let facts = Facts {
-            cpu: Cpu {
-                svm: Some(Svm::default()),
-                ..Cpu::default()
-            },
+            cpu: Cpu { svm: Some(Svm::default()), ..Cpu::default() },
             kvm: Device::Usable,
-            module: Some(Module {
-                name: "kvm_amd".to_owned(),
-                nested: Some(true),
-            }),
-            iommu: Iommu {
-                table: Some("IVRS"),
-                units: vec!["ivhd0".to_owned()],
-            },
+            module: Some(Module { name: "kvm_amd".to_owned(), nested: Some(true) }),
+            iommu: Iommu { table: Some("IVRS"), units: vec!["ivhd0".to_owned()] },
             huge_pages: HugePages {
                 reserved: vec![(2048, 512, 512)],
                 transparent: Some("madvise".to_owned()),
                 shared: Some("advise".to_owned()),
             },
-            memory: Memory {
-                total: 32_000,
-                available: 20_000,
-            },
+            memory: Memory { total: 32_000, available: 20_000 },
             tun: Device::Usable,
             qemu: program(Some(Version(10, 0, 2))),
             passt: program(None),
@@ -353,9 +303,7 @@ mod tests {
     #[test]
     fn without_permission_the_devices_own_group_is_named() {
         let facts = Facts {
-            kvm: Device::NoPermission {
-                group: Some("virt".to_owned()),
-            },
+            kvm: Device::NoPermission { group: Some("virt".to_owned()) },
             ..Facts::default()
         };
         let rows = rows(&facts);
@@ -365,13 +313,8 @@ mod tests {
 
     #[test]
     fn an_iommu_the_kernel_leaves_alone_wants_a_kernel_parameter() {
-        let facts = Facts {
-            iommu: Iommu {
-                table: Some("DMAR"),
-                units: vec![],
-            },
-            ..Facts::default()
-        };
+        let facts =
+            Facts { iommu: Iommu { table: Some("DMAR"), units: vec![] }, ..Facts::default() };
         let rows = rows(&facts);
         let step = row(&rows, "IOMMU").next_step.clone();
         assert!(step.is_some_and(|step| step.contains("intel_iommu=on")));

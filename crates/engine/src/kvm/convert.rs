@@ -91,18 +91,11 @@ fn segment_to(segment: &Segment) -> kvm_segment {
 }
 
 fn table_from(table: &kvm_dtable) -> DescriptorTable {
-    DescriptorTable {
-        base: table.base,
-        limit: table.limit,
-    }
+    DescriptorTable { base: table.base, limit: table.limit }
 }
 
 fn table_to(table: &DescriptorTable) -> kvm_dtable {
-    kvm_dtable {
-        base: table.base,
-        limit: table.limit,
-        padding: [0; 3],
-    }
+    kvm_dtable { base: table.base, limit: table.limit, padding: [0; 3] }
 }
 
 pub(super) fn system_registers_from(sregs: &kvm_sregs) -> SystemRegisters {
@@ -166,11 +159,7 @@ pub(super) fn cpuid_to(entry: &CpuidEntry) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 {
         function: entry.leaf,
         index: entry.subleaf,
-        flags: if entry.subleaf_matters {
-            KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-        } else {
-            0
-        },
+        flags: if entry.subleaf_matters { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
         eax: entry.eax,
         ebx: entry.ebx,
         ecx: entry.ecx,
@@ -186,12 +175,7 @@ mod tests {
     #[test]
     fn a_segment_keeps_every_right_on_the_way_to_kvm_and_back() {
         for rights in [0x9b, 0x93, 0x8b, 0xa09b, 0xc093, 0xf0ff, 0x0010, 0] {
-            let segment = Segment {
-                selector: 0x18,
-                base: 0xffff_0000,
-                limit: 0xfffff,
-                rights,
-            };
+            let segment = Segment { selector: 0x18, base: 0xffff_0000, limit: 0xfffff, rights };
             assert_eq!(segment_from(&segment_to(&segment)), segment, "{rights:#x}");
         }
     }

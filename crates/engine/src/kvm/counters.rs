@@ -34,10 +34,7 @@ pub(super) struct ProcessorCounters {
 
 impl ProcessorCounters {
     pub(super) fn new(kernel: Option<BinaryStats>) -> Self {
-        Self {
-            exits: Default::default(),
-            kernel,
-        }
+        Self { exits: Default::default(), kernel }
     }
 
     pub(super) fn count(&self, exit: &Exit<'_>) {
@@ -117,16 +114,11 @@ fn layout(file: &impl FileExt) -> io::Result<Vec<Counter>> {
     let entry = DESCRIPTOR_SIZE + name_size;
     // The kernel has about 60 counters with names below 48 bytes.
     let Some(length) = entry.checked_mul(count).filter(|bytes| *bytes <= 1 << 20) else {
-        return Err(io::Error::other(
-            "the table of counters is larger than 1 MiB",
-        ));
+        return Err(io::Error::other("the table of counters is larger than 1 MiB"));
     };
     let mut table = vec![0; length];
     file.read_exact_at(&mut table, descriptors)?;
-    Ok(table
-        .chunks_exact(entry)
-        .filter_map(|bytes| counter(bytes, data))
-        .collect())
+    Ok(table.chunks_exact(entry).filter_map(|bytes| counter(bytes, data)).collect())
 }
 
 /// flags u32, exponent i16, size u16, offset u32, bucket size u32, then the name.
@@ -158,11 +150,7 @@ mod tests {
         counters.count(&Exit::Halt);
         counters.count(&Exit::Interrupted);
         counters.count(&Exit::EndOfInterrupt { vector: 1 });
-        for exit in [
-            Exit::Halt,
-            Exit::Interrupted,
-            Exit::EndOfInterrupt { vector: 1 },
-        ] {
+        for exit in [Exit::Halt, Exit::Interrupted, Exit::EndOfInterrupt { vector: 1 }] {
             assert!(counters.read().contains(&(exit.reason().to_owned(), 1)));
         }
         assert!(counters.read().contains(&("shutdown".to_owned(), 0)));
@@ -176,10 +164,7 @@ mod tests {
         descriptor.extend(b"halt_exits\0\0\0");
         assert_eq!(
             counter(&descriptor, 0x100),
-            Some(Counter {
-                name: "halt_exits".to_owned(),
-                offset: 0x110
-            })
+            Some(Counter { name: "halt_exits".to_owned(), offset: 0x110 })
         );
         descriptor[6] = 32;
         assert_eq!(counter(&descriptor, 0), None);

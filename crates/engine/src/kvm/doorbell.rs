@@ -12,12 +12,7 @@ use std::sync::Arc;
 use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 
 // `kvm-ioctls` can express a width only together with a value to match.
-ioctl_iow_nr!(
-    KVM_IOEVENTFD,
-    kvm_bindings::KVMIO,
-    0x79,
-    kvm_bindings::kvm_ioeventfd
-);
+ioctl_iow_nr!(KVM_IOEVENTFD, kvm_bindings::KVMIO, 0x79, kvm_bindings::kvm_ioeventfd);
 
 /// A doorbell in place; dropping it takes it away.
 pub(super) struct Ioeventfd {
@@ -32,9 +27,8 @@ impl Ioeventfd {
         doorbell: Doorbell,
         event: BorrowedFd<'_>,
     ) -> Result<Self, EngineError> {
-        let event = event
-            .try_clone_to_owned()
-            .map_err(|source| EngineError::call("dup", source))?;
+        let event =
+            event.try_clone_to_owned().map_err(|source| EngineError::call("dup", source))?;
         let request = request(doorbell, event.as_raw_fd());
         call(&vm, &request)?;
         Ok(Self { vm, event, request })
@@ -67,10 +61,7 @@ fn call(vm: &VmFd, request: &kvm_ioeventfd) -> Result<(), EngineError> {
     // SAFETY: `vm` is a KVM VM descriptor and KVM reads one `kvm_ioeventfd` from the reference.
     match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), request) } {
         0 => Ok(()),
-        _ => Err(EngineError::call(
-            "KVM_IOEVENTFD",
-            io::Error::last_os_error(),
-        )),
+        _ => Err(EngineError::call("KVM_IOEVENTFD", io::Error::last_os_error())),
     }
 }
 
@@ -102,11 +93,7 @@ mod tests {
         let any = request(doorbell, 3);
         assert_eq!((any.flags, any.len, any.addr), (0, 2, 0xc000_0000));
         let one = request(
-            Doorbell {
-                address: DoorbellAddress::Port(0x510),
-                value: Some(7),
-                ..doorbell
-            },
+            Doorbell { address: DoorbellAddress::Port(0x510), value: Some(7), ..doorbell },
             3,
         );
         assert_eq!((one.flags, one.datamatch, one.addr), (3, 7, 0x510));

@@ -17,15 +17,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// KVM_SIGNAL_MSI.
 pub(super) fn inject(vm: &VmFd, msi: Msi) -> Result<(), EngineError> {
     let (address_lo, address_hi) = halves(msi.address);
-    vm.signal_msi(kvm_msi {
-        address_lo,
-        address_hi,
-        data: msi.data,
-        ..Default::default()
-    })
-    // 0 is "blocked by the guest": no local APIC takes it, and the message is lost as on hardware.
-    .map(|_delivered| ())
-    .map_err(|error| failed("KVM_SIGNAL_MSI", error))
+    vm.signal_msi(kvm_msi { address_lo, address_hi, data: msi.data, ..Default::default() })
+        // 0 is "blocked by the guest": no local APIC takes it, and the message is lost as on hardware.
+        .map(|_delivered| ())
+        .map_err(|error| failed("KVM_SIGNAL_MSI", error))
 }
 
 fn halves(address: u64) -> (u32, u32) {
@@ -44,9 +39,7 @@ impl Routes {
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
         let pins = (0u32..).zip(self.pins.iter().copied());
         let descriptors = self.descriptors.iter().map(|(gsi, msi)| (*gsi, *msi));
-        pins.chain(descriptors)
-            .filter_map(|(gsi, msi)| Some(entry(gsi, msi?)))
-            .collect()
+        pins.chain(descriptors).filter_map(|(gsi, msi)| Some(entry(gsi, msi?))).collect()
     }
 
     fn apply(&self, vm: &VmFd) -> Result<(), EngineError> {
@@ -54,8 +47,7 @@ impl Routes {
         let table = KvmIrqRouting::from_entries(&self.entries()).map_err(|_too_many| {
             EngineError::call(OPERATION, io::Error::from_raw_os_error(libc::E2BIG))
         })?;
-        vm.set_gsi_routing(&table)
-            .map_err(|error| failed(OPERATION, error))
+        vm.set_gsi_routing(&table).map_err(|error| failed(OPERATION, error))
     }
 
     pub(super) fn set_pins(&mut self, vm: &VmFd, pins: &[Option<Msi>]) -> Result<(), EngineError> {
@@ -74,9 +66,7 @@ impl Routes {
 
     fn add(&mut self, vm: &VmFd, msi: Msi) -> Result<u32, EngineError> {
         let first = LINE_PINS as u32;
-        let gsi = (first..)
-            .find(|gsi| !self.descriptors.contains_key(gsi))
-            .unwrap_or(u32::MAX);
+        let gsi = (first..).find(|gsi| !self.descriptors.contains_key(gsi)).unwrap_or(u32::MAX);
         self.descriptors.insert(gsi, Some(msi));
         self.apply(vm).inspect_err(|_| {
             self.descriptors.remove(&gsi);
@@ -119,16 +109,8 @@ impl Irqfd {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
             .map_err(|source| EngineError::call("eventfd", source))?;
         let gsi = lock(&routes).add(&vm, msi)?;
-        let irqfd = Self {
-            vm,
-            routes,
-            gsi,
-            event,
-        };
-        irqfd
-            .vm
-            .register_irqfd(&irqfd.event, gsi)
-            .map_err(|error| failed("KVM_IRQFD", error))?;
+        let irqfd = Self { vm, routes, gsi, event };
+        irqfd.vm.register_irqfd(&irqfd.event, gsi).map_err(|error| failed("KVM_IRQFD", error))?;
         Ok(irqfd)
     }
 }
@@ -137,10 +119,7 @@ impl InterruptFd for Irqfd {
     fn descriptor(&self) -> Result<OwnedFd, EngineError> {
         // SAFETY: the descriptor belongs to `self.event`, open as long as `self` is borrowed.
         let event = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&self.event)) };
-        event
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| EngineError::call("dup", source))
+        event.as_fd().try_clone_to_owned().map_err(|source| EngineError::call("dup", source))
     }
 
     fn set(&self, msi: Option<Msi>) -> Result<(), EngineError> {
@@ -179,10 +158,7 @@ mod tests {
 
     #[test]
     fn masked_pins_and_descriptors_have_no_route() {
-        let msi = Msi {
-            address: 0x1_fee0_1000,
-            data: 0x8031,
-        };
+        let msi = Msi { address: 0x1_fee0_1000, data: 0x8031 };
         let routes = Routes {
             pins: vec![None, Some(msi)],
             descriptors: BTreeMap::from([(24, None), (25, Some(msi))]),

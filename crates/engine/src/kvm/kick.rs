@@ -52,15 +52,9 @@ impl KickState {
             )
         }
         .map_err(|error| EngineError::call("mmap of the run page", error.into()))?;
-        let run_page = NonNull::new(page.cast()).ok_or(EngineError::Missing {
-            engine: "kvm",
-            what: "a run page",
-        })?;
-        Ok(Self {
-            run_page,
-            inside: AtomicBool::new(false),
-            thread: AtomicI32::new(0),
-        })
+        let run_page = NonNull::new(page.cast())
+            .ok_or(EngineError::Missing { engine: "kvm", what: "a run page" })?;
+        Ok(Self { run_page, inside: AtomicBool::new(false), thread: AtomicI32::new(0) })
     }
 
     fn immediate_exit(&self) -> &AtomicU8 {
@@ -94,12 +88,7 @@ impl Kick for KickState {
             // fails, and should its number belong to another thread by now, the handler does
             // nothing there.
             unsafe {
-                libc::syscall(
-                    libc::SYS_tgkill,
-                    libc::getpid(),
-                    self.thread.load(SeqCst),
-                    signal(),
-                )
+                libc::syscall(libc::SYS_tgkill, libc::getpid(), self.thread.load(SeqCst), signal())
             };
         }
     }

@@ -72,11 +72,7 @@ impl KvmEngine {
     pub fn open() -> Result<Self, EngineError> {
         let kvm = kvm_ioctls::Kvm::new().map_err(|error| {
             let source = io::Error::from_raw_os_error(error.errno());
-            EngineError::Open {
-                path: DEVICE,
-                advice: advice(source.kind()),
-                source,
-            }
+            EngineError::Open { path: DEVICE, advice: advice(source.kind()), source }
         })?;
         if kvm.get_api_version() != API_VERSION {
             return Err(EngineError::Missing {
@@ -86,10 +82,7 @@ impl KvmEngine {
         }
         for (present, what) in [
             (kvm.check_extension(Cap::UserMemory), "KVM_CAP_USER_MEMORY"),
-            (
-                kvm.check_extension(Cap::SplitIrqchip),
-                "KVM_CAP_SPLIT_IRQCHIP (Linux 4.5 or later)",
-            ),
+            (kvm.check_extension(Cap::SplitIrqchip), "KVM_CAP_SPLIT_IRQCHIP (Linux 4.5 or later)"),
             (kvm.check_extension(Cap::SignalMsi), "KVM_CAP_SIGNAL_MSI"),
             (kvm.check_extension(Cap::X2ApicApi), "KVM_CAP_X2APIC_API"),
             (
@@ -99,10 +92,7 @@ impl KvmEngine {
             (kvm.check_extension(Cap::UserNmi), "KVM_CAP_USER_NMI"),
         ] {
             if !present {
-                return Err(EngineError::Missing {
-                    engine: "kvm",
-                    what,
-                });
+                return Err(EngineError::Missing { engine: "kvm", what });
             }
         }
         let offers = Offers {
@@ -115,10 +105,7 @@ impl KvmEngine {
             nested_state: kvm.check_extension_int(Cap::NestedState) > 0,
             deadline_timer: kvm.check_extension(Cap::TscDeadlineTimer),
         };
-        Ok(Self {
-            kvm: Arc::new(kvm),
-            offers,
-        })
+        Ok(Self { kvm: Arc::new(kvm), offers })
     }
 }
 

@@ -52,9 +52,7 @@ impl KvmPartition {
 
 /// Statistics are worth a line in the log, not a failed start.
 pub(super) fn optional(statistics: Result<BinaryStats, EngineError>) -> Option<BinaryStats> {
-    statistics
-        .inspect_err(|error| tracing::info!(%error, "KVM's own statistics are left out"))
-        .ok()
+    statistics.inspect_err(|error| tracing::info!(%error, "KVM's own statistics are left out")).ok()
 }
 
 impl Partition for KvmPartition {
@@ -65,10 +63,7 @@ impl Partition for KvmPartition {
         access: Access,
     ) -> Result<(), EngineError> {
         if access == Access::ReadOnly && !self.offers.read_only_memory {
-            return Err(EngineError::NotOffered {
-                engine: "kvm",
-                what: "read-only memory",
-            });
+            return Err(EngineError::NotOffered { engine: "kvm", what: "read-only memory" });
         }
         self.memory().map(&self.vm, guest, mapping, access)
     }
@@ -82,11 +77,7 @@ impl Partition for KvmPartition {
             .kvm
             .get_supported_cpuid(CPUID_ENTRIES)
             .map_err(|error| failed("KVM_GET_SUPPORTED_CPUID", error))?;
-        let mut entries: Vec<_> = supported
-            .as_slice()
-            .iter()
-            .map(convert::cpuid_from)
-            .collect();
+        let mut entries: Vec<_> = supported.as_slice().iter().map(convert::cpuid_from).collect();
         for entry in entries.iter_mut().filter(|entry| entry.leaf == 1) {
             entry.ecx |= with_kernel_apic(self.offers.deadline_timer);
         }
@@ -99,10 +90,7 @@ impl Partition for KvmPartition {
             .ok()
             .and_then(|index| created.get_mut(index))
             .filter(|taken| !**taken)
-            .ok_or(EngineError::ProcessorIndex {
-                index,
-                limit: self.processors,
-            })?;
+            .ok_or(EngineError::ProcessorIndex { index, limit: self.processors })?;
         let processor = KvmProcessor::new(
             &self.kvm,
             Arc::clone(&self.vm),
@@ -148,10 +136,7 @@ impl Partition for KvmPartition {
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {
-        self.statistics
-            .as_ref()
-            .map(BinaryStats::read)
-            .unwrap_or_default()
+        self.statistics.as_ref().map(BinaryStats::read).unwrap_or_default()
     }
 }
 
@@ -160,9 +145,5 @@ impl Partition for KvmPartition {
 fn with_kernel_apic(deadline_timer: bool) -> u32 {
     const X2APIC: u32 = 1 << 21;
     const TSC_DEADLINE: u32 = 1 << 24;
-    if deadline_timer {
-        X2APIC | TSC_DEADLINE
-    } else {
-        X2APIC
-    }
+    if deadline_timer { X2APIC | TSC_DEADLINE } else { X2APIC }
 }

@@ -5,29 +5,16 @@ use kvm_bindings::{kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_vcpu_events};
 
 /// `signature` is CPUID.1:EAX, which EDX holds after power-on.
 pub(super) fn registers(signature: u32) -> Registers {
-    Registers {
-        rdx: signature.into(),
-        rip: 0xfff0,
-        rflags: 0x2,
-        ..Registers::default()
-    }
+    Registers { rdx: signature.into(), rip: 0xfff0, rflags: 0x2, ..Registers::default() }
 }
 
 pub(super) fn system_registers(bootstrap: bool) -> SystemRegisters {
     // Present, data, read/write, accessed.
     let data = segment(0x93);
-    let empty_table = DescriptorTable {
-        base: 0,
-        limit: 0xffff,
-    };
+    let empty_table = DescriptorTable { base: 0, limit: 0xffff };
     SystemRegisters {
         // The first instruction is at 0xffff_fff0 (SDM 3A 10.1.4).
-        cs: Segment {
-            selector: 0xf000,
-            base: 0xffff_0000,
-            limit: 0xffff,
-            rights: 0x9b,
-        },
+        cs: Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, rights: 0x9b },
         ds: data,
         es: data,
         fs: data,
@@ -47,12 +34,7 @@ pub(super) fn system_registers(bootstrap: bool) -> SystemRegisters {
 }
 
 fn segment(rights: u16) -> Segment {
-    Segment {
-        selector: 0,
-        base: 0,
-        limit: 0xffff,
-        rights,
-    }
+    Segment { selector: 0, base: 0, limit: 0xffff, rights }
 }
 
 pub(super) fn fpu() -> kvm_fpu {
@@ -66,11 +48,7 @@ pub(super) fn fpu() -> kvm_fpu {
 }
 
 pub(super) fn debug_registers() -> kvm_debugregs {
-    kvm_debugregs {
-        dr6: 0xffff_0ff0,
-        dr7: 0x400,
-        ..Default::default()
-    }
+    kvm_debugregs { dr6: 0xffff_0ff0, dr7: 0x400, ..Default::default() }
 }
 
 /// Nothing pending, nothing in flight; the flags say that NMI state, SIPI vector and interrupt

@@ -21,12 +21,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 
 // Not in `kvm-ioctls`.
-ioctl_iow_nr!(
-    KVM_INTERRUPT,
-    kvm_bindings::KVMIO,
-    0x86,
-    kvm_bindings::kvm_interrupt
-);
+ioctl_iow_nr!(KVM_INTERRUPT, kvm_bindings::KVMIO, 0x86, kvm_bindings::kvm_interrupt);
 
 /// MSRs per KVM_GET_MSRS or KVM_SET_MSRS; the wrapper's limit is 256.
 const MSR_BATCH: usize = 128;
@@ -67,9 +62,8 @@ impl KvmProcessor {
         offers: Offers,
         index: u32,
     ) -> Result<Self, EngineError> {
-        let vcpu = vm
-            .create_vcpu(index.into())
-            .map_err(|error| failed("KVM_CREATE_VCPU", error))?;
+        let vcpu =
+            vm.create_vcpu(index.into()).map_err(|error| failed("KVM_CREATE_VCPU", error))?;
         let kernel = offers.binary_stats.then(|| BinaryStats::open(&vcpu));
         let msr_indexes = kvm
             .get_msr_index_list()
@@ -79,8 +73,7 @@ impl KvmProcessor {
         let msrs = read_msrs(&vcpu, &msr_indexes)?;
         let nested = if offers.nested_state {
             let mut state = Box::new(KvmNestedStateBuffer::empty());
-            vcpu.nested_state(&mut state)
-                .map_err(|error| failed("KVM_GET_NESTED_STATE", error))?;
+            vcpu.nested_state(&mut state).map_err(|error| failed("KVM_GET_NESTED_STATE", error))?;
             Some(state)
         } else {
             None
@@ -93,12 +86,7 @@ impl KvmProcessor {
             index,
             queued: false,
             signature: 0,
-            fresh: Fresh {
-                msr_indexes,
-                msrs,
-                msrs_final: false,
-                nested,
-            },
+            fresh: Fresh { msr_indexes, msrs, msrs_final: false, nested },
             vm,
             _memory: memory,
         };
@@ -109,10 +97,7 @@ impl KvmProcessor {
     }
 
     fn reset_local_apic(&self) -> Result<(), EngineError> {
-        let old = self
-            .vcpu
-            .get_lapic()
-            .map_err(|error| failed("KVM_GET_LAPIC", error))?;
+        let old = self.vcpu.get_lapic().map_err(|error| failed("KVM_GET_LAPIC", error))?;
         self.vcpu
             .set_lapic(&power_on::local_apic(&old, self.index))
             .map_err(|error| failed("KVM_SET_LAPIC", error))
@@ -148,23 +133,12 @@ impl KvmProcessor {
         // SAFETY: `area` has the size KVM_CAP_XSAVE2 asks for on this VM, and this process enables
         // no further state components once its processors exist.
         unsafe { self.vcpu.set_xsave2(&area) }.map_err(|error| failed("KVM_SET_XSAVE", error))?;
-        self.vcpu
-            .set_fpu(&power_on::fpu())
-            .map_err(|error| failed("KVM_SET_FPU", error))?;
-        let mut xcrs = kvm_xcrs {
-            nr_xcrs: 1,
-            ..Default::default()
-        };
+        self.vcpu.set_fpu(&power_on::fpu()).map_err(|error| failed("KVM_SET_FPU", error))?;
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
         // XCR0 holds x87 alone (SDM 3A table 10-1).
-        xcrs.xcrs[0] = kvm_xcr {
-            xcr: 0,
-            value: 1,
-            ..Default::default()
-        };
+        xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: 1, ..Default::default() };
         if self.vm.check_extension(Cap::Xcrs) {
-            self.vcpu
-                .set_xcrs(&xcrs)
-                .map_err(|error| failed("KVM_SET_XCRS", error))?;
+            self.vcpu.set_xcrs(&xcrs).map_err(|error| failed("KVM_SET_XCRS", error))?;
         }
         Ok(())
     }
@@ -185,13 +159,7 @@ impl KvmProcessor {
                 tracing::debug!(processor = self.index, %error, "not reset");
             }
         }
-        write_msrs(
-            &self.vcpu,
-            &[Msr {
-                index: TSC,
-                value: 0,
-            }],
-        )
+        write_msrs(&self.vcpu, &[Msr { index: TSC, value: 0 }])
     }
 }
 
@@ -229,10 +197,7 @@ impl Processor for KvmProcessor {
                 self.queued = true;
                 Ok(())
             }
-            _ => Err(EngineError::call(
-                "KVM_INTERRUPT",
-                io::Error::last_os_error(),
-            )),
+            _ => Err(EngineError::call("KVM_INTERRUPT", io::Error::last_os_error())),
         }
     }
 
@@ -249,9 +214,7 @@ impl Processor for KvmProcessor {
         let cpuid = CpuId::from_entries(&converted).map_err(|_too_many| {
             EngineError::call("KVM_SET_CPUID2", io::Error::from_raw_os_error(libc::E2BIG))
         })?;
-        self.vcpu
-            .set_cpuid2(&cpuid)
-            .map_err(|error| failed("KVM_SET_CPUID2", error))?;
+        self.vcpu.set_cpuid2(&cpuid).map_err(|error| failed("KVM_SET_CPUID2", error))?;
         let signature = entries.iter().find(|entry| entry.leaf == 1);
         self.signature = signature.map_or(0, |entry| entry.eax);
         if !self.fresh.msrs_final {
@@ -295,11 +258,13 @@ impl Processor for KvmProcessor {
         write_msrs(&self.vcpu, msrs)
     }
 
+    fn tsc_frequency(&self) -> Option<u64> {
+        let kilohertz = self.vcpu.get_tsc_khz().ok().filter(|khz| *khz > 0)?;
+        Some(u64::from(kilohertz) * 1000)
+    }
+
     fn run_state(&self) -> Result<RunState, EngineError> {
-        let state = self
-            .vcpu
-            .get_mp_state()
-            .map_err(|error| failed("KVM_GET_MP_STATE", error))?;
+        let state = self.vcpu.get_mp_state().map_err(|error| failed("KVM_GET_MP_STATE", error))?;
         Ok(match state.mp_state {
             KVM_MP_STATE_HALTED => RunState::Halted,
             KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => RunState::WaitForSipi,
@@ -327,16 +292,21 @@ impl Processor for KvmProcessor {
         self.vcpu
             .set_vcpu_events(&power_on::events())
             .map_err(|error| failed("KVM_SET_VCPU_EVENTS", error))?;
-        let mp_state = if bootstrap {
-            KVM_MP_STATE_RUNNABLE
-        } else {
-            KVM_MP_STATE_UNINITIALIZED
-        };
+        let mp_state = if bootstrap { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_UNINITIALIZED };
         self.vcpu
             .set_mp_state(kvm_mp_state { mp_state })
             .map_err(|error| failed("KVM_SET_MP_STATE", error))?;
         self.request_interrupt_window(false);
         Ok(())
+    }
+
+    fn stood_still(&mut self) -> Result<(), EngineError> {
+        // Sets PVCLOCK_GUEST_STOPPED in the guest's kvmclock page at the next entry (KVM API 4.70).
+        match self.vcpu.kvmclock_ctrl() {
+            // The guest has no kvmclock page: not yet, not any more, or never.
+            Err(error) if error.errno() == libc::EINVAL => Ok(()),
+            other => other.map_err(|error| failed("KVM_KVMCLOCK_CTRL", error)),
+        }
     }
 
     fn statistics(&self) -> Arc<dyn Statistics> {
@@ -356,10 +326,11 @@ fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<Msr>, EngineError> {
             .get_msrs(&mut msrs)
             .map_err(|error| failed("KVM_GET_MSRS", error))?
             .min(batch.len());
-        found.extend(msrs.as_slice()[..read].iter().map(|entry| Msr {
-            index: entry.index,
-            value: entry.data,
-        }));
+        found.extend(
+            msrs.as_slice()[..read]
+                .iter()
+                .map(|entry| Msr { index: entry.index, value: entry.data }),
+        );
         let refused = usize::from(read < batch.len());
         rest = &rest[read + refused..];
     }
@@ -368,29 +339,19 @@ fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<Msr>, EngineError> {
 
 fn write_msrs(vcpu: &VcpuFd, msrs: &[Msr]) -> Result<(), EngineError> {
     for batch in msrs.chunks(MSR_BATCH) {
-        let entries: Vec<_> = batch
-            .iter()
-            .map(|msr| entry(msr.index, msr.value))
-            .collect();
+        let entries: Vec<_> = batch.iter().map(|msr| entry(msr.index, msr.value)).collect();
         let written = vcpu
             .set_msrs(&batch_of("KVM_SET_MSRS", &entries)?)
             .map_err(|error| failed("KVM_SET_MSRS", error))?;
         if let Some(refused) = batch.get(written) {
-            return Err(EngineError::Msr {
-                index: refused.index,
-                value: refused.value,
-            });
+            return Err(EngineError::Msr { index: refused.index, value: refused.value });
         }
     }
     Ok(())
 }
 
 fn entry(index: u32, data: u64) -> kvm_msr_entry {
-    kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    }
+    kvm_msr_entry { index, data, ..Default::default() }
 }
 
 fn batch_of(operation: &'static str, entries: &[kvm_msr_entry]) -> Result<Msrs, EngineError> {

@@ -41,10 +41,7 @@ fn port(page: &mut kvm_run, size: usize) -> Exit<'_> {
     let io = unsafe { page.__bindgen_anon_1.io };
     let length = usize::from(io.size) * io.count as usize;
     let start = usize::try_from(io.data_offset).unwrap_or(usize::MAX);
-    if start
-        .checked_add(length)
-        .is_none_or(|end| end > size || start < size_of::<kvm_run>())
-    {
+    if start.checked_add(length).is_none_or(|end| end > size || start < size_of::<kvm_run>()) {
         return Exit::Failure(FailureFacts {
             what: "KVM_EXIT_IO outside the run page".to_owned(),
             codes: vec![io.data_offset, io.count.into(), io.size.into()],
@@ -80,10 +77,7 @@ fn failure(page: &kvm_run) -> FailureFacts {
             let internal = unsafe { page.__bindgen_anon_1.internal };
             let known = (internal.ndata as usize).min(internal.data.len());
             FailureFacts {
-                what: format!(
-                    "KVM_EXIT_INTERNAL_ERROR/{}",
-                    internal_error(internal.suberror)
-                ),
+                what: format!("KVM_EXIT_INTERNAL_ERROR/{}", internal_error(internal.suberror)),
                 codes: internal.data[..known].to_vec(),
             }
         }
@@ -128,10 +122,7 @@ mod tests {
 
     #[test]
     fn an_internal_error_names_its_kind_and_keeps_its_codes() {
-        let mut page = kvm_run {
-            exit_reason: KVM_EXIT_INTERNAL_ERROR,
-            ..Default::default()
-        };
+        let mut page = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
         page.__bindgen_anon_1.internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
         page.__bindgen_anon_1.internal.ndata = 2;
         // SAFETY: plain numbers; `page` is zeroed.
@@ -143,10 +134,7 @@ mod tests {
 
     #[test]
     fn a_count_of_codes_beyond_the_page_is_cut() {
-        let mut page = kvm_run {
-            exit_reason: KVM_EXIT_INTERNAL_ERROR,
-            ..Default::default()
-        };
+        let mut page = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
         page.__bindgen_anon_1.internal.suberror = 77;
         page.__bindgen_anon_1.internal.ndata = u32::MAX;
         let facts = failure_of(&mut page);
@@ -156,10 +144,7 @@ mod tests {
 
     #[test]
     fn port_data_outside_the_run_page_is_refused() {
-        let mut page = kvm_run {
-            exit_reason: KVM_EXIT_IO,
-            ..Default::default()
-        };
+        let mut page = kvm_run { exit_reason: KVM_EXIT_IO, ..Default::default() };
         let io = &raw mut page.__bindgen_anon_1;
         // SAFETY: `io` points into `page`, which is alive.
         unsafe {

@@ -24,11 +24,7 @@ impl Slot {
             Access::ReadOnly => KVM_MEM_READONLY,
             Access::ReadWrite => 0,
         };
-        let log = if self.logging {
-            KVM_MEM_LOG_DIRTY_PAGES
-        } else {
-            0
-        };
+        let log = if self.logging { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         Region {
             slot: self.id,
             flags: read_only | log,
@@ -72,12 +68,7 @@ impl Slots {
             return refuse("something else is mapped there");
         }
         let id = (0..).find(|id| self.by_address.values().all(|slot| slot.id != *id));
-        let slot = Slot {
-            id: id.unwrap_or(u32::MAX),
-            mapping,
-            access,
-            logging: false,
-        };
+        let slot = Slot { id: id.unwrap_or(u32::MAX), mapping, access, logging: false };
         // SAFETY: `HostMapping` promises that the memory stays mapped at this place until dropped;
         // the slot holds it until `unmap` has taken the region out of KVM again, and the partition,
         // which owns the slots, outlives every processor.
@@ -91,10 +82,7 @@ impl Slots {
         let Some(slot) = self.by_address.get(&guest.0) else {
             return Err(nothing_mapped(guest));
         };
-        let gone = Region {
-            memory_size: 0,
-            ..slot.region(guest.0)
-        };
+        let gone = Region { memory_size: 0, ..slot.region(guest.0) };
         // SAFETY: a region of size 0 takes the slot away; no memory is handed to KVM.
         unsafe { vm.set_user_memory_region(gone) }
             .map_err(|error| failed("KVM_SET_USER_MEMORY_REGION", error))?;
@@ -129,10 +117,7 @@ impl Slots {
 }
 
 fn nothing_mapped(guest: GuestPhysical) -> EngineError {
-    EngineError::Mapping {
-        guest,
-        reason: "nothing is mapped there",
-    }
+    EngineError::Mapping { guest, reason: "nothing is mapped there" }
 }
 
 /// A bitmap with the first `pages` bits set.

@@ -21,11 +21,7 @@ fn port_reads_and_writes_come_out_with_their_width() {
     );
     for (width, port) in [(1, 0x60), (2, 0x62), (4, 0x64)] {
         match cpu.run().expect("the guest runs") {
-            Exit::PortRead {
-                port: read,
-                width: bytes,
-                data,
-            } => {
+            Exit::PortRead { port: read, width: bytes, data } => {
                 assert_eq!((read, usize::from(bytes), data.len()), (port, width, width));
                 data.copy_from_slice(&[0x11, 0x22, 0x33, 0x44][..width]);
             }
@@ -61,19 +57,11 @@ fn string_port_writes_and_reads_carry_every_item() {
     let mut read = 0u8;
     loop {
         match cpu.run().expect("the guest runs") {
-            Exit::PortWrite {
-                port: 0x150,
-                width,
-                data,
-            } => {
+            Exit::PortWrite { port: 0x150, width, data } => {
                 assert_eq!(width, 2);
                 written.extend_from_slice(data);
             }
-            Exit::PortRead {
-                port: 0x150,
-                width,
-                data,
-            } => {
+            Exit::PortRead { port: 0x150, width, data } => {
                 assert_eq!(width, 1);
                 for byte in data {
                     read += 1;
@@ -103,11 +91,7 @@ fn a_doorbell_signals_without_an_exit_and_only_for_its_value() {
         ],
     );
     let event = eventfd(0, EventfdFlags::NONBLOCK).expect("an event");
-    let doorbell = Doorbell {
-        address: DoorbellAddress::Port(0x500),
-        width: 2,
-        value: Some(5),
-    };
+    let doorbell = Doorbell { address: DoorbellAddress::Port(0x500), width: 2, value: Some(5) };
     let guard = machine.partition.doorbell(doorbell, event.as_fd());
     let Some(guard) = guard.expect("ioeventfd") else {
         eprintln!("SKIPPED: this KVM has no ioeventfd");
@@ -134,8 +118,7 @@ fn a_triple_fault_is_a_shutdown() {
     system.cs.selector = 8;
     system.gdt.limit = 0;
     system.idt.limit = 0;
-    cpu.set_system_registers(&system)
-        .expect("protected mode without vectors");
+    cpu.set_system_registers(&system).expect("protected mode without vectors");
     match cpu.run().expect("the guest runs") {
         Exit::Shutdown => {}
         other => panic!("{other:?}"),

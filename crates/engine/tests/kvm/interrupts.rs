@@ -27,11 +27,7 @@ fn an_interrupt_descriptor_delivers_its_message() {
     machine.handler(0x31);
     let mut cpu = machine.processor(0, &[0xfb, 0xf4, 0xe6, 0x80]);
     enable_local_apic(cpu.as_mut());
-    let Some(interrupt) = machine
-        .partition
-        .interrupt_fd(message(0x40))
-        .expect("irqfd")
-    else {
+    let Some(interrupt) = machine.partition.interrupt_fd(message(0x40)).expect("irqfd") else {
         eprintln!("SKIPPED: this KVM has no irqfd");
         return;
     };
@@ -82,10 +78,7 @@ fn a_non_maskable_interrupt_arrives_with_interrupts_off() {
 #[test]
 fn the_end_of_a_level_interrupt_comes_back() {
     let Some(machine) = machine(1) else { return };
-    let level = Msi {
-        address: 0xfee0_0000,
-        data: 0x33 | 1 << 15 | 1 << 14,
-    };
+    let level = Msi { address: 0xfee0_0000, data: 0x33 | 1 << 15 | 1 << 14 };
     // mov ecx, 0x80b; xor eax, eax; xor edx, edx; wrmsr (end of interrupt, SDM 3A 11.12.1.2);
     // out 0x99, al; iret
     machine.memory.write(

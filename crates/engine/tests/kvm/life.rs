@@ -106,15 +106,39 @@ fn a_kick_ends_the_instruction_under_way_and_begins_no_other() {
 }
 
 #[test]
+fn a_guest_with_kvmclock_learns_that_it_stood_still() {
+    /// MSR_KVM_SYSTEM_TIME_NEW; bit 0 of the value turns the clock on (Linux,
+    /// Documentation/virt/kvm/x86/msr.rst).
+    const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    const PAGE: usize = 0x3000;
+    /// `struct pvclock_vcpu_time_info` (pvclock-abi.h).
+    const FLAGS: usize = PAGE + 29;
+    const GUEST_STOPPED: u8 = 1 << 1;
+    let Some(machine) = machine(1) else { return };
+    let mut cpu = machine.processor(0, &[0xe6, 0x80, 0xeb, 0xfc]); // out 0x80, al; jmp back
+    // No clock yet, so nobody to tell.
+    cpu.stood_still().expect("nothing to do");
+    let enable = engine::Msr { index: SYSTEM_TIME, value: PAGE as u64 | 1 };
+    if cpu.set_msrs(&[enable]).is_err() {
+        eprintln!("SKIPPED: this KVM offers no kvmclock");
+        return;
+    }
+    next_write(cpu.as_mut());
+    assert_eq!(machine.memory.byte(FLAGS) & GUEST_STOPPED, 0);
+    cpu.stood_still().expect("told");
+    next_write(cpu.as_mut());
+    assert_eq!(machine.memory.byte(FLAGS) & GUEST_STOPPED, GUEST_STOPPED);
+}
+
+#[test]
 fn impossible_partitions_and_processors_are_refused() {
     let Some(engine) = kvm() else { return };
     for processors in [0, u32::MAX] {
         let refused = engine.create_partition(&PartitionConfig { processors });
         assert!(matches!(refused, Err(EngineError::ProcessorCount { .. })));
     }
-    let partition = engine
-        .create_partition(&PartitionConfig { processors: 1 })
-        .expect("a partition");
+    let partition =
+        engine.create_partition(&PartitionConfig { processors: 1 }).expect("a partition");
     let _taken = partition.create_processor(0).expect("a processor");
     for index in [0, 1, u32::MAX] {
         assert!(matches!(

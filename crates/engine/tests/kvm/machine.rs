@@ -14,10 +14,7 @@ const MEBIBYTE: usize = 1 << 20;
 const START: u16 = 0x1000;
 /// Physical local APIC of processor 0, edge, fixed, this vector (SDM 3A 11.11).
 pub(crate) const fn message(vector: u8) -> Msi {
-    Msi {
-        address: 0xfee0_0000,
-        data: vector as u32,
-    }
+    Msi { address: 0xfee0_0000, data: vector as u32 }
 }
 
 pub(crate) struct Memory {
@@ -47,10 +44,7 @@ impl Memory {
                 MapFlags::PRIVATE,
             )
         };
-        Arc::new(Self {
-            address: address.expect("memory for a guest") as usize,
-            size,
-        })
+        Arc::new(Self { address: address.expect("memory for a guest") as usize, size })
     }
     pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= self.size);
@@ -95,16 +89,10 @@ pub(crate) fn kvm() -> Option<KvmEngine> {
 }
 
 pub(crate) fn machine(processors: u32) -> Option<Machine> {
-    let partition = kvm()?
-        .create_partition(&PartitionConfig { processors })
-        .expect("a partition");
+    let partition = kvm()?.create_partition(&PartitionConfig { processors }).expect("a partition");
     let memory = Memory::new(MEBIBYTE);
     partition
-        .map(
-            GuestPhysical(0),
-            Arc::clone(&memory) as Arc<dyn HostMapping>,
-            Access::ReadWrite,
-        )
+        .map(GuestPhysical(0), Arc::clone(&memory) as Arc<dyn HostMapping>, Access::ReadWrite)
         .expect("guest memory");
     Some(Machine { partition, memory })
 }
@@ -123,10 +111,8 @@ impl Machine {
     /// An interrupt handler at 0x800 that writes `vector` to port 0x99 and returns.
     pub(crate) fn handler(&self, vector: u8) {
         // push ax; mov al, vector; out 0x99, al; pop ax; iret
-        self.memory
-            .write(0x800, &[0x50, 0xb0, vector, 0xe6, 0x99, 0x58, 0xcf]);
-        self.memory
-            .write(usize::from(vector) * 4, &[0x00, 0x08, 0x00, 0x00]);
+        self.memory.write(0x800, &[0x50, 0xb0, vector, 0xe6, 0x99, 0x58, 0xcf]);
+        self.memory.write(usize::from(vector) * 4, &[0x00, 0x08, 0x00, 0x00]);
     }
 }
 
@@ -134,15 +120,9 @@ pub(crate) fn start(processor: &mut dyn Processor) {
     let mut system = processor.system_registers().expect("system registers");
     system.cs.selector = 0;
     system.cs.base = 0;
+    processor.set_system_registers(&system).expect("flat real mode");
     processor
-        .set_system_registers(&system)
-        .expect("flat real mode");
-    processor
-        .set_registers(&Registers {
-            rip: START.into(),
-            rsp: START.into(),
-            ..Registers::default()
-        })
+        .set_registers(&Registers { rip: START.into(), rsp: START.into(), ..Registers::default() })
         .expect("registers");
 }
 
@@ -171,9 +151,6 @@ pub(crate) fn enable_local_apic(cpu: &mut dyn Processor) {
     let mut system = cpu.system_registers().expect("system registers");
     system.apic_base |= 1 << 10;
     cpu.set_system_registers(&system).expect("x2APIC mode");
-    cpu.set_msrs(&[engine::Msr {
-        index: 0x80f,
-        value: 0x1ff,
-    }])
-    .expect("spurious-interrupt vector register");
+    cpu.set_msrs(&[engine::Msr { index: 0x80f, value: 0x1ff }])
+        .expect("spurious-interrupt vector register");
 }

@@ -41,11 +41,7 @@ fn flash_is_read_in_place_and_its_writes_exit() {
     flash.write(0, &[0x7e]);
     machine
         .partition
-        .map(
-            GuestPhysical(0x10_0000),
-            Arc::clone(&flash) as Arc<dyn HostMapping>,
-            Access::ReadOnly,
-        )
+        .map(GuestPhysical(0x10_0000), Arc::clone(&flash) as Arc<dyn HostMapping>, Access::ReadOnly)
         .expect("read-only memory");
     let mut cpu = machine.processor(
         0,
@@ -79,10 +75,7 @@ fn the_dirty_log_names_the_pages_the_guest_wrote() {
         ],
     );
     next_write(cpu.as_mut());
-    let first = machine
-        .partition
-        .dirty_pages(GuestPhysical(0))
-        .expect("the log starts");
+    let first = machine.partition.dirty_pages(GuestPhysical(0)).expect("the log starts");
     assert_eq!(first, [u64::MAX; 4]);
     next_write(cpu.as_mut());
     let dirty = machine.partition.dirty_pages(GuestPhysical(0));
@@ -104,15 +97,9 @@ fn a_mapping_over_another_is_refused_and_an_unmapped_one_is_gone() {
     };
     assert!(matches!(map(0xf_f000), Err(EngineError::Mapping { .. })));
     assert!(matches!(map(0x20_0001), Err(EngineError::Mapping { .. })));
-    assert!(matches!(
-        map(u64::MAX - 4095),
-        Err(EngineError::Mapping { .. })
-    ));
+    assert!(matches!(map(u64::MAX - 4095), Err(EngineError::Mapping { .. })));
     map(0x20_0000).expect("free");
-    machine
-        .partition
-        .unmap(GuestPhysical(0x20_0000))
-        .expect("was mapped");
+    machine.partition.unmap(GuestPhysical(0x20_0000)).expect("was mapped");
     assert!(machine.partition.unmap(GuestPhysical(0x20_0000)).is_err());
     map(0x20_1000).expect("free again");
 }

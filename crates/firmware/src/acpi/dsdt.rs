@@ -1,12 +1,15 @@
 //! The differentiated system description: what the machine has that cannot be probed.
 
-use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, VirtioRegisters};
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     self, AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed,
     Method, Name, Package, PackageBuilder, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::sdt::Sdt;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
 use layout::{FW_CFG, PCI_PORTS, Range};
 
 /// Interrupts of PCI lines A to H on the IOAPIC (ICH9 table 5-15).
@@ -19,9 +22,7 @@ const STATUS_PRESENT: u8 = 0x0f;
 
 pub(super) fn build(config: &AcpiConfig) -> Vec<u8> {
     let mut code = Vec::new();
-    system_bus(config)
-        .iter()
-        .for_each(|device| code.extend_from_slice(device));
+    system_bus(config).iter().for_each(|device| code.extend_from_slice(device));
     let code = Scope::raw(Path::new("\\_SB_"), code);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&code);
@@ -41,6 +42,7 @@ fn encode(object: &dyn Aml) -> Vec<u8> {
 fn system_bus(config: &AcpiConfig) -> Vec<Vec<u8>> {
     let mut devices = vec![host_bridge(config), motherboard(config), fw_cfg()];
     devices.extend((0..config.processors).map(processor));
+    devices.extend((0u32..).zip(&config.virtio).map(|(n, at)| virtio(n, at)));
     devices
 }
 
@@ -74,9 +76,8 @@ fn host_bridge(config: &AcpiConfig) -> Vec<u8> {
     let routes = interrupt_routes();
     let control = operating_system_control();
     let bridge = isa_bridge();
-    let children: Vec<&dyn Aml> = vec![
-        &hid, &cid, &uid, &segment, &base_bus, &resources, &routes, &control, &bridge,
-    ];
+    let children: Vec<&dyn Aml> =
+        vec![&hid, &cid, &uid, &segment, &base_bus, &resources, &routes, &control, &bridge];
     encode(&Device::new(Path::new("PCI0"), children))
 }
 
@@ -91,9 +92,7 @@ impl Aml for Raw {
 
 /// What the bridge forwards (`_CRS`).
 fn host_resources(config: &AcpiConfig) -> Raw {
-    let last_bus = config
-        .ecam
-        .map_or(255, |ecam| (ecam.size.0 >> 20).clamp(1, 256) - 1);
+    let last_bus = config.ecam.map_or(255, |ecam| (ecam.size.0 >> 20).clamp(1, 256) - 1);
     let buses = AddressSpace::new_bus_number(0u16, u16::try_from(last_bus).unwrap_or(255));
     let config_ports = IO::new(0xcf8, 0xcf8, 1, 8);
     let low_ports = AddressSpace::new_io(0u16, 0xcf7, None);
@@ -153,23 +152,15 @@ fn operating_system_control() -> Raw {
     let is_express = Equal::new(&Arg(0), &express);
     let granted = And::new(&Local(0), &control_name, &CAPABILITY_STRUCTURE);
     let other_revision = NotEqual::new(&Arg(1), &1u8);
-    let set = |bit: &'static u8| {
-        Raw(encode(&Or::new(
-            &Path::new("CDW1"),
-            &Path::new("CDW1"),
-            bit,
-        )))
-    };
+    let set = |bit: &'static u8| Raw(encode(&Or::new(&Path::new("CDW1"), &Path::new("CDW1"), bit)));
     let (bad_revision, masked, bad_uuid) =
         (set(&UNKNOWN_REVISION), set(&MASKED), set(&UNKNOWN_UUID));
     let if_revision = If::new(&other_revision, vec![&bad_revision]);
     let fewer = NotEqual::new(&control_name, &Local(0));
     let if_fewer = If::new(&fewer, vec![&masked]);
     let answer = Store::new(&control_name, &Local(0));
-    let if_express = If::new(
-        &is_express,
-        vec![&control_field, &granted, &if_revision, &if_fewer, &answer],
-    );
+    let if_express =
+        If::new(&is_express, vec![&control_field, &granted, &if_revision, &if_fewer, &answer]);
     let otherwise = Else::new(vec![&bad_uuid]);
     let give = Return::new(&Arg(3));
     let body: Vec<&dyn Aml> = vec![&status_field, &if_express, &otherwise, &give];
@@ -184,10 +175,7 @@ fn isa_bridge() -> Raw {
     let clock = legacy("RTC_", "PNP0B00", &[(0x70, 2)], Some(8));
     let keyboard = legacy("KBD_", "PNP0303", &[(0x60, 1), (0x64, 1)], Some(1));
     let mouse = legacy("MOU_", "PNP0F13", &[], Some(12));
-    Raw(encode(&Device::new(
-        Path::new("ISA_"),
-        vec![&address, &serial, &clock, &keyboard, &mouse],
-    )))
+    Raw(encode(&Device::new(Path::new("ISA_"), vec![&address, &serial, &clock, &keyboard, &mouse])))
 }
 
 fn legacy(name: &str, id: &str, ports: &[(u16, u8)], interrupt: Option<u32>) -> Raw {
@@ -195,20 +183,15 @@ fn legacy(name: &str, id: &str, ports: &[(u16, u8)], interrupt: Option<u32>) -> 
     let hid = Name::new(Path::new("_HID"), &id);
     let unique = Name::new(Path::new("_UID"), &aml::ZERO);
     let status = Name::new(Path::new("_STA"), &STATUS_PRESENT);
-    let ports: Vec<IO> = ports
-        .iter()
-        .map(|(port, count)| IO::new(*port, *port, 1, *count))
-        .collect();
+    let ports: Vec<IO> =
+        ports.iter().map(|(port, count)| IO::new(*port, *port, 1, *count)).collect();
     // ISA interrupts are edge-triggered, active high, not shared.
     let interrupt = interrupt.map(|number| Interrupt::new(true, true, false, false, number));
     let mut resources: Vec<&dyn Aml> = ports.iter().map(|port| port as &dyn Aml).collect();
     resources.extend(interrupt.iter().map(|line| line as &dyn Aml));
     let template = ResourceTemplate::new(resources);
     let resources = Name::new(Path::new("_CRS"), &template);
-    Raw(encode(&Device::new(
-        Path::new(name),
-        vec![&hid, &unique, &status, &resources],
-    )))
+    Raw(encode(&Device::new(Path::new(name), vec![&hid, &unique, &status, &resources])))
 }
 
 /// Addresses that belong to the board and to no device: the configuration window, without which
@@ -218,10 +201,7 @@ fn motherboard(config: &AcpiConfig) -> Vec<u8> {
     let hid = Name::new(Path::new("_HID"), &id);
     let unique = Name::new(Path::new("_UID"), &aml::ZERO);
     let window = config.ecam.and_then(|ecam| {
-        let (base, size) = (
-            u32::try_from(ecam.base.0).ok()?,
-            u32::try_from(ecam.size.0).ok()?,
-        );
+        let (base, size) = (u32::try_from(ecam.base.0).ok()?, u32::try_from(ecam.size.0).ok()?);
         Some(Memory32Fixed::new(true, base, size))
     });
     let power = IO::new(config.pm_base, config.pm_base, 1, PM_PORTS);
@@ -229,10 +209,7 @@ fn motherboard(config: &AcpiConfig) -> Vec<u8> {
     resources.extend(window.iter().map(|window| window as &dyn Aml));
     let template = ResourceTemplate::new(resources);
     let resources = Name::new(Path::new("_CRS"), &template);
-    encode(&Device::new(
-        Path::new("MBRD"),
-        vec![&hid, &unique, &resources],
-    ))
+    encode(&Device::new(Path::new("MBRD"), vec![&hid, &unique, &resources]))
 }
 
 /// The firmware configuration device (QEMU docs/specs/fw_cfg: QEMU0002).
@@ -242,10 +219,26 @@ fn fw_cfg() -> Vec<u8> {
     let ports = IO::new(FW_CFG, FW_CFG, 1, 12);
     let template = ResourceTemplate::new(vec![&ports]);
     let resources = Name::new(Path::new("_CRS"), &template);
-    encode(&Device::new(
-        Path::new("FWCF"),
-        vec![&hid, &status, &resources],
-    ))
+    encode(&Device::new(Path::new("FWCF"), vec![&hid, &status, &resources]))
+}
+
+/// Virtio device `number` (Linux drivers/virtio/virtio_mmio.c: LNRO0005).
+fn virtio(number: u32, at: &VirtioRegisters) -> Vec<u8> {
+    let name = format!("VR{:02X}", number & 0xff);
+    let hid = Name::new(Path::new("_HID"), &"LNRO0005");
+    let number = Integer(number.into());
+    let unique = Name::new(Path::new("_UID"), &number);
+    let (base, size) = (at.range.base.0, at.range.size.0);
+    let registers = Memory32Fixed::new(
+        true,
+        u32::try_from(base).unwrap_or(0),
+        u32::try_from(size).unwrap_or(0),
+    );
+    // Level-triggered, active high, not shared.
+    let interrupt = Interrupt::new(true, false, false, false, at.interrupt);
+    let template = ResourceTemplate::new(vec![&registers, &interrupt]);
+    let resources = Name::new(Path::new("_CRS"), &template);
+    encode(&Device::new(Path::new(&name), vec![&hid, &unique, &resources]))
 }
 
 /// Processor `id`, which the MADT lists under the same unique id.

@@ -4,6 +4,7 @@ use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, encode};
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::sdt::Sdt;
+use alloc::vec::Vec;
 use chipset::{ACPI_DISABLE, ACPI_ENABLE, RESET_CONTROL, RESET_VALUE, SMI_COMMAND};
 use layout::{IOAPIC, LOCAL_APIC, SCI};
 
@@ -22,18 +23,8 @@ const BOOT_FLAGS: u16 = 0b111;
 
 fn port(base: u16, register: (u16, u8)) -> GAS {
     let (offset, length) = register;
-    let size = if length == 2 {
-        AccessSize::WordAccess
-    } else {
-        AccessSize::DwordAccess
-    };
-    GAS::new(
-        AddressSpace::SystemIo,
-        length * 8,
-        0,
-        size,
-        u64::from(base) + u64::from(offset),
-    )
+    let size = if length == 2 { AccessSize::WordAccess } else { AccessSize::DwordAccess };
+    GAS::new(AddressSpace::SystemIo, length * 8, 0, size, u64::from(base) + u64::from(offset))
 }
 
 /// The fixed description: the power button is the fixed one, the PM timer has 32 bits.
@@ -68,13 +59,8 @@ pub(super) fn fadt(config: &AcpiConfig) -> Vec<u8> {
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CMOS_CENTURY;
     fadt.iapc_boot_arch = BOOT_FLAGS.into();
-    fadt.reset_reg = GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        u64::from(RESET_CONTROL),
-    );
+    fadt.reset_reg =
+        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(RESET_CONTROL));
     fadt.reset_value = RESET_VALUE;
     encode(&fadt.finalize())
 }

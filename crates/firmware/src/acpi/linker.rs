@@ -12,6 +12,9 @@ pub const LOADER_FILE: &str = "etc/table-loader";
 /// The three, in the order of [`files`].
 pub const ACPI_FILES: [&str; 3] = [TABLES_FILE, RSDP_FILE, LOADER_FILE];
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 const COMMAND: usize = 128;
 const NAME: usize = 56;
 
@@ -73,26 +76,14 @@ pub(crate) fn files(config: &AcpiConfig) -> [Vec<u8>; 3] {
     let tables = Tables::build(config);
     let alignment = u32::try_from(ALIGNMENT).unwrap_or(64).to_le_bytes();
     let mut commands = vec![
-        command(
-            ALLOCATE,
-            &[
-                &name(RSDP_FILE),
-                &RSDP_ALIGNMENT.to_le_bytes(),
-                &[ZONE_F_SEGMENT],
-            ],
-        ),
+        command(ALLOCATE, &[&name(RSDP_FILE), &RSDP_ALIGNMENT.to_le_bytes(), &[ZONE_F_SEGMENT]]),
         command(ALLOCATE, &[&name(TABLES_FILE), &alignment, &[ZONE_HIGH]]),
     ];
     for found in &tables.pointers {
         commands.push(pointer(TABLES_FILE, TABLES_FILE, found.at, found.width));
     }
     for table in &tables.tables {
-        commands.push(checksum(
-            TABLES_FILE,
-            table.at + CHECKSUM,
-            table.at,
-            table.length,
-        ));
+        commands.push(checksum(TABLES_FILE, table.at + CHECKSUM, table.at, table.length));
     }
     commands.push(pointer(TABLES_FILE, RSDP_FILE, RSDP_XSDT, 8));
     for (at, length) in [RSDP_CHECKSUM, RSDP_EXTENDED_CHECKSUM] {

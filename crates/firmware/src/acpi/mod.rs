@@ -4,15 +4,19 @@
 
 mod dsdt;
 mod fixed;
+#[cfg(feature = "std")]
 mod linker;
 
+#[cfg(feature = "std")]
 pub(crate) use linker::files;
+#[cfg(feature = "std")]
 pub use linker::{ACPI_FILES, LOADER_FILE, RSDP_FILE, TABLES_FILE};
 
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
+use alloc::vec;
+use alloc::vec::Vec;
 use layout::{MemoryMap, Range};
 use units::GuestPhysical;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 const OEM_ID: [u8; 6] = *b"MACROH";
 const OEM_TABLE_ID: [u8; 8] = *b"HYPERVSR";
@@ -31,6 +35,17 @@ pub struct AcpiConfig {
     pub ecam: Option<Range>,
     /// First port of the power management block as now programmed.
     pub pm_base: u16,
+    /// Virtio devices with registers in memory.
+    pub virtio: Vec<VirtioRegisters>,
+}
+
+/// Where a virtio device with registers in memory is (virtio 1.2, 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioRegisters {
+    /// Its registers.
+    pub range: Range,
+    /// Its level-triggered interrupt at the I/O APIC.
+    pub interrupt: u32,
 }
 
 /// The tables cannot be put into guest memory.
@@ -45,12 +60,13 @@ pub enum AcpiError {
         room: u64,
     },
     /// Guest memory is not mapped there.
+    #[cfg(feature = "std")]
     #[error("cannot write ACPI tables at {address:#x}: {source}")]
     Memory {
         /// Where.
         address: u64,
         /// Why.
-        source: GuestMemoryError,
+        source: vm_memory::GuestMemoryError,
     },
 }
 
@@ -84,12 +100,8 @@ const ALIGNMENT: u64 = 64;
 
 impl Tables {
     pub(crate) fn build(config: &AcpiConfig) -> Self {
-        let mut tables = Self {
-            bytes: Vec::new(),
-            pointers: Vec::new(),
-            tables: Vec::new(),
-            xsdt: 0,
-        };
+        let mut tables =
+            Self { bytes: Vec::new(), pointers: Vec::new(), tables: Vec::new(), xsdt: 0 };
         let facs = tables.append(&encode(&FACS::new()));
         let dsdt = tables.append(&dsdt::build(config));
         let fadt = tables.append(&fixed::fadt(config));
@@ -125,10 +137,7 @@ impl Tables {
         let at = self.bytes.len().next_multiple_of(8);
         self.bytes.resize(at, 0);
         self.bytes.extend_from_slice(table);
-        self.tables.push(Table {
-            at,
-            length: table.len(),
-        });
+        self.tables.push(Table { at, length: table.len() });
         at
     }
 
@@ -155,9 +164,7 @@ impl Tables {
 }
 
 fn sum(bytes: &[u8]) -> u8 {
-    bytes
-        .iter()
-        .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
+    bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
 }
 
 fn encode(table: &dyn Aml) -> Vec<u8> {
@@ -170,18 +177,22 @@ fn rsdp(xsdt: u64) -> Vec<u8> {
     encode(&Rsdp::new(OEM_ID, xsdt))
 }
 
-/// Writes RSDP and tables below 1 MiB (see `layout`), where a kernel finds them by scanning, and
-/// gives the RSDP's address for those that are told.
+/// RSDP and tables with the addresses they belong at.
+#[derive(Clone, Debug)]
+pub struct PlacedTables {
+    /// Where the RSDP goes, and it.
+    pub rsdp: (GuestPhysical, Vec<u8>),
+    /// Where all else goes, and it.
+    pub tables: (GuestPhysical, Vec<u8>),
+}
+
+/// RSDP and tables as they lie below 1 MiB (see `layout`), where a kernel finds them by scanning.
 ///
 /// # Errors
-/// They do not fit, or guest memory is not mapped there.
-pub fn write_acpi<M: GuestMemoryBackend>(
-    memory: &M,
-    config: &AcpiConfig,
-) -> Result<GuestPhysical, AcpiError> {
+/// They do not fit there.
+pub fn place_acpi(config: &AcpiConfig) -> Result<PlacedTables, AcpiError> {
     let tables = Tables::build(config);
-    let rsdp_at = layout::ACPI.0;
-    let base = rsdp_at + ALIGNMENT;
+    let base = layout::ACPI.0 + ALIGNMENT;
     let xsdt = base + tables.xsdt as u64;
     let bytes = tables.placed(base);
     let size = ALIGNMENT + bytes.len() as u64;
@@ -189,13 +200,27 @@ pub fn write_acpi<M: GuestMemoryBackend>(
     if size > room {
         return Err(AcpiError::Room { size, room });
     }
-    for (address, bytes) in [(rsdp_at, rsdp(xsdt)), (base, bytes)] {
-        memory
-            .write_slice(&bytes, GuestAddress(address))
-            .map_err(|source| AcpiError::Memory { address, source })?;
-    }
-    Ok(GuestPhysical(rsdp_at))
+    Ok(PlacedTables { rsdp: (layout::ACPI, rsdp(xsdt)), tables: (GuestPhysical(base), bytes) })
 }
 
-#[cfg(test)]
+/// Writes [`place_acpi`]'s tables and gives the RSDP's address for kernels that are told.
+///
+/// # Errors
+/// They do not fit, or guest memory is not mapped there.
+#[cfg(feature = "std")]
+pub fn write_acpi<M: vm_memory::GuestMemoryBackend>(
+    memory: &M,
+    config: &AcpiConfig,
+) -> Result<GuestPhysical, AcpiError> {
+    use vm_memory::{Bytes, GuestAddress};
+    let placed = place_acpi(config)?;
+    for (address, bytes) in [&placed.rsdp, &placed.tables] {
+        memory
+            .write_slice(bytes, GuestAddress(address.0))
+            .map_err(|source| AcpiError::Memory { address: address.0, source })?;
+    }
+    Ok(placed.rsdp.0)
+}
+
+#[cfg(all(test, feature = "std"))]
 mod tests;

@@ -1,17 +1,18 @@
 use super::*;
 use std::process::Command;
 use units::Bytes as Size;
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 fn config(processors: u32, mib: u64) -> AcpiConfig {
     AcpiConfig {
         processors,
         map: MemoryMap::new(Size::mib(mib), 46).unwrap(),
-        ecam: Some(Range {
-            base: layout::ECAM,
-            size: layout::ECAM_SIZE,
-        }),
+        ecam: Some(Range { base: layout::ECAM, size: layout::ECAM_SIZE }),
         pm_base: layout::PM_BASE,
+        virtio: vec![VirtioRegisters {
+            range: Range { base: GuestPhysical(0xfd00_0000), size: Size(0x1000) },
+            interrupt: 16,
+        }],
     }
 }
 
@@ -21,9 +22,7 @@ fn memory() -> GuestMemoryMmap {
 
 fn read(memory: &GuestMemoryMmap, address: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    memory
-        .read_slice(&mut bytes, GuestAddress(address))
-        .unwrap();
+    memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
     bytes
 }
 
@@ -49,16 +48,9 @@ fn walk(memory: &GuestMemoryMmap, rsdp: u64) -> Vec<(String, Vec<u8>)> {
     assert_eq!((sum(&root[..20]), sum(&root)), (0, 0));
     let (name, xsdt) = table(number(&root, 24, 8));
     assert_eq!(name, "XSDT");
-    let mut found: Vec<_> = xsdt[36..]
-        .chunks(8)
-        .map(|entry| table(number(entry, 0, 8)))
-        .collect();
+    let mut found: Vec<_> = xsdt[36..].chunks(8).map(|entry| table(number(entry, 0, 8))).collect();
     let fadt = found[0].1.clone();
-    assert_eq!(
-        number(&fadt, 40, 4),
-        number(&fadt, 140, 8),
-        "DSDT and X_DSDT"
-    );
+    assert_eq!(number(&fadt, 40, 4), number(&fadt, 140, 8), "DSDT and X_DSDT");
     found.push(table(number(&fadt, 40, 4)));
     found.push(table(number(&fadt, 36, 4)));
     found
@@ -73,18 +65,11 @@ fn a_guest_finds_every_table_with_a_good_checksum() {
     let memory = memory();
     let rsdp = write_acpi(&memory, &config(4, 2048)).unwrap();
     let tables = walk(&memory, rsdp.0);
-    assert_eq!(
-        names(&tables),
-        ["FACP", "APIC", "MCFG", "WAET", "DSDT", "FACS"]
-    );
+    assert_eq!(names(&tables), ["FACP", "APIC", "MCFG", "WAET", "DSDT", "FACS"]);
     let fadt = &tables[0].1;
     assert_eq!(number(fadt, 46, 2), 9, "SCI");
     assert_eq!(
-        (
-            number(fadt, 56, 4),
-            number(fadt, 64, 4),
-            number(fadt, 76, 4)
-        ),
+        (number(fadt, 56, 4), number(fadt, 64, 4), number(fadt, 76, 4)),
         (0x600, 0x604, 0x608)
     );
     assert_eq!(
@@ -130,15 +115,9 @@ fn the_linker_commands_place_the_same_tables() {
         String::from_utf8(bytes[..end].to_vec()).unwrap()
     };
     let base = |file: &str| {
-        if file == RSDP_FILE {
-            rsdp_at
-        } else {
-            tables_at
-        }
+        if file == RSDP_FILE { rsdp_at } else { tables_at }
     };
-    memory
-        .write_slice(&tables, GuestAddress(tables_at))
-        .unwrap();
+    memory.write_slice(&tables, GuestAddress(tables_at)).unwrap();
     memory.write_slice(&rsdp, GuestAddress(rsdp_at)).unwrap();
     assert_eq!(commands.len() % 128, 0);
     for command in commands.chunks(128) {
@@ -150,9 +129,7 @@ fn the_linker_commands_place_the_same_tables() {
                 let width = usize::from(command[120]);
                 let at = base(&first) + number(command, 116, 4);
                 let value = number(&read(&memory, at, width), 0, width) + base(&source);
-                memory
-                    .write_slice(&value.to_le_bytes()[..width], GuestAddress(at))
-                    .unwrap();
+                memory.write_slice(&value.to_le_bytes()[..width], GuestAddress(at)).unwrap();
             }
             3 => {
                 let (at, start) = (number(command, 60, 4), number(command, 64, 4));
@@ -160,34 +137,20 @@ fn the_linker_commands_place_the_same_tables() {
                 let bytes = read(&memory, base(&first) + start, length);
                 let old = read(&memory, base(&first) + at, 1)[0];
                 let new = old.wrapping_sub(sum(&bytes));
-                memory
-                    .write_slice(&[new], GuestAddress(base(&first) + at))
-                    .unwrap();
+                memory.write_slice(&[new], GuestAddress(base(&first) + at)).unwrap();
             }
             0 => {}
             other => panic!("command {other}"),
         }
     }
-    assert_eq!(
-        names(&walk(&memory, rsdp_at)),
-        ["FACP", "APIC", "MCFG", "WAET", "DSDT", "FACS"]
-    );
+    assert_eq!(names(&walk(&memory, rsdp_at)), ["FACP", "APIC", "MCFG", "WAET", "DSDT", "FACS"]);
 }
 
 #[test]
 fn the_files_keep_their_size_when_firmware_moves_the_window() {
-    let before = AcpiConfig {
-        ecam: None,
-        ..config(4, 2048)
-    };
-    let ecam = Range {
-        base: GuestPhysical(0xe000_0000),
-        size: layout::ECAM_SIZE,
-    };
-    let after = AcpiConfig {
-        ecam: Some(ecam),
-        ..config(4, 2048)
-    };
+    let before = AcpiConfig { ecam: None, ..config(4, 2048) };
+    let ecam = Range { base: GuestPhysical(0xe000_0000), size: layout::ECAM_SIZE };
+    let after = AcpiConfig { ecam: Some(ecam), ..config(4, 2048) };
     let sizes = |config| linker::files(config).map(|file| file.len());
     assert_eq!(sizes(&before), sizes(&after));
 }
@@ -202,11 +165,7 @@ fn iasl_disassembles_and_recompiles_the_dsdt_without_complaint() {
         std::fs::write(folder.path().join(format!("{name}.dat")), bytes).unwrap();
     }
     let iasl = |arguments: &[&str]| {
-        let done = Command::new("iasl")
-            .args(arguments)
-            .current_dir(folder.path())
-            .output()
-            .ok()?;
+        let done = Command::new("iasl").args(arguments).current_dir(folder.path()).output().ok()?;
         Some((
             done.status.success(),
             String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned(),
@@ -218,14 +177,9 @@ fn iasl_disassembles_and_recompiles_the_dsdt_without_complaint() {
     };
     for table in ["FACP", "APIC", "MCFG", "WAET", "FACS"] {
         let (good, text) = iasl(&["-d", &format!("{table}.dat")]).unwrap();
-        assert!(
-            good && !text.contains("Error") && !text.contains("Warning"),
-            "{table}: {text}"
-        );
+        assert!(good && !text.contains("Error") && !text.contains("Warning"), "{table}: {text}");
         let source = std::fs::read_to_string(folder.path().join(format!("{table}.dsl"))).unwrap();
-        let complaint = ["Invalid", "**", "Unknown"]
-            .into_iter()
-            .find(|word| source.contains(word));
+        let complaint = ["Invalid", "**", "Unknown"].into_iter().find(|word| source.contains(word));
         assert_eq!(complaint, None, "{table}: {source}");
     }
     let (good, text) = iasl(&["-d", "DSDT.dat"]).unwrap();

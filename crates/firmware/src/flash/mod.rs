@@ -92,13 +92,7 @@ impl<S: FlashStore> Flash<S> {
     /// A chip whose content is `store`.
     #[must_use]
     pub fn new(name: &'static str, store: S) -> Self {
-        Self {
-            name,
-            store,
-            registers: FlashRegisters::default(),
-            unsynced: false,
-            failure: None,
-        }
+        Self { name, store, registers: FlashRegisters::default(), unsynced: false, failure: None }
     }
 
     /// True while reads give the content, so that the store may be mapped into the guest.
@@ -159,9 +153,7 @@ impl<S: FlashStore> Flash<S> {
     }
 
     fn program_all(&mut self, bytes: &[(u64, u8)]) {
-        let result = bytes
-            .iter()
-            .try_for_each(|(at, byte)| self.program(*at, *byte));
+        let result = bytes.iter().try_for_each(|(at, byte)| self.program(*at, *byte));
         self.note(result, PROGRAM_ERROR);
     }
 
@@ -234,16 +226,10 @@ impl<S: FlashStore> Flash<S> {
                 if left > BUFFER {
                     self.sequence_error(byte);
                 } else {
-                    self.registers.next = Next::BufferData {
-                        left,
-                        bytes: Vec::new(),
-                    };
+                    self.registers.next = Next::BufferData { left, bytes: Vec::new() };
                 }
             }
-            Next::BufferData {
-                mut left,
-                mut bytes,
-            } => {
+            Next::BufferData { mut left, mut bytes } => {
                 for entry in addressed().take(left) {
                     bytes.push(entry);
                     left -= 1;
@@ -285,9 +271,7 @@ impl<S: FlashStore> MemoryDevice for Flash<S> {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         let size = self.store.size();
-        let inside = offset
-            .checked_add(data.len() as u64)
-            .is_some_and(|end| end <= size);
+        let inside = offset.checked_add(data.len() as u64).is_some_and(|end| end <= size);
         match self.registers.mode {
             _ if !inside => {}
             Mode::Array => {
@@ -312,10 +296,7 @@ impl<S: FlashStore> MemoryDevice for Flash<S> {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         let size = self.store.size();
-        if offset
-            .checked_add(data.len() as u64)
-            .is_some_and(|end| end <= size)
-        {
+        if offset.checked_add(data.len() as u64).is_some_and(|end| end <= size) {
             self.write_cycle(offset, data);
         }
     }
@@ -326,21 +307,14 @@ impl<S: FlashStore> SaveRestore for Flash<S> {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<FlashRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers.clone(),
-        }
+        Saved { version: Self::VERSION, registers: self.registers.clone() }
     }
 
     fn restore(&mut self, saved: Saved<FlashRegisters>) -> Result<(), StateError> {
         let device = self.name;
         if saved.version != Self::VERSION {
             let known = Self::VERSION;
-            return Err(StateError::Version {
-                device,
-                found: saved.version,
-                known,
-            });
+            return Err(StateError::Version { device, found: saved.version, known });
         }
         let size = self.store.size();
         let possible = match &saved.registers.next {

@@ -36,11 +36,7 @@ impl FlashStore for Memory {
 }
 
 fn chip() -> (Flash<Memory>, Memory) {
-    let content = Content {
-        bytes: vec![0x5a; 4 * 4096],
-        syncs: 0,
-        full: false,
-    };
+    let content = Content { bytes: vec![0x5a; 4 * 4096], syncs: 0, full: false };
     let store = Memory(Arc::new(Mutex::new(content)));
     (Flash::new("flash1", store.clone()), store)
 }
@@ -106,10 +102,7 @@ fn a_buffer_is_programmed_on_confirmation_only() {
     chip.write(0, &[0x50]);
     fill(&mut chip, 0xd0);
     assert_eq!(byte(&mut chip, 0), 0x80);
-    assert_eq!(
-        store.0.lock().unwrap().bytes[0x20..0x24],
-        [0x50, 0x40, 0x10, 0x02]
-    );
+    assert_eq!(store.0.lock().unwrap().bytes[0x20..0x24], [0x50, 0x40, 0x10, 0x02]);
 }
 
 #[test]
@@ -119,10 +112,7 @@ fn a_full_disk_shows_in_the_status_and_in_the_log() {
     chip.write(0, &[0x20]);
     chip.write(0, &[0xd0]);
     assert_eq!(byte(&mut chip, 0) & ERASE_ERROR, ERASE_ERROR);
-    assert_eq!(
-        chip.take_failure().unwrap().kind(),
-        io::ErrorKind::StorageFull
-    );
+    assert_eq!(chip.take_failure().unwrap().kind(), io::ErrorKind::StorageFull);
     assert!(chip.take_failure().is_none());
 }
 
@@ -133,11 +123,7 @@ fn the_query_gives_size_and_blocks() {
     let table: Vec<u8> = (0x10..0x36).map(|at| byte(&mut chip, at)).collect();
     assert_eq!(&table[..3], b"QRY");
     assert_eq!(table[0x17], 14, "2^14 bytes");
-    assert_eq!(
-        table[0x1d..0x21],
-        [3, 0, 16, 0],
-        "four blocks of 16 * 256 bytes"
-    );
+    assert_eq!(table[0x1d..0x21], [3, 0, 16, 0], "four blocks of 16 * 256 bytes");
     chip.write(0, &[0x90]);
     assert_eq!(byte(&mut chip, 0x1000), 0x89);
 }
@@ -165,13 +151,8 @@ fn a_snapshot_taken_within_a_command_goes_on() {
     other.write(0x40, &[0x18]);
     assert_eq!(store.0.lock().unwrap().bytes[0x40], 0x18);
     let mut saved = other.save();
-    saved.registers.next = Next::BufferConfirm {
-        bytes: vec![(1 << 40, 0)],
-    };
-    assert!(matches!(
-        other.restore(saved),
-        Err(StateError::Field { .. })
-    ));
+    saved.registers.next = Next::BufferConfirm { bytes: vec![(1 << 40, 0)] };
+    assert!(matches!(other.restore(saved), Err(StateError::Field { .. })));
 }
 
 #[test]
@@ -184,9 +165,7 @@ fn random_accesses_never_panic_nor_leave_the_chip() {
         seed ^= seed << 17;
         seed
     };
-    let commands = [
-        0x10, 0x40, 0x20, 0x50, 0x60, 0x70, 0x90, 0x98, 0xe8, 0xd0, 0xff, 0xf0, 1,
-    ];
+    let commands = [0x10, 0x40, 0x20, 0x50, 0x60, 0x70, 0x90, 0x98, 0xe8, 0xd0, 0xff, 0xf0, 1];
     for _ in 0..100_000 {
         let [choice, width, index, ..] = random().to_le_bytes();
         let at = random() >> (index % 64);

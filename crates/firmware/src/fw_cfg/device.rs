@@ -44,13 +44,7 @@ impl FwCfg {
     #[must_use]
     pub fn new(items: Items, memory: Box<dyn DmaMemory>) -> Self {
         let (items, numbers) = items.finish();
-        Self {
-            items,
-            numbers,
-            memory,
-            registers: FwCfgRegisters::default(),
-            acpi: None,
-        }
+        Self { items, numbers, memory, registers: FwCfgRegisters::default(), acpi: None }
     }
 
     /// A device that also has the ACPI tables as files. `source` is asked when they are read, not
@@ -70,10 +64,7 @@ impl FwCfg {
             items.add_file(name, content)?;
         }
         let device = Self::new(items, memory);
-        Ok(Self {
-            acpi: Some((source, config)),
-            ..device
-        })
+        Ok(Self { acpi: Some((source, config)), ..device })
     }
 
     fn select(&mut self, item: u16) {
@@ -227,10 +218,7 @@ impl SaveRestore for FwCfg {
     const VERSION: u16 = 1;
 
     fn save(&self) -> Saved<FwCfgRegisters> {
-        Saved {
-            version: Self::VERSION,
-            registers: self.registers,
-        }
+        Saved { version: Self::VERSION, registers: self.registers }
     }
 
     fn restore(&mut self, saved: Saved<FwCfgRegisters>) -> Result<(), StateError> {

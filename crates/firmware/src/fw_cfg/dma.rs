@@ -15,17 +15,11 @@ pub struct GuestDma(pub GuestMemoryAtomic<GuestMemoryMmap>);
 
 impl DmaMemory for GuestDma {
     fn read(&self, address: u64, data: &mut [u8]) -> bool {
-        self.0
-            .memory()
-            .read_slice(data, GuestAddress(address))
-            .is_ok()
+        self.0.memory().read_slice(data, GuestAddress(address)).is_ok()
     }
 
     fn write(&self, address: u64, data: &[u8]) -> bool {
-        self.0
-            .memory()
-            .write_slice(data, GuestAddress(address))
-            .is_ok()
+        self.0.memory().write_slice(data, GuestAddress(address)).is_ok()
     }
 }
 

@@ -86,10 +86,7 @@ impl Items {
         // there, S3 and S4 are not (QEMU hw/acpi/core: values 1 and 2 are their sleep types).
         let states = vec![0x80, 0, 0, 1, 2, 0x80];
         let files = [("etc/system-states".to_owned(), states)];
-        Self {
-            numbered: numbered.into(),
-            files: files.into(),
-        }
+        Self { numbered: numbered.into(), files: files.into() }
     }
 
     /// Adds a file. Firmware documents the names it looks for; `opt/` is free for users.
@@ -142,10 +139,8 @@ impl Items {
     fn finish(mut self) -> (BTreeMap<u16, Vec<u8>>, BTreeMap<String, u16>) {
         let mut numbers = BTreeMap::new();
         // Big-endian count, then size, number, reserved and name of each.
-        let mut directory = u32::try_from(self.files.len())
-            .unwrap_or(u32::MAX)
-            .to_be_bytes()
-            .to_vec();
+        let mut directory =
+            u32::try_from(self.files.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
         for (number, (name, content)) in (item::FIRST_FILE..).zip(self.files) {
             let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
             directory.extend_from_slice(&size.to_be_bytes());

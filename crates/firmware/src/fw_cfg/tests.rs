@@ -26,9 +26,8 @@ impl Ram {
 impl DmaMemory for Ram {
     fn read(&self, address: u64, data: &mut [u8]) -> bool {
         let ram = self.0.lock().unwrap();
-        let Some(from) = usize::try_from(address)
-            .ok()
-            .and_then(|at| ram.get(at..)?.get(..data.len()))
+        let Some(from) =
+            usize::try_from(address).ok().and_then(|at| ram.get(at..)?.get(..data.len()))
         else {
             return false;
         };
@@ -38,23 +37,16 @@ impl DmaMemory for Ram {
 
     fn write(&self, address: u64, data: &[u8]) -> bool {
         let mut ram = self.0.lock().unwrap();
-        let place = usize::try_from(address)
-            .ok()
-            .and_then(|at| ram.get_mut(at..)?.get_mut(..data.len()));
+        let place =
+            usize::try_from(address).ok().and_then(|at| ram.get_mut(at..)?.get_mut(..data.len()));
         place.map(|place| place.copy_from_slice(data)).is_some()
     }
 }
 
 fn items() -> Items {
-    let basics = Basics {
-        uuid: [7; 16],
-        ram: 2 << 30,
-        processors: 3,
-    };
+    let basics = Basics { uuid: [7; 16], ram: 2 << 30, processors: 3 };
     let mut items = Items::new(&basics);
-    items
-        .add_file("opt/hello", b"hello, firmware".to_vec())
-        .unwrap();
+    items.add_file("opt/hello", b"hello, firmware".to_vec()).unwrap();
     items
 }
 
@@ -95,10 +87,7 @@ fn directory(device: &mut FwCfg) -> Vec<(String, u16, u32)> {
 }
 
 fn find(device: &mut FwCfg, name: &str) -> (u16, u32) {
-    let found = directory(device)
-        .into_iter()
-        .find(|entry| entry.0 == name)
-        .unwrap();
+    let found = directory(device).into_iter().find(|entry| entry.0 == name).unwrap();
     (found.1, found.2)
 }
 
@@ -131,17 +120,11 @@ fn the_signature_and_features_are_where_firmware_looks() {
 #[test]
 fn files_are_found_by_name() {
     let (mut device, _) = device();
-    let names: Vec<_> = directory(&mut device)
-        .into_iter()
-        .map(|entry| entry.0)
-        .collect();
+    let names: Vec<_> = directory(&mut device).into_iter().map(|entry| entry.0).collect();
     assert_eq!(names, ["etc/system-states", "opt/hello"]);
     let (number, size) = find(&mut device, "opt/hello");
     select(&mut device, number);
-    assert_eq!(
-        bytes(&mut device, usize::try_from(size).unwrap()),
-        b"hello, firmware"
-    );
+    assert_eq!(bytes(&mut device, usize::try_from(size).unwrap()), b"hello, firmware");
 }
 
 #[test]
@@ -164,18 +147,10 @@ fn dma_outside_ram_or_to_an_item_is_an_error() {
     let (number, _) = find(&mut device, "opt/hello");
     let item = u32::from(number) << 16;
     for address in [0xfffc, 0x1_0000, u64::MAX, u64::MAX - 7] {
-        assert_eq!(
-            dma(&mut device, &ram, item | 0b1010, 8, address),
-            1,
-            "{address:#x}"
-        );
+        assert_eq!(dma(&mut device, &ram, item | 0b1010, 8, address), 1, "{address:#x}");
     }
     assert_eq!(dma(&mut device, &ram, item | 0b1010, u32::MAX, 0x9000), 1);
-    assert_eq!(
-        dma(&mut device, &ram, item | 0b1_1000, 4, 0x100),
-        1,
-        "items are read-only"
-    );
+    assert_eq!(dma(&mut device, &ram, item | 0b1_1000, 4, 0x100), 1, "items are read-only");
     // A request that is itself not in RAM goes nowhere.
     device.write(0x514, &u32::MAX.to_be_bytes());
     device.write(0x518, &u32::MAX.to_be_bytes());
@@ -184,35 +159,22 @@ fn dma_outside_ram_or_to_an_item_is_an_error() {
 #[test]
 fn names_are_checked() {
     let mut items = items();
-    assert_eq!(
-        items.add_file("opt/hello", vec![]),
-        Err(FileError::Exists("opt/hello".into()))
-    );
+    assert_eq!(items.add_file("opt/hello", vec![]), Err(FileError::Exists("opt/hello".into())));
     for name in ["", "a b", &"x".repeat(56)] {
-        assert_eq!(
-            items.add_file(name, vec![]),
-            Err(FileError::Name(name.into()))
-        );
+        assert_eq!(items.add_file(name, vec![]), Err(FileError::Name(name.into())));
     }
     items.add_file(&"x".repeat(55), vec![]).unwrap();
     for n in 0..29 {
         items.add_file(&format!("opt/{n}"), vec![]).unwrap();
     }
-    assert_eq!(
-        items.add_file("opt/last", vec![]),
-        Err(FileError::Full("opt/last".into()))
-    );
+    assert_eq!(items.add_file("opt/last", vec![]), Err(FileError::Full("opt/last".into())));
 }
 
 #[test]
 fn ram_and_boot_order_are_files() {
     let mut items = items();
-    items
-        .add_ram(&MemoryMap::new(Bytes::gib(4), 40).unwrap())
-        .unwrap();
-    items
-        .add_boot_order(&["/pci@i0cf8/scsi@3/disk@0,0".into()])
-        .unwrap();
+    items.add_ram(&MemoryMap::new(Bytes::gib(4), 40).unwrap()).unwrap();
+    items.add_boot_order(&["/pci@i0cf8/scsi@3/disk@0,0".into()]).unwrap();
     let mut device = FwCfg::new(items, Box::new(Ram::new()));
     assert_eq!(find(&mut device, "etc/e820").1, 40);
     let (number, size) = find(&mut device, "bootorder");
@@ -231,6 +193,7 @@ fn acpi_tables_describe_the_machine_as_it_is_when_they_are_read() {
         map: map.clone(),
         ecam: *seen.lock().unwrap(),
         pm_base: 0x600,
+        virtio: Vec::new(),
     };
     let mut device = FwCfg::with_acpi(items(), Box::new(Ram::new()), Box::new(source)).unwrap();
     let mut tables = |name| {
@@ -240,10 +203,7 @@ fn acpi_tables_describe_the_machine_as_it_is_when_they_are_read() {
     };
     let holds = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
     assert!(!holds(&tables(crate::TABLES_FILE), b"MCFG"));
-    *ecam.lock().unwrap() = Some(Range {
-        base: GuestPhysical(0xe000_0000),
-        size: ECAM_SIZE,
-    });
+    *ecam.lock().unwrap() = Some(Range { base: GuestPhysical(0xe000_0000), size: ECAM_SIZE });
     // The commands are read first; all three files follow.
     assert_eq!(tables(crate::LOADER_FILE).len() % 128, 0);
     assert!(holds(&tables(crate::TABLES_FILE), b"MCFG"));
@@ -271,10 +231,8 @@ fn random_port_accesses_never_panic() {
             3..=5 => device.read(port, &mut data[..width]),
             6 => {
                 // A request whose fields are small often enough to be carried out.
-                let (control, length) = (
-                    u32::from(data[0] & 0x1f),
-                    u32::from(data[1]) << (data[2] % 25),
-                );
+                let (control, length) =
+                    (u32::from(data[0] & 0x1f), u32::from(data[1]) << (data[2] % 25));
                 let item = u32::from(data[3] % 40) << 16;
                 let address = random() >> (data[4] % 64);
                 dma(&mut device, &ram, item | control, length, address);

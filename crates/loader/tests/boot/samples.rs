@@ -17,17 +17,9 @@ impl Machine {
         let ranges: Vec<_> = map
             .ram()
             .iter()
-            .map(|range| {
-                (
-                    GuestAddress(range.base.0),
-                    usize::try_from(range.size.0).unwrap(),
-                )
-            })
+            .map(|range| (GuestAddress(range.base.0), usize::try_from(range.size.0).unwrap()))
             .collect();
-        Self {
-            memory: GuestMemoryMmap::from_ranges(&ranges).unwrap(),
-            map,
-        }
+        Self { memory: GuestMemoryMmap::from_ranges(&ranges).unwrap(), map }
     }
 
     pub(crate) fn load(
@@ -51,9 +43,7 @@ impl Machine {
 
     pub(crate) fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        self.memory
-            .read_slice(&mut bytes, GuestAddress(address))
-            .unwrap();
+        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes
     }
 
@@ -109,20 +99,13 @@ pub(crate) fn pvh_elf() -> Vec<u8> {
     put(&mut image, 32, &64u64.to_le_bytes());
     put(&mut image, 54, &56u16.to_le_bytes());
     put(&mut image, 56, &2u16.to_le_bytes());
-    let headers = [
-        (1u32, 0x200u64, 0x100_0000u64, 0x100u64, 0x1000u64),
-        (4, 0x180, 0, 40, 40),
-    ];
+    let headers = [(1u32, 0x200u64, 0x100_0000u64, 0x100u64, 0x1000u64), (4, 0x180, 0, 40, 40)];
     for (i, (kind, offset, address, in_file, in_memory)) in headers.into_iter().enumerate() {
         let at = 64 + i * 56;
         put(&mut image, at, &kind.to_le_bytes());
-        for (field, value) in [
-            (8, offset),
-            (16, address),
-            (24, address),
-            (32, in_file),
-            (40, in_memory),
-        ] {
+        for (field, value) in
+            [(8, offset), (16, address), (24, address), (32, in_file), (40, in_memory)]
+        {
             put(&mut image, at + field, &value.to_le_bytes());
         }
     }
@@ -146,10 +129,7 @@ pub(crate) fn multiboot_elf() -> Vec<u8> {
     put(&mut image, 28, &52u32.to_le_bytes());
     put(&mut image, 42, &32u16.to_le_bytes());
     put(&mut image, 44, &1u16.to_le_bytes());
-    for (i, value) in [1u32, 0x200, 0xc040_0000, 0x40_0000, 0x100, 0x2000]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, value) in [1u32, 0x200, 0xc040_0000, 0x40_0000, 0x100, 0x2000].into_iter().enumerate() {
         put(&mut image, 52 + i * 4, &value.to_le_bytes());
     }
     multiboot_header(&mut image, 0x200, 3, &[]);

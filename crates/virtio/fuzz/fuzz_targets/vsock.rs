@@ -12,7 +12,7 @@ const CID: u64 = 42;
 
 fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().unwrap();
-    let vsock = Vsock::new("vsock0", CID, &folder.path().join("vsock.sock")).unwrap();
+    let vsock = Vsock::new("vsock0", CID, &folder.path().join("vsock.sock"), None).unwrap();
     let listener = UnixListener::bind(folder.path().join("vsock.sock_1")).unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut programs = Vec::new();

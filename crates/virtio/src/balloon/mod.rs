@@ -98,10 +98,7 @@ impl BalloonControl {
     /// # Errors
     /// The guest has less memory than that.
     pub fn set_size(&self, size: Bytes) -> Result<(), BalloonError> {
-        let too_large = BalloonError::TooLarge {
-            asked: size,
-            memory: self.0.memory,
-        };
+        let too_large = BalloonError::TooLarge { asked: size, memory: self.0.memory };
         if size > self.0.memory {
             return Err(too_large);
         }
@@ -214,11 +211,7 @@ impl Device for Balloon {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let mut config = [0; 16];
-        let fields = [
-            (0, &self.shared.wanted),
-            (4, &self.shared.given),
-            (12, &self.shared.poison),
-        ];
+        let fields = [(0, &self.shared.wanted), (4, &self.shared.given), (12, &self.shared.poison)];
         for (at, field) in fields {
             let value: u32 = field.load(Ordering::Relaxed);
             config[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -321,14 +314,8 @@ impl Device for Balloon {
     fn inspect(&self) -> Vec<(&'static str, String)> {
         let shared = &self.shared;
         vec![
-            (
-                "wanted",
-                bytes(shared.wanted.load(Ordering::Relaxed)).to_string(),
-            ),
-            (
-                "given",
-                bytes(shared.given.load(Ordering::Relaxed)).to_string(),
-            ),
+            ("wanted", bytes(shared.wanted.load(Ordering::Relaxed)).to_string()),
+            ("given", bytes(shared.given.load(Ordering::Relaxed)).to_string()),
         ]
     }
 }

@@ -111,9 +111,7 @@ mod tests {
 
     fn filled(memory: GuestMemoryMmap, addresses: std::ops::Range<u64>) -> GuestMemory {
         for page in addresses.step_by(4096) {
-            memory
-                .write_slice(&[0xaa; 4096], GuestAddress(page))
-                .unwrap();
+            memory.write_slice(&[0xaa; 4096], GuestAddress(page)).unwrap();
         }
         GuestMemory::new(memory)
     }
@@ -129,15 +127,11 @@ mod tests {
         file.set_len(0x9000).unwrap();
         let backing = FileOffset::new(file.try_clone().unwrap(), 0x1000);
         let ranges = [(GuestAddress(0x10000), 0x8000, Some(backing))];
-        let memory = filled(
-            GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(),
-            0x10000..0x18000,
-        );
+        let memory =
+            filled(GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(), 0x10000..0x18000);
         let before = file.metadata().unwrap().blocks();
         let reclaim = MappedMemory(memory.clone());
-        reclaim
-            .release(GuestPhysical(0x12000), Bytes(0x3000))
-            .unwrap();
+        reclaim.release(GuestPhysical(0x12000), Bytes(0x3000)).unwrap();
         assert_eq!(before - file.metadata().unwrap().blocks(), 0x3000 / 512);
         for (at, value) in [(0x11fff, 0xaa), (0x12000, 0), (0x14fff, 0), (0x15000, 0xaa)] {
             assert_eq!(byte(&memory, at), value, "{at:#x}");
@@ -149,9 +143,7 @@ mod tests {
         let ranges = [(GuestAddress(0), 0x2000), (GuestAddress(0x2000), 0x2000)];
         let memory = filled(GuestMemoryMmap::from_ranges(&ranges).unwrap(), 0..0x4000);
         let reclaim = MappedMemory(memory.clone());
-        reclaim
-            .release(GuestPhysical(0x1000), Bytes(0x2000))
-            .unwrap();
+        reclaim.release(GuestPhysical(0x1000), Bytes(0x2000)).unwrap();
         for (at, value) in [(0xfff, 0xaa), (0x1000, 0), (0x2fff, 0), (0x3000, 0xaa)] {
             assert_eq!(byte(&memory, at), value, "{at:#x}");
         }
@@ -172,10 +164,7 @@ mod tests {
             (0, u64::MAX - 0xfff),
         ] {
             let result = reclaim.release(GuestPhysical(start), Bytes(length));
-            assert!(
-                matches!(result, Err(ReclaimError::NotMemory { .. })),
-                "{start:#x}"
-            );
+            assert!(matches!(result, Err(ReclaimError::NotMemory { .. })), "{start:#x}");
         }
         assert_eq!(byte(&memory, 0x1000), 0xaa);
     }

@@ -57,11 +57,7 @@ fn neighbouring_pages_go_back_together_and_pages_outside_memory_not_at_all() {
     let last = (END / 4096) as u32 - 1;
     let pages = [12, 10, 11, 500, 11, last, last + 1, u32::MAX];
     driver.request(INFLATE, &[Buffer::Out(&numbers(&pages))]);
-    let expected = [
-        (10 * 4096, 3 * 4096),
-        (500 * 4096, 4096),
-        (u64::from(last) * 4096, 4096),
-    ];
+    let expected = [(10 * 4096, 3 * 4096), (500 * 4096, 4096), (u64::from(last) * 4096, 4096)];
     assert_eq!(released.take(), expected);
     assert_eq!(counter(&mut driver, "bytes-inflated"), 5 * 4096);
     assert_eq!(counter(&mut driver, "refused"), 2);
@@ -74,32 +70,17 @@ fn the_host_asks_and_the_guest_answers_through_the_configuration() {
     let (balloon, control, _) = balloon();
     let mut driver = TestDriver::start(balloon);
     control.set_size(Bytes(8 * 4096 + 5)).unwrap();
-    driver
-        .interrupts()
-        .wait("the request", |seen| seen.config == 1);
+    driver.interrupts().wait("the request", |seen| seen.config == 1);
     let mut wanted = [0; 4];
     driver.device().read_config(0, &mut wanted);
     assert_eq!(u32::from_le_bytes(wanted), 8);
     driver.device().write_config(4, &6u32.to_le_bytes());
-    assert_eq!(
-        (control.wanted(), control.given()),
-        (Bytes(8 * 4096), Bytes(6 * 4096))
-    );
+    assert_eq!((control.wanted(), control.given()), (Bytes(8 * 4096), Bytes(6 * 4096)));
     driver.device().write_config(0, &99u32.to_le_bytes());
-    assert_eq!(
-        control.wanted(),
-        Bytes(8 * 4096),
-        "the driver cannot set the target"
-    );
-    assert!(matches!(
-        control.set_size(Bytes(END + 1)),
-        Err(BalloonError::TooLarge { .. })
-    ));
+    assert_eq!(control.wanted(), Bytes(8 * 4096), "the driver cannot set the target");
+    assert!(matches!(control.set_size(Bytes(END + 1)), Err(BalloonError::TooLarge { .. })));
     driver.reset();
-    assert_eq!(
-        (control.wanted(), control.given()),
-        (Bytes(8 * 4096), Bytes(0))
-    );
+    assert_eq!((control.wanted(), control.given()), (Bytes(8 * 4096), Bytes(0)));
 }
 
 #[test]
@@ -116,20 +97,12 @@ fn reported_ranges_go_back_as_whole_pages_before_the_report_is_answered() {
     // Flags: next 1, write 2 (virtio 1.2, 2.7.5).
     for (n, (address, length)) in (0..).zip(parts) {
         let flags = if n < 4 { 3 } else { 2 };
-        driver
-            .ring(REPORT)
-            .write_descriptor(n, address, length, flags, n + 1);
+        driver.ring(REPORT).write_descriptor(n, address, length, flags, n + 1);
     }
     driver.ring(REPORT).publish(0);
     driver.kick(REPORT);
-    driver
-        .interrupts()
-        .wait("the answer", |seen| seen.queues.len() > 3);
-    let expected = [
-        (BUFFERS, 0x20_0000),
-        (BUFFERS + 0x40_1000, 0x1000),
-        (END - 0x1000, 0x1000),
-    ];
+    driver.interrupts().wait("the answer", |seen| seen.queues.len() > 3);
+    let expected = [(BUFFERS, 0x20_0000), (BUFFERS + 0x40_1000, 0x1000), (END - 0x1000, 0x1000)];
     assert_eq!(released.take(), expected);
     assert_eq!(counter(&mut driver, "refused"), 2);
 }
@@ -138,9 +111,7 @@ fn reported_ranges_go_back_as_whole_pages_before_the_report_is_answered() {
 fn pages_the_guest_fills_with_a_pattern_keep_it() {
     let (balloon, _, released) = balloon();
     let mut driver = TestDriver::start(balloon);
-    driver
-        .device()
-        .write_config(12, &0xaaaa_aaaau32.to_le_bytes());
+    driver.device().write_config(12, &0xaaaa_aaaau32.to_le_bytes());
     driver.ring(REPORT).add(&[(BUFFERS, 0x1000, true)]);
     driver.kick(REPORT);
     driver.wait_used(REPORT);

@@ -119,9 +119,7 @@ impl BalloonWorker {
             for run in pages.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
                 let start = u64::from(run[0]) * PAGE_SIZE;
                 let length = run.len() as u64 * PAGE_SIZE;
-                self.release(start, length, |counters, length| {
-                    counters.inflated.add(length)
-                });
+                self.release(start, length, |counters, length| counters.inflated.add(length));
             }
             if list.is_empty() {
                 return Ok(());
@@ -169,9 +167,7 @@ impl BalloonWorker {
             if length == 0 {
                 continue;
             }
-            self.release(start, length, |counters, length| {
-                counters.reported.add(length)
-            });
+            self.release(start, length, |counters, length| counters.reported.add(length));
         }
     }
 
@@ -197,15 +193,10 @@ impl BalloonWorker {
     /// Gives the driver its statistics buffer back, which asks for new ones.
     fn ask_for_statistics(&mut self) -> Result<(), WorkerError> {
         let memory = self.memory.memory();
-        let place = self
-            .queues
-            .iter()
-            .position(|(named, _)| *named == Named::Statistics);
+        let place = self.queues.iter().position(|(named, _)| *named == Named::Statistics);
         if let (Some(place), Some(head)) = (place, self.statistics_buffer.take()) {
             self.give_back(place, &memory, head)?;
-            self.queues[place]
-                .1
-                .notify(&memory, self.interrupts.as_ref())?;
+            self.queues[place].1.notify(&memory, self.interrupts.as_ref())?;
         }
         Ok(())
     }
@@ -223,12 +214,8 @@ impl Worker for BalloonWorker {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let source = |descriptor, token| Source {
-            descriptor,
-            readable: true,
-            writable: false,
-            token,
-        };
+        let source =
+            |descriptor, token| Source { descriptor, readable: true, writable: false, token };
         let mut sources = vec![
             source(self.shared.target_changed.as_raw_fd(), TARGET),
             source(self.shared.statistics_wanted.as_raw_fd(), STATISTICS_WANTED),

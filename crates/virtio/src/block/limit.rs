@@ -56,11 +56,7 @@ const BURST: i128 = 10;
 
 impl Bucket {
     fn new(rate: u64, now: Instant) -> Self {
-        Self {
-            rate,
-            level: i128::from(rate) * NANOS / BURST,
-            at: now,
-        }
+        Self { rate, level: i128::from(rate) * NANOS / BURST, at: now }
     }
 
     fn wait(&mut self, now: Instant) -> Option<Duration> {
@@ -77,9 +73,7 @@ impl Bucket {
             return None;
         }
         let nanos = (-self.level + rate - 1) / rate;
-        Some(Duration::from_nanos(
-            u64::try_from(nanos).unwrap_or(u64::MAX),
-        ))
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     fn charge(&mut self, units: u64) {
@@ -100,10 +94,7 @@ mod tests {
     #[test]
     fn the_long_run_rate_is_the_bound() {
         let start = Instant::now();
-        let limit = RateLimit {
-            bytes_per_second: 1_000_000,
-            operations_per_second: 0,
-        };
+        let limit = RateLimit { bytes_per_second: 1_000_000, operations_per_second: 0 };
         let (mut limiter, mut now) = (Limiter::new(limit, start), start);
         // A burst of a tenth of a second is free; then 300 requests of 4000 bytes.
         for _ in 0..325 {
@@ -118,10 +109,7 @@ mod tests {
     #[test]
     fn a_request_larger_than_the_burst_is_paid_for_afterwards() {
         let start = Instant::now();
-        let limit = RateLimit {
-            bytes_per_second: 1000,
-            operations_per_second: 0,
-        };
+        let limit = RateLimit { bytes_per_second: 1000, operations_per_second: 0 };
         let mut limiter = Limiter::new(limit, start);
         assert_eq!(limiter.earliest(start), None);
         limiter.charge(5000);
@@ -133,10 +121,7 @@ mod tests {
     #[test]
     fn the_stricter_bound_counts_and_idle_time_saves_up_no_more_than_a_burst() {
         let start = Instant::now();
-        let limit = RateLimit {
-            bytes_per_second: 1 << 40,
-            operations_per_second: 10,
-        };
+        let limit = RateLimit { bytes_per_second: 1 << 40, operations_per_second: 10 };
         let mut limiter = Limiter::new(limit, start);
         let later = start + Duration::from_secs(3600);
         assert_eq!(limiter.earliest(later), None);

@@ -56,18 +56,9 @@ struct Answer {
 }
 
 impl Answer {
-    const OK: Self = Self {
-        status: VIRTIO_BLK_S_OK,
-        written: 0,
-    };
-    const ERROR: Self = Self {
-        status: VIRTIO_BLK_S_IOERR,
-        written: 0,
-    };
-    const UNSUPPORTED: Self = Self {
-        status: VIRTIO_BLK_S_UNSUPP,
-        written: 0,
-    };
+    const OK: Self = Self { status: VIRTIO_BLK_S_OK, written: 0 };
+    const ERROR: Self = Self { status: VIRTIO_BLK_S_IOERR, written: 0 };
+    const UNSUPPORTED: Self = Self { status: VIRTIO_BLK_S_UNSUPP, written: 0 };
 }
 
 /// A request with its parts in place: header read, status byte found.
@@ -82,21 +73,12 @@ pub(super) struct Request<'m> {
 impl<'m> Request<'m> {
     /// Takes a chain apart. An error means that there is not even a place for a status.
     pub(super) fn parse(chain: Chain, memory: &'m MemoryGuard) -> Result<Self, WorkerError> {
-        let Buffers {
-            mut readable,
-            mut writable,
-        } = Buffers::of(chain, memory)?;
-        let broken = |what: &str| WorkerError {
-            what: what.to_owned(),
-        };
+        let Buffers { mut readable, mut writable, .. } = Buffers::of(chain, memory)?;
+        let broken = |what: &str| WorkerError { what: what.to_owned() };
         // Type, a reserved word, sector.
-        let header: [u8; 16] = readable
-            .take()
-            .ok_or_else(|| broken("request shorter than its header"))?;
-        let data = writable
-            .len()
-            .checked_sub(1)
-            .ok_or_else(|| broken("no status byte"))?;
+        let header: [u8; 16] =
+            readable.take().ok_or_else(|| broken("request shorter than its header"))?;
+        let data = writable.len().checked_sub(1).ok_or_else(|| broken("no status byte"))?;
         let status = writable.split_off(data);
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
         Ok(Self {
@@ -166,10 +148,7 @@ impl<'m> Request<'m> {
             return Some(disk.refuse(Answer::ERROR));
         };
         match disk.image.read(&mut self.writable, offset, wait) {
-            Ok(()) => Some(Answer {
-                written: length,
-                ..Answer::OK
-            }),
+            Ok(()) => Some(Answer { written: length, ..Answer::OK }),
             Err(error) if wait == Wait::No && error.kind() == io::ErrorKind::WouldBlock => None,
             failed => Some(disk.outcome(failed)),
         }
@@ -192,10 +171,7 @@ impl<'m> Request<'m> {
 
     fn identify(&self, disk: &Disk) -> Answer {
         let written = self.writable.copy_from(&disk.serial);
-        Answer {
-            written,
-            ..Answer::OK
-        }
+        Answer { written, ..Answer::OK }
     }
 
     fn discard(&mut self, disk: &Disk) -> Answer {
@@ -207,11 +183,7 @@ impl<'m> Request<'m> {
     fn write_zeroes(&mut self, disk: &Disk) -> Answer {
         let flags = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
         self.for_each_segment(disk, MOST_ZEROES_SECTORS, flags, |offset, length, flags| {
-            disk.image.write_zeroes(
-                offset,
-                length,
-                flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0,
-            )
+            disk.image.write_zeroes(offset, length, flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0)
         })
     }
 
@@ -234,24 +206,7 @@ impl<'m> Request<'m> {
         }
         let mut segments = Vec::with_capacity(bytes / SEGMENT_BYTES);
         while let Some(segment) = self.readable.take::<SEGMENT_BYTES>() {
-            let [
-                s0,
-                s1,
-                s2,
-                s3,
-                s4,
-                s5,
-                s6,
-                s7,
-                n0,
-                n1,
-                n2,
-                n3,
-                f0,
-                f1,
-                f2,
-                f3,
-            ] = segment;
+            let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = segment;
             let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
             let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
             let flags = u32::from_le_bytes([f0, f1, f2, f3]);
@@ -265,9 +220,8 @@ impl<'m> Request<'m> {
                 _ => return disk.refuse(Answer::ERROR),
             }
         }
-        let done = segments
-            .into_iter()
-            .try_for_each(|(offset, length, flags)| act(offset, length, flags));
+        let done =
+            segments.into_iter().try_for_each(|(offset, length, flags)| act(offset, length, flags));
         disk.outcome(done)
     }
 }

@@ -25,27 +25,12 @@ impl Fixture {
     fn new(format: Format) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
-        create(
-            &path,
-            &CreateOptions {
-                format,
-                size: SIZE,
-                backing: None,
-            },
-        )
-        .unwrap();
-        Self {
-            _folder: folder,
-            path,
-            format,
-        }
+        create(&path, &CreateOptions { format, size: SIZE, backing: None }).unwrap();
+        Self { _folder: folder, path, format }
     }
 
     fn options(&self, read_only: bool) -> BlockOptions {
-        let options = OpenOptions {
-            read_only,
-            ..OpenOptions::new(self.format)
-        };
+        let options = OpenOptions { read_only, ..OpenOptions::new(self.format) };
         BlockOptions {
             name: "block0".to_owned(),
             image: Arc::new(options.open(&self.path).unwrap()),
@@ -87,10 +72,7 @@ fn write(driver: &mut TestDriver, sector: u64, data: &[u8]) -> u8 {
 
 fn read(driver: &mut TestDriver, sector: u64, length: usize) -> Used {
     let header = header(VIRTIO_BLK_T_IN, sector);
-    driver.request(
-        0,
-        &[Buffer::Out(&header), Buffer::In(length), Buffer::In(1)],
-    )
+    driver.request(0, &[Buffer::Out(&header), Buffer::In(length), Buffer::In(1)])
 }
 
 fn with_data(driver: &mut TestDriver, kind: u32, data: &[u8]) -> u8 {
@@ -137,17 +119,10 @@ fn a_request_past_the_end_answers_ioerr_and_changes_nothing() {
         assert!(used.data[..512].iter().all(|byte| *byte == 0));
         let range = segment(sector, sectors as u32, 0);
         assert_eq!(with_data(&mut driver, VIRTIO_BLK_T_DISCARD, &range), IOERR);
-        assert_eq!(
-            with_data(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, &range),
-            IOERR
-        );
+        assert_eq!(with_data(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, &range), IOERR);
     }
     assert_eq!(write(&mut driver, last, &[7; 512]), OK);
-    assert_eq!(
-        write(&mut driver, 0, &[7; 100]),
-        IOERR,
-        "not a whole sector"
-    );
+    assert_eq!(write(&mut driver, 0, &[7; 100]), IOERR, "not a whole sector");
     assert_eq!(std::fs::metadata(&fixture.path).unwrap().len(), SIZE);
     assert_eq!(driver.device().counters()[5], ("refused", 17));
 }
@@ -161,10 +136,7 @@ fn a_read_only_disk_offers_no_writing_and_refuses_it() {
     assert_ne!(features & 1 << VIRTIO_BLK_F_RO, 0);
     assert_eq!(features & 1 << VIRTIO_BLK_F_DISCARD, 0);
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
-    assert_eq!(
-        with_data(&mut driver, VIRTIO_BLK_T_DISCARD, &segment(0, 1, 0)),
-        UNSUPP
-    );
+    assert_eq!(with_data(&mut driver, VIRTIO_BLK_T_DISCARD, &segment(0, 1, 0)), UNSUPP);
     assert_eq!(status(&read(&mut driver, 0, 512)), OK);
     drop(driver);
     assert_eq!(std::fs::read(&fixture.path).unwrap(), before);
@@ -183,40 +155,20 @@ fn discard_and_zeroes_check_every_range_first() {
         assert_eq!(with_data(&mut driver, unmap, &two), IOERR);
         let two = [segment(8, 8, 0), segment(8, 8, 2)].concat();
         assert_eq!(with_data(&mut driver, unmap, &two), UNSUPP, "unknown flag");
-        assert_eq!(
-            with_data(&mut driver, VIRTIO_BLK_T_DISCARD, &segment(8, 8, 1)),
-            UNSUPP
-        );
+        assert_eq!(with_data(&mut driver, VIRTIO_BLK_T_DISCARD, &segment(8, 8, 1)), UNSUPP);
         assert_eq!(with_data(&mut driver, unmap, &[0; 15]), IOERR);
         assert_eq!(with_data(&mut driver, unmap, &[0; 16 * 33]), IOERR);
         let huge = segment(0, MOST_ZEROES_SECTORS + 1, 0);
         assert_eq!(with_data(&mut driver, unmap, &huge), IOERR);
-        assert!(
-            read(&mut driver, 0, 1 << 20).data[..1 << 20] == data,
-            "nothing changed"
-        );
+        assert!(read(&mut driver, 0, 1 << 20).data[..1 << 20] == data, "nothing changed");
 
         let two = [segment(8, 8, 1), segment(1000, 3, 0)].concat();
         assert_eq!(with_data(&mut driver, unmap, &two), OK);
-        assert_eq!(
-            with_data(&mut driver, VIRTIO_BLK_T_DISCARD, &segment(1024, 512, 0)),
-            OK
-        );
+        assert_eq!(with_data(&mut driver, VIRTIO_BLK_T_DISCARD, &segment(1024, 512, 0)), OK);
         let used = read(&mut driver, 0, 1 << 20);
         assert!(used.data[8 * 512..16 * 512].iter().all(|byte| *byte == 0));
-        assert!(
-            used.data[1000 * 512..1003 * 512]
-                .iter()
-                .all(|byte| *byte == 0)
-        );
-        assert_eq!(
-            (
-                used.data[7 * 512],
-                used.data[16 * 512],
-                used.data[1003 * 512]
-            ),
-            (9, 9, 9)
-        );
+        assert!(used.data[1000 * 512..1003 * 512].iter().all(|byte| *byte == 0));
+        assert_eq!((used.data[7 * 512], used.data[16 * 512], used.data[1003 * 512]), (9, 9, 9));
     }
 }
 
@@ -226,22 +178,13 @@ fn identity_flush_and_unknown_requests() {
     let mut driver = fixture.driver();
     let id = header(VIRTIO_BLK_T_GET_ID, 0);
     let used = driver.request(0, &[Buffer::Out(&id), Buffer::In(20), Buffer::In(1)]);
-    assert_eq!(
-        (&used.data[..20], used.length),
-        (&b"serial-0123456789-to"[..], 21)
-    );
+    assert_eq!((&used.data[..20], used.length), (&b"serial-0123456789-to"[..], 21));
     let used = driver.request(0, &[Buffer::Out(&id), Buffer::In(3), Buffer::In(1)]);
     assert_eq!((&used.data[..3], used.length), (&b"ser"[..], 4));
     let flush = header(VIRTIO_BLK_T_FLUSH, 0);
-    assert_eq!(
-        status(&driver.request(0, &[Buffer::Out(&flush), Buffer::In(1)])),
-        OK
-    );
+    assert_eq!(status(&driver.request(0, &[Buffer::Out(&flush), Buffer::In(1)])), OK);
     let unknown = header(77, 0);
-    assert_eq!(
-        status(&driver.request(0, &[Buffer::Out(&unknown), Buffer::In(1)])),
-        UNSUPP
-    );
+    assert_eq!(status(&driver.request(0, &[Buffer::Out(&unknown), Buffer::In(1)])), UNSUPP);
 }
 
 #[test]
@@ -249,12 +192,7 @@ fn requests_without_header_or_status_are_given_back_empty() {
     let fixture = Fixture::new(Format::Raw);
     let mut driver = fixture.driver();
     let whole = header(VIRTIO_BLK_T_FLUSH, 0);
-    assert_eq!(
-        driver
-            .request(0, &[Buffer::Out(&whole[..15]), Buffer::In(1)])
-            .length,
-        0
-    );
+    assert_eq!(driver.request(0, &[Buffer::Out(&whole[..15]), Buffer::In(1)]).length, 0);
     assert_eq!(driver.request(0, &[Buffer::Out(&whole)]).length, 0);
     assert_eq!(driver.request(0, &[Buffer::In(100)]).length, 0);
     let used = driver.request(0, &[Buffer::Out(&whole), Buffer::In(1)]);
@@ -265,20 +203,13 @@ fn requests_without_header_or_status_are_given_back_empty() {
 #[test]
 fn the_configuration_says_what_the_disk_is() {
     let fixture = Fixture::new(Format::Qcow2);
-    let mut block = Block::new(BlockOptions {
-        queues: 99,
-        ..fixture.options(false)
-    });
+    let mut block = Block::new(BlockOptions { queues: 99, ..fixture.options(false) });
     let mut config = [0xff; 70];
     block.read_config(0, &mut config);
     assert_eq!(config[..8], (SIZE / 512).to_le_bytes());
-    assert_eq!(config[12..16], 254_u32.to_le_bytes());
+    assert_eq!(config[12..16], 510_u32.to_le_bytes());
     assert_eq!(config[34..36], 16_u16.to_le_bytes());
-    assert_eq!(
-        config[44..48],
-        128_u32.to_le_bytes(),
-        "discards in clusters"
-    );
+    assert_eq!(config[44..48], 128_u32.to_le_bytes(), "discards in clusters");
     assert_eq!(config[60..], [0; 10]);
     assert_eq!(block.queue_sizes().len(), 16);
     for value in [2, 0xff] {
@@ -305,10 +236,7 @@ fn the_configuration_says_what_the_disk_is() {
 fn many_requests_at_once_on_many_queues_are_all_answered() {
     for format in [Format::Raw, Format::Qcow2] {
         let fixture = Fixture::new(format);
-        let options = BlockOptions {
-            queues: 4,
-            ..fixture.options(false)
-        };
+        let options = BlockOptions { queues: 4, ..fixture.options(false) };
         let mut driver = TestDriver::start(Box::new(Block::new(options)));
         for round in 0..4_u8 {
             let mut heads = Vec::new();
@@ -319,17 +247,11 @@ fn many_requests_at_once_on_many_queues_are_all_answered() {
                 let data = vec![round ^ n as u8; 4096];
                 heads.push((
                     queue,
-                    driver.add(
-                        queue,
-                        &[Buffer::Out(&write), Buffer::Out(&data), Buffer::In(1)],
-                    ),
+                    driver.add(queue, &[Buffer::Out(&write), Buffer::Out(&data), Buffer::In(1)]),
                 ));
                 // Flushes go to the pool when others wait.
                 let flush = header(VIRTIO_BLK_T_FLUSH, 0);
-                heads.push((
-                    queue,
-                    driver.add(queue, &[Buffer::Out(&flush), Buffer::In(1)]),
-                ));
+                heads.push((queue, driver.add(queue, &[Buffer::Out(&flush), Buffer::In(1)])));
             }
             for queue in 0..4 {
                 driver.kick(queue);
@@ -342,11 +264,7 @@ fn many_requests_at_once_on_many_queues_are_all_answered() {
             }
             for n in 0..60_u64 {
                 let used = read(&mut driver, n * 200, 4096);
-                assert!(
-                    used.data[..4096]
-                        .iter()
-                        .all(|byte| *byte == round ^ n as u8)
-                );
+                assert!(used.data[..4096].iter().all(|byte| *byte == round ^ n as u8));
             }
         }
     }
@@ -364,10 +282,7 @@ fn stopping_finishes_what_is_in_flight_and_starting_goes_on() {
         }
         driver.kick(0);
         let state = driver.stop()[0];
-        assert_eq!(
-            state.next_avail, state.next_used,
-            "nothing is left in flight"
-        );
+        assert_eq!(state.next_avail, state.next_used, "nothing is left in flight");
         assert!(state.next_avail <= (round + 1) * 10);
         while let Some(used) = driver.ring(0).take_used() {
             assert_eq!(used.data, [OK]);
@@ -386,10 +301,7 @@ fn stopping_finishes_what_is_in_flight_and_starting_goes_on() {
 fn a_reset_pays_no_debt() {
     let fixture = Fixture::new(Format::Raw);
     let block = Block::new(BlockOptions {
-        limit: RateLimit {
-            bytes_per_second: 1,
-            ..RateLimit::default()
-        },
+        limit: RateLimit { bytes_per_second: 1, ..RateLimit::default() },
         ..fixture.options(false)
     });
     let limiter = block.limiter.clone();
@@ -405,14 +317,9 @@ fn a_reset_pays_no_debt() {
 #[test]
 fn a_limited_disk_holds_requests_back_and_answers_them_all() {
     let fixture = Fixture::new(Format::Raw);
-    let limit = RateLimit {
-        bytes_per_second: 0,
-        operations_per_second: 200,
-    };
-    let mut driver = TestDriver::start(Box::new(Block::new(BlockOptions {
-        limit,
-        ..fixture.options(false)
-    })));
+    let limit = RateLimit { bytes_per_second: 0, operations_per_second: 200 };
+    let mut driver =
+        TestDriver::start(Box::new(Block::new(BlockOptions { limit, ..fixture.options(false) })));
     let begin = Instant::now();
     let one = header(VIRTIO_BLK_T_IN, 0);
     for _ in 0..80 {
@@ -447,39 +354,29 @@ fn a_failing_image_answers_ioerr() {
     assert_eq!(status(&read(&mut driver, 0, 512)), IOERR);
     assert_eq!(driver.device().counters()[4], ("errors", 1));
     let id = header(VIRTIO_BLK_T_GET_ID, 0);
-    assert_eq!(
-        status(&driver.request(0, &[Buffer::Out(&id), Buffer::In(20), Buffer::In(1)])),
-        OK
-    );
+    assert_eq!(status(&driver.request(0, &[Buffer::Out(&id), Buffer::In(20), Buffer::In(1)])), OK);
 }
 
 #[test]
 fn a_hostile_driver_harms_only_itself() {
     for (seed, format) in [(1, Format::Raw), (2, Format::Qcow2), (3, Format::Raw)] {
         let fixture = Fixture::new(format);
-        let options = BlockOptions {
-            queues: 2,
-            ..fixture.options(false)
-        };
-        attack(
-            Box::new(Block::new(options)),
-            seed,
-            |_, random: &mut Random| {
-                let kind = random.pick(&[0, 1, 4, 8, 11, 13, 13, 99]);
-                let sector = random.pick(&[0, 1, 100, SIZE / 512 - 1, SIZE / 512, u64::MAX]);
-                let mut bytes = header(kind, sector);
-                if kind >= 11 {
-                    bytes.extend(segment(
-                        sector,
-                        random.pick(&[0, 1, 8, 1 << 20]),
-                        random.below(4) as u32,
-                    ));
-                } else {
-                    bytes.resize(16 + 512 * random.below(4) as usize, 0xaa);
-                }
-                bytes
-            },
-        );
+        let options = BlockOptions { queues: 2, ..fixture.options(false) };
+        attack(Box::new(Block::new(options)), seed, |_, random: &mut Random| {
+            let kind = random.pick(&[0, 1, 4, 8, 11, 13, 13, 99]);
+            let sector = random.pick(&[0, 1, 100, SIZE / 512 - 1, SIZE / 512, u64::MAX]);
+            let mut bytes = header(kind, sector);
+            if kind >= 11 {
+                bytes.extend(segment(
+                    sector,
+                    random.pick(&[0, 1, 8, 1 << 20]),
+                    random.below(4) as u32,
+                ));
+            } else {
+                bytes.resize(16 + 512 * random.below(4) as usize, 0xaa);
+            }
+            bytes
+        });
         if format == Format::Raw {
             assert_eq!(std::fs::metadata(&fixture.path).unwrap().len(), SIZE);
         }

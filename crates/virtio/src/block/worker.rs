@@ -50,11 +50,7 @@ pub(super) struct Finished {
 
 impl Finished {
     pub(super) fn new(event: EventFd) -> Self {
-        Self {
-            requests: Mutex::default(),
-            changed: Condvar::new(),
-            event,
-        }
+        Self { requests: Mutex::default(), changed: Condvar::new(), event }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(u16, u32)>> {
@@ -171,10 +167,7 @@ impl BlockWorker {
         let finished = std::mem::take(&mut *self.finished.lock());
         self.in_flight -= finished.len();
         let memory = self.memory.memory();
-        let untold = Untold {
-            requests: finished.len() as u32,
-            bytes: 0,
-        };
+        let untold = Untold { requests: finished.len() as u32, bytes: 0 };
         for (head, written) in finished {
             self.queue.add_used(&memory, head, written)?;
         }
@@ -201,12 +194,8 @@ impl Worker for BlockWorker {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let source = |descriptor, token| Source {
-            descriptor,
-            readable: true,
-            writable: false,
-            token,
-        };
+        let source =
+            |descriptor, token| Source { descriptor, readable: true, writable: false, token };
         let mut sources = vec![source(self.finished.event.as_raw_fd(), DONE)];
         if self.held_until.is_none() {
             sources.push(source(self.queue.kick.as_raw_fd(), KICK));

@@ -139,24 +139,13 @@ mod tests {
             (header(NEEDS_CSUM, 0, 0, 0, 34, 25), 60, ALL),
             (header(NEEDS_CSUM, 0, 0, 0, u16::MAX, u16::MAX), 60, ALL),
             (header(NEEDS_CSUM, 0, 0, 0, 2, 2), 60, ALL),
-            (
-                header(NEEDS_CSUM, GSO_TCPV4, 54, 1460, 34, 16),
-                4000,
-                no_tso,
-            ),
-            (
-                header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN, 54, 1460, 34, 16),
-                4000,
-                no_ecn,
-            ),
+            (header(NEEDS_CSUM, GSO_TCPV4, 54, 1460, 34, 16), 4000, no_tso),
+            (header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN, 54, 1460, 34, 16), 4000, no_ecn),
             (header(NEEDS_CSUM, GSO_TCPV4, 54, 0, 34, 16), 4000, ALL),
             (header(0, GSO_TCPV4, 54, 1460, 34, 16), 4000, ALL),
             (header(NEEDS_CSUM, 3, 54, 1460, 34, 16), 4000, ALL),
         ] {
-            assert!(
-                check(bytes, length, features).is_err(),
-                "{bytes:?} {length}"
-            );
+            assert!(check(bytes, length, features).is_err(), "{bytes:?} {length}");
         }
     }
 }

@@ -78,10 +78,7 @@ impl Net {
     /// The address is a group's.
     pub fn new(name: &str, mac: [u8; 6], backend: Box<dyn Backend>) -> Result<Self, AddressError> {
         if mac[0] & 1 != 0 {
-            return Err(AddressError {
-                device: name.to_owned(),
-                address: text(mac),
-            });
+            return Err(AddressError { device: name.to_owned(), address: text(mac) });
         }
         Ok(Self {
             name: name.to_owned(),
@@ -160,10 +157,7 @@ impl Device for Net {
     }
 
     fn start(&mut self, session: Session) -> Result<Vec<Box<dyn Worker>>, StartError> {
-        let fail = |reason: String| StartError {
-            device: "net",
-            reason,
-        };
+        let fail = |reason: String| StartError { device: "net", reason };
         let mut queues: [Option<Queue>; 3] = [None, None, None];
         for queue in session.queues {
             if let Some(place) = queues.get_mut(usize::from(queue.index)) {

@@ -29,14 +29,7 @@ impl Stream {
     /// Frames over `socket`, a connected stream socket; `mtu` is what the guest is told.
     #[must_use]
     pub fn new(socket: OwnedFd, mtu: u16) -> Self {
-        Self {
-            socket,
-            mtu,
-            checksum: false,
-            held: Vec::new(),
-            taken: 0,
-            unsent: Vec::new(),
-        }
+        Self { socket, mtu, checksum: false, held: Vec::new(), taken: 0, unsent: Vec::new() }
     }
 
     /// Length of the frame at the front, if its length is here; and whether all of it is.
@@ -68,14 +61,10 @@ impl Stream {
         let count = read.as_ref().map_or(0, |&(count, _)| count);
         self.held.truncate(start + count);
         match read {
-            Ok((0, _)) => Err(LinkDown {
-                reason: "it closed the connection".to_owned(),
-            }),
+            Ok((0, _)) => Err(LinkDown { reason: "it closed the connection".to_owned() }),
             Ok(_) => Ok(true),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(LinkDown {
-                reason: format!("reading from it failed: {error}"),
-            }),
+            Err(error) => Err(LinkDown { reason: format!("reading from it failed: {error}") }),
         }
     }
 
@@ -99,9 +88,7 @@ fn sent(result: io::Result<usize>) -> Result<usize, LinkDown> {
     match result {
         Ok(count) => Ok(count),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Err(error) => Err(LinkDown {
-            reason: format!("writing to it failed: {error}"),
-        }),
+        Err(error) => Err(LinkDown { reason: format!("writing to it failed: {error}") }),
     }
 }
 
@@ -128,10 +115,7 @@ impl Backend for Stream {
     }
 
     fn send(&mut self, frames: &[Frame<'_>]) -> Result<Sent, LinkDown> {
-        let mut done = Sent {
-            pending: true,
-            ..Sent::default()
-        };
+        let mut done = Sent { pending: true, ..Sent::default() };
         if !self.flush()? {
             return Ok(done);
         }

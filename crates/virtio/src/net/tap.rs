@@ -6,6 +6,7 @@
 use super::backend::{Backend, Frame, LinkDown, Next, Offloads, Sent};
 use super::header::{HEADER_BYTES, LONGEST_FRAME};
 use crate::scatter::{MAX_ENTRIES, Readable, Writable};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,12 +57,7 @@ impl Tap {
     pub fn open(name: &str) -> Result<Self, TapError> {
         let system = |tried, hint| {
             let name = name.to_owned();
-            move |error: io::Error| TapError::System {
-                name,
-                tried,
-                error,
-                hint,
-            }
+            move |error: io::Error| TapError::System { name, tried, error, hint }
         };
         let mut request = Request::new(name)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -90,8 +86,7 @@ impl Tap {
             estimate: USUAL,
             overflow: Vec::new(),
         };
-        tap.set_offloads(Offloads::default())
-            .map_err(system("switch its offloads off", ""))?;
+        tap.set_offloads(Offloads::default()).map_err(system("switch its offloads off", ""))?;
         tap.bring_up();
         Ok(tap)
     }
@@ -123,20 +118,25 @@ impl Tap {
         }
         if request.control(&socket, libc::SIOCGIFMTU).is_ok() {
             // The guest has its own way to 1500, and less than 1280 forbids IPv6 (RFC 8200, 5).
-            self.mtu = u16::try_from(request.mtu())
-                .ok()
-                .filter(|&mtu| mtu != 1500 && mtu >= 1280);
+            self.mtu = u16::try_from(request.mtu()).ok().filter(|&mtu| mtu != 1500 && mtu >= 1280);
         }
     }
 
     /// The interface is gone, or was taken down, or the kernel does not like the frame.
     fn judge(&self, tried: &str, error: &io::Error) -> Result<(), LinkDown> {
         match error.raw_os_error() {
-            Some(libc::EBADFD | libc::ENODEV | libc::ENXIO) => Err(LinkDown {
-                reason: format!("{tried} interface {} failed: {error}", self.name),
-            }),
+            Some(libc::EBADFD | libc::ENODEV | libc::ENXIO) => {
+                Err(LinkDown { reason: format!("{tried} interface {} failed: {error}", self.name) })
+            }
             _ => Ok(()),
         }
+    }
+}
+
+impl From<Tap> for OwnedFd {
+    /// For whoever moves the frames instead.
+    fn from(tap: Tap) -> Self {
+        tap.device
     }
 }
 
@@ -178,7 +178,7 @@ impl Backend for Tap {
     fn send(&mut self, frames: &[Frame<'_>]) -> Result<Sent, LinkDown> {
         let mut done = Sent::default();
         for frame in frames {
-            let mut list = Readable::new();
+            let mut list = Readable::with_room(1 + frame.data.pieces());
             list.push_bytes(&frame.header);
             list.append(&frame.data);
             match list.write_to(self.device.as_fd()) {
@@ -198,18 +198,29 @@ impl Backend for Tap {
     }
 
     fn next(&mut self) -> Result<Next, LinkDown> {
+        // To look costs less than to gather room for a long frame in vain.
+        if self.estimate > USUAL {
+            let mut device = [PollFd::new(&self.device, PollFlags::IN)];
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            // A failure is the next read's as well, and that tells it.
+            if poll(&mut device, Some(&at_once)) == Ok(0) {
+                return Ok(Next::Nothing);
+            }
+        }
         Ok(Next::Unknown(self.estimate))
     }
 
     fn receive(&mut self, room: &mut Writable<'_>, rest: &mut Vec<u8>) -> Result<usize, LinkDown> {
         let longest = HEADER_BYTES + LONGEST_FRAME;
-        let mut list = Writable::new();
+        let mut list = Writable::with_room(1 + room.pieces());
         list.append(room);
         // One more follows, and one call must take them all.
         list.limit_pieces(MAX_ENTRIES - 1);
         let fit = list.len();
-        self.overflow.resize(longest.saturating_sub(fit), 0);
-        list.push_bytes(&mut self.overflow);
+        // Made once: filling it with zeroes costs as much as a frame.
+        self.overflow.resize(longest, 0);
+        let beyond = longest.saturating_sub(fit);
+        list.push_bytes(&mut self.overflow[..beyond]);
         let count = match list.read_from(self.device.as_fd()) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -220,8 +231,10 @@ impl Backend for Tap {
         };
         rest.extend_from_slice(&self.overflow[..count.saturating_sub(fit)]);
         if count > 0 {
-            // Up at once, down slowly: a short frame between long ones changes little.
-            self.estimate = count.max(self.estimate - self.estimate / 8).max(USUAL);
+            // Who segments nothing sends frames of any length up to the longest. Up at once, down
+            // slowly: short ones between them change little.
+            let most = if count > USUAL { longest } else { USUAL };
+            self.estimate = most.max(self.estimate - self.estimate / 16);
         }
         Ok(count)
     }
@@ -241,9 +254,7 @@ impl Request {
             || reserved
             || bytes.iter().any(|byte| strange(byte) || *byte == b'%')
         {
-            return Err(TapError::Name {
-                name: name.to_owned(),
-            });
+            return Err(TapError::Name { name: name.to_owned() });
         }
         // SAFETY: all zeroes is a valid ifreq.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -307,10 +318,7 @@ mod tests {
     #[test]
     fn names_the_kernel_would_misunderstand_are_refused() {
         for name in ["", "a/b", "a b", "..", "tap%d", "sixteen-bytes-xx", "a:1"] {
-            assert!(
-                matches!(Tap::open(name), Err(TapError::Name { .. })),
-                "{name}"
-            );
+            assert!(matches!(Tap::open(name), Err(TapError::Name { .. })), "{name}");
         }
     }
 }

@@ -20,9 +20,7 @@ const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 /// A card on a stream socket, and the socket's other end.
 fn card() -> (Box<Net>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    theirs
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let backend = Box::new(Stream::new(ours.into(), 65520));
     (Box::new(Net::new("net0", MAC, backend).unwrap()), theirs)
 }
@@ -112,18 +110,9 @@ fn the_configuration_shows_address_link_and_mtu() {
     let (card, _peer) = card();
     let mut config = [0; 14];
     card.read_config(0, &mut config);
-    assert_eq!(
-        config,
-        [
-            0x52, 0x54, 0, 0x12, 0x34, 0x56, 1, 0, 1, 0, 0xf0, 0xff, 0, 0
-        ]
-    );
+    assert_eq!(config, [0x52, 0x54, 0, 0x12, 0x34, 0x56, 1, 0, 1, 0, 0xf0, 0xff, 0, 0]);
     let (ours, _theirs) = UnixStream::pair().unwrap();
-    let group = Net::new(
-        "net0",
-        [1, 0, 0x5e, 0, 0, 1],
-        Box::new(Stream::new(ours.into(), 1500)),
-    );
+    let group = Net::new("net0", [1, 0, 0x5e, 0, 0, 1], Box::new(Stream::new(ours.into(), 1500)));
     assert!(matches!(group, Err(AddressError { .. })));
 }
 
@@ -217,9 +206,7 @@ fn a_length_no_frame_has_takes_the_link_down() {
     for length in [0, 13, 65554, u32::MAX] {
         let (driver, mut peer) = started();
         peer.write_all(&length.to_be_bytes()).unwrap();
-        driver
-            .interrupts()
-            .wait("the link to go", |seen| seen.config == 1);
+        driver.interrupts().wait("the link to go", |seen| seen.config == 1);
     }
 }
 
@@ -233,16 +220,8 @@ fn commands_are_carried_out_or_refused() {
     };
     assert_eq!(command(&[0, 0, 1]), 0, "promiscuous");
     assert_eq!(command(&[0, 1, 1]), 0, "all multicast");
-    assert_eq!(
-        command(&[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]),
-        0,
-        "offloads that were agreed"
-    );
-    assert_eq!(
-        command(&[5, 0, 0x80, 0, 0, 0, 0, 0, 0, 0]),
-        1,
-        "offloads that were not"
-    );
+    assert_eq!(command(&[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]), 0, "offloads that were agreed");
+    assert_eq!(command(&[5, 0, 0x80, 0, 0, 0, 0, 0, 0, 0]), 1, "offloads that were not");
     assert_eq!(command(&[5, 0, 2]), 1, "offloads cut short");
     assert_eq!(command(&[4, 0, 2, 0]), 1, "more queues");
     assert_eq!(command(&[]), 1, "nothing");

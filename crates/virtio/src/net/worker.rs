@@ -4,7 +4,9 @@ use super::Counters;
 use super::backend::{Backend, Frame, LinkDown, Next, Offloads};
 use super::header::{self, HEADER_BYTES, NUM_BUFFERS, feature};
 use crate::scatter::{Buffers, MAX_ENTRIES, Writable};
-use crate::{GuestMemory, Interrupts, MemoryGuard, Queue, QueueState, Source, Worker, WorkerError};
+use crate::{
+    GuestMemory, Interrupts, Mapped, MemoryGuard, Queue, QueueState, Source, Worker, WorkerError,
+};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -21,6 +23,9 @@ const BATCH_BYTES: usize = 512 * 1024;
 const PATIENCE: usize = 512;
 /// Frames for the guest before it is told.
 const TELL_AFTER: usize = 64;
+
+/// Buffers of the usual size that hold the longest frame, and some more.
+const USUAL_BUFFERS: usize = 64;
 
 const BACKEND: u32 = 0;
 const RX: u32 = 1;
@@ -55,19 +60,14 @@ struct Outgoing<'m> {
     frame: Option<Frame<'m>>,
 }
 
-/// A buffer of the guest, waiting for a frame.
-struct Incoming<'m> {
-    head: u16,
-    /// Where the ring stands after it.
-    after: u16,
-    room: Writable<'m>,
-}
-
 /// Buffers taken from the ring and not used yet, in its order.
-#[derive(Default)]
 struct Window<'m> {
-    buffers: VecDeque<Incoming<'m>>,
-    bytes: usize,
+    /// The heads of their chains, and how many bytes each holds.
+    buffers: VecDeque<(u16, usize)>,
+    /// All their bytes.
+    room: Writable<'m>,
+    /// Where a chain is collected.
+    next: Buffers<'m>,
 }
 
 /// What became of an attempt to give the guest a frame.
@@ -121,15 +121,16 @@ impl NetWorker {
     }
 
     fn transmit_batch(&mut self, memory: &MemoryGuard) -> Result<usize, WorkerError> {
+        let ring = self.tx.map(memory)?;
         let mut batch = Vec::new();
         let mut bytes = 0;
         while batch.len() < BATCH && bytes < BATCH_BYTES {
             let before = self.tx.ring.next_avail();
-            let Some(chain) = self.tx.pop(memory)? else {
+            let mut buffers = Buffers::default();
+            let Some(head) = self.tx.take(&ring, &mut buffers)? else {
                 break;
             };
-            let head = chain.head_index();
-            let mut data = Buffers::of(chain, memory)?.readable;
+            let mut data = buffers.readable;
             let checked = data
                 .take()
                 .ok_or("a frame without a whole header")
@@ -148,11 +149,7 @@ impl NetWorker {
                     None
                 }
             };
-            batch.push(Outgoing {
-                head,
-                before,
-                frame,
-            });
+            batch.push(Outgoing { head, before, frame });
         }
         let heads: Vec<(u16, u16, Option<usize>)> = batch
             .iter()
@@ -170,7 +167,7 @@ impl NetWorker {
                 Err(down) => self.unplug(&down),
             }
         }
-        let mut done = 0;
+        let mut used = Vec::with_capacity(heads.len());
         for (head, before, length) in heads {
             match length {
                 None => self.counters.refused.add(1),
@@ -184,20 +181,25 @@ impl NetWorker {
                     self.counters.bytes_from_guest.add(length as u64);
                 }
             }
-            self.tx.add_used(memory, head, 0)?;
-            done += 1;
+            used.push((head, 0));
         }
-        Ok(done)
+        self.tx.give(&ring, &used)?;
+        Ok(used.len())
     }
 
     /// Gives the guest what came for it, as long as it has room.
     fn receive(&mut self) -> Result<(), WorkerError> {
         let memory = self.memory.memory();
-        let mut window = Window::default();
+        let ring = self.rx.map(&memory)?;
+        let mut window = Window {
+            buffers: VecDeque::with_capacity(USUAL_BUFFERS),
+            room: Writable::with_room(USUAL_BUFFERS),
+            next: Buffers::default(),
+        };
         let mut left = PATIENCE;
         while left > 0 && self.up() {
             left -= 1;
-            match self.deliver(&memory, &mut window)? {
+            match self.deliver(&ring, &mut window)? {
                 Delivery::Done => {}
                 Delivery::Nothing => break,
                 // The ring stands behind the window now, so this means further buffers.
@@ -215,18 +217,16 @@ impl NetWorker {
             // Frames already read do not make the descriptor readable.
             let _ = self.rx.kick.write(1);
         }
-        if let Some(first) = window.buffers.front() {
-            // Looked at and not used: back to the ring.
-            let before = first.after.wrapping_sub(1);
-            self.rx.ring.set_next_avail(before);
-        }
+        // Looked at and not used: back to the ring. Not truncated: no more than it has entries.
+        let unused = window.buffers.len() as u16;
+        self.rx.ring.set_next_avail(self.rx.ring.next_avail().wrapping_sub(unused));
         self.rx.notify(&memory, self.interrupts.as_ref())
     }
 
     /// One frame.
     fn deliver<'m>(
         &mut self,
-        memory: &'m MemoryGuard,
+        ring: &Mapped<'m>,
         window: &mut Window<'m>,
     ) -> Result<Delivery, WorkerError> {
         let next = if self.stash.is_empty() {
@@ -245,28 +245,19 @@ impl NetWorker {
             Next::Frame(length) => (length, true),
             Next::Unknown(length) => (length, false),
         };
-        while window.bytes < wanted && (self.merges() || window.buffers.is_empty()) {
-            let Some(buffer) = self.receive_buffer(memory)? else {
-                break;
-            };
-            window.bytes += buffer.room.len();
-            window.buffers.push_back(buffer);
-        }
+        while window.room.len() < wanted
+            && (self.merges() || window.buffers.is_empty())
+            && self.receive_buffer(ring, window)?
+        {}
         let more_may_come =
             self.merges() && window.buffers.len() < usize::from(self.rx.ring.size());
-        if window.buffers.is_empty() || (exact && window.bytes < wanted && more_may_come) {
+        if window.buffers.is_empty() || (exact && window.room.len() < wanted && more_may_come) {
             return Ok(Delivery::Starved);
         }
-        let mut room = Writable::new();
-        for buffer in &window.buffers {
-            room.append(&buffer.room);
-            if room.len() >= wanted || !self.merges() {
-                break;
-            }
-        }
+        let room = &mut window.room;
         let mut rest = Vec::new();
         let length = if self.stash.is_empty() {
-            match self.backend.receive(&mut room, &mut rest) {
+            match self.backend.receive(room, &mut rest) {
                 Ok(length) => length,
                 Err(down) => {
                     self.unplug(&down);
@@ -282,7 +273,7 @@ impl NetWorker {
             return Ok(Delivery::Nothing);
         }
         if rest.is_empty() {
-            self.publish(memory, window, room, length)?;
+            self.publish(ring, window, length)?;
         } else if exact || !self.merges() {
             // No driver that keeps the rules gets here: its buffers can never hold this frame.
             self.counters.dropped.add(1);
@@ -298,43 +289,41 @@ impl NetWorker {
     /// Gives the guest the first `length` bytes of the window, all at once.
     fn publish(
         &mut self,
-        memory: &MemoryGuard,
+        ring: &Mapped<'_>,
         window: &mut Window<'_>,
-        mut room: Writable<'_>,
         length: usize,
     ) -> Result<(), WorkerError> {
         let mut used = Vec::new();
-        let mut left = length;
+        let (mut left, mut gone) = (length, 0);
         while left > 0 {
-            let Some(buffer) = window.buffers.pop_front() else {
+            let Some((head, bytes)) = window.buffers.pop_front() else {
                 break;
             };
-            window.bytes -= buffer.room.len();
-            let part = left.min(buffer.room.len());
+            gone += bytes;
+            let part = left.min(bytes);
             left -= part;
             // Not truncated: no more than the longest frame.
-            used.push((buffer.head, part as u32));
+            used.push((head, part as u32));
         }
         // Not truncated: no more than the ring has entries.
         let count = used.len() as u16;
-        room.skip(NUM_BUFFERS);
-        room.copy_from(&count.to_le_bytes());
+        window.room.copy_from_at(NUM_BUFFERS, &count.to_le_bytes());
+        window.room.skip(gone);
         self.counters.frames_to_guest.add(1);
-        self.counters
-            .bytes_to_guest
-            .add((length - HEADER_BYTES) as u64);
-        self.rx.add_used_together(memory, &used)
+        self.counters.bytes_to_guest.add((length - HEADER_BYTES) as u64);
+        self.rx.give(ring, &used)
     }
 
+    /// Takes one more buffer into the window; false when the guest has no more.
     fn receive_buffer<'m>(
         &mut self,
-        memory: &'m MemoryGuard,
-    ) -> Result<Option<Incoming<'m>>, WorkerError> {
-        let Some(chain) = self.rx.pop(memory)? else {
-            return Ok(None);
+        ring: &Mapped<'m>,
+        window: &mut Window<'m>,
+    ) -> Result<bool, WorkerError> {
+        let Some(head) = self.rx.take(ring, &mut window.next)? else {
+            return Ok(false);
         };
-        let head = chain.head_index();
-        let room = Buffers::of(chain, memory)?.writable;
+        let room = &window.next.writable;
         if room.len() < HEADER_BYTES {
             // virtio 1.2, 5.1.6.3.1
             return Err(WorkerError {
@@ -344,8 +333,9 @@ impl NetWorker {
                 ),
             });
         }
-        let after = self.rx.ring.next_avail();
-        Ok(Some(Incoming { head, after, room }))
+        window.room.append(room);
+        window.buffers.push_back((head, room.len()));
+        Ok(true)
     }
 
     /// Commands of the driver (virtio 1.2, 5.1.6.5).
@@ -374,13 +364,10 @@ impl NetWorker {
             };
             let head = chain.head_index();
             let mut buffers = Buffers::of(chain, memory)?;
-            let done = buffers
-                .readable
-                .take::<2>()
-                .is_some_and(|[class, command]| {
-                    let argument = buffers.readable.take::<8>().map(u64::from_le_bytes);
-                    self.command(class, command, argument)
-                });
+            let done = buffers.readable.take::<2>().is_some_and(|[class, command]| {
+                let argument = buffers.readable.take::<8>().map(u64::from_le_bytes);
+                self.command(class, command, argument)
+            });
             let answer = if done { CONTROL_OK } else { CONTROL_ERROR };
             let written = buffers.writable.copy_from(&[answer]);
             control.add_used(memory, head, written as u32)?;

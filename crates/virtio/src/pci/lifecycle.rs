@@ -7,7 +7,7 @@ use crate::{Interrupts, Queue, Running, Session, StartError};
 use std::sync::atomic::Ordering::SeqCst;
 use virtio_bindings::bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
-    VIRTIO_F_VERSION_1,
+    VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
@@ -122,14 +122,11 @@ impl VirtioPci {
             }
             Field::QueueVector => {
                 let vector = self.existing_vector(short);
-                if let Some(slot) = self
-                    .shared
-                    .queue_vectors
-                    .get(usize::from(self.queue_select))
-                {
+                if let Some(slot) = self.shared.queue_vectors.get(usize::from(self.queue_select)) {
                     slot.store(vector, SeqCst);
                 }
             }
+            Field::QueueReset => self.reset_queue(short),
             Field::QueueSize
             | Field::QueueEnable
             | Field::QueueDescriptors(_)
@@ -140,11 +137,7 @@ impl VirtioPci {
 
     /// A vector the device has not got reads back as none (virtio 1.2, 4.1.5.1.2).
     fn existing_vector(&self, vector: u16) -> u16 {
-        if vector < self.shared.msix.vectors() {
-            vector
-        } else {
-            NO_VECTOR
-        }
+        if vector < self.shared.msix.vectors() { vector } else { NO_VECTOR }
     }
 
     fn write_features(&mut self, value: u32) {
@@ -159,10 +152,11 @@ impl VirtioPci {
         self.driver_features = part.replace(self.driver_features, value.into());
     }
 
-    /// A queue is set up before it is enabled, and enabled before DRIVER_OK (virtio 1.2, 4.1.5.1.3);
-    /// what comes later has no effect.
+    /// A queue is set up before it is enabled, and enabled before DRIVER_OK (virtio 1.2, 4.1.5.1.3)
+    /// or, where queues can be reset, later (2.6.1.2); anything else has no effect.
     fn write_queue(&mut self, field: Field, value: u64) {
-        if self.shared.has(VIRTIO_CONFIG_S_DRIVER_OK) {
+        let late = self.shared.has(VIRTIO_CONFIG_S_DRIVER_OK);
+        if late && !self.resets_queues() {
             return;
         }
         let Some(queue) = self.queues.get_mut(usize::from(self.queue_select)) else {
@@ -186,6 +180,36 @@ impl VirtioPci {
             Field::QueueDevice(part) => queue.device = part.replace(queue.device, value),
             _ => {}
         }
+        if late && queue.enabled {
+            // The workers start again, now with it.
+            self.stop();
+            self.start();
+        }
+    }
+
+    /// Whether the driver may reset single queues.
+    fn resets_queues(&self) -> bool {
+        self.shared.has(VIRTIO_CONFIG_S_FEATURES_OK)
+            && self.driver_features & 1 << VIRTIO_F_RING_RESET != 0
+    }
+
+    /// One queue as after power-on (virtio 1.2, 2.6.1.1); the others go on where they stood, unless
+    /// the device cannot work without this one. It has stopped when this returns.
+    fn reset_queue(&mut self, value: u16) {
+        let index = self.queue_select;
+        let place = usize::from(index);
+        if value != 1 || !self.resets_queues() || place >= self.queues.len() {
+            return;
+        }
+        self.stop();
+        self.device.reset_queue(index);
+        if let (Some(queue), Some(vector)) =
+            (self.queues.get_mut(place), self.shared.queue_vectors.get(place))
+        {
+            queue.reset();
+            vector.store(NO_VECTOR, SeqCst);
+        }
+        self.start();
     }
 
     fn write_status(&mut self, value: u8) {
@@ -246,9 +270,8 @@ impl VirtioPci {
         if !ready || self.paused || self.running.is_some() {
             return;
         }
-        let running = self
-            .session()
-            .and_then(|session| Running::start(self.device.as_mut(), session));
+        let running =
+            self.session().and_then(|session| Running::start(self.device.as_mut(), session));
         match running {
             Ok(running) => {
                 self.running = Some(running);
@@ -257,11 +280,19 @@ impl VirtioPci {
                     let _ = queue.kick.write(1);
                 }
             }
+            Err(error) if self.waits_for_queue() => {
+                tracing::debug!(device = self.device.name(), %error, "waits for a queue");
+            }
             Err(error) => {
                 tracing::warn!(device = self.device.name(), %error, "device needs reset");
                 self.shared.needs_reset();
             }
         }
+    }
+
+    /// A queue that was reset may be enabled again, which starts the device again.
+    fn waits_for_queue(&self) -> bool {
+        self.resets_queues() && self.queues.iter().any(|queue| !queue.enabled)
     }
 
     /// Stops the workers, keeping where the queues stand.
@@ -306,21 +337,15 @@ impl VirtioPci {
     }
 
     fn queue(&self, index: u16, setup: &QueueSetup) -> Result<Queue, StartError> {
-        let refused = |reason: String| StartError {
-            device: "queue",
-            reason,
-        };
+        let refused = |reason: String| StartError { device: "queue", reason };
         let invalid = |error: virtio_queue::Error| {
             refused(format!("queue {index} ({}): {error}", setup.describe()))
         };
         let mut ring = virtio_queue::Queue::new(setup.most).map_err(invalid)?;
         ring.try_set_size(setup.size).map_err(invalid)?;
-        ring.try_set_desc_table_address(GuestAddress(setup.descriptors))
-            .map_err(invalid)?;
-        ring.try_set_avail_ring_address(GuestAddress(setup.driver))
-            .map_err(invalid)?;
-        ring.try_set_used_ring_address(GuestAddress(setup.device))
-            .map_err(invalid)?;
+        ring.try_set_desc_table_address(GuestAddress(setup.descriptors)).map_err(invalid)?;
+        ring.try_set_avail_ring_address(GuestAddress(setup.driver)).map_err(invalid)?;
+        ring.try_set_used_ring_address(GuestAddress(setup.device)).map_err(invalid)?;
         ring.set_event_idx(self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
         ring.set_next_avail(setup.next_avail);
         ring.set_next_used(setup.next_used);

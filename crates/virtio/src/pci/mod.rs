@@ -33,7 +33,7 @@ use shared::Shared;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_config::{VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Vendor of virtio devices; device ids are this base plus the device type (virtio 1.2, 4.1.2).
@@ -112,28 +112,19 @@ impl VirtioPci {
         let name = device.name().to_owned();
         let sizes = device.queue_sizes();
         if sizes.len() > MOST_QUEUES {
-            return Err(PciError::Queues {
-                device: name,
-                queues: sizes.len(),
-            });
+            return Err(PciError::Queues { device: name, queues: sizes.len() });
         }
-        let in_config = |source| PciError::Config {
-            device: name.clone(),
-            source,
-        };
+        let in_config = |source| PciError::Config { device: name.clone(), source };
         let mut queues = Vec::new();
         for size in sizes {
-            let kick =
-                EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|source| PciError::Doorbell {
-                    device: name.clone(),
-                    source,
-                })?;
+            let kick = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
+                .map_err(|source| PciError::Doorbell { device: name.clone(), source })?;
             queues.push(QueueSetup::new(size, kick));
         }
         let (config, msix, window) =
             configuration(device.id(), queues.len(), msi).map_err(in_config)?;
         Ok(Self {
-            offered: device.features() | 1 << VIRTIO_F_VERSION_1,
+            offered: device.features() | 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_F_RING_RESET,
             shared: Arc::new(Shared::new(msix, queues.len())),
             device,
             memory,
@@ -170,14 +161,8 @@ impl VirtioPci {
     #[must_use]
     pub fn inspect(&self) -> Vec<(&'static str, String)> {
         let mut facts = vec![
-            (
-                "status",
-                format!("{:#04x}", self.shared.status.load(SeqCst)),
-            ),
-            (
-                "features",
-                format!("{:#x} of {:#x}", self.driver_features, self.offered),
-            ),
+            ("status", format!("{:#04x}", self.shared.status.load(SeqCst))),
+            ("features", format!("{:#x} of {:#x}", self.driver_features, self.offered)),
             ("msi-x", self.shared.msix.enabled().to_string()),
         ];
         for (index, queue) in self.queues.iter().enumerate() {
@@ -194,11 +179,8 @@ impl VirtioPci {
             COMMON => {
                 let bytes = self.common().bytes();
                 for (n, byte) in (at..).zip(data) {
-                    *byte = usize::try_from(n)
-                        .ok()
-                        .and_then(|n| bytes.get(n))
-                        .copied()
-                        .unwrap_or(0);
+                    *byte =
+                        usize::try_from(n).ok().and_then(|n| bytes.get(n)).copied().unwrap_or(0);
                 }
             }
             // Reading takes the interrupt off (virtio 1.2, 4.1.4.5).
@@ -267,25 +249,18 @@ fn configuration(
     // One vector per queue and one for configuration changes; MOST_QUEUES + 1 fits 16 bits.
     let vectors = u16::try_from(queues + 1).unwrap_or(u16::MAX);
     let table = Msix::table_size(vectors);
-    let msix_size = (table + Msix::pending_size(vectors))
-        .next_power_of_two()
-        .max(PAGE);
+    let msix_size = (table + Msix::pending_size(vectors)).next_power_of_two().max(PAGE);
     config.add_bar(MSIX_BAR, BarKind::Memory32, msix_size)?;
     config.add_bar(VIRTIO_BAR, BarKind::Memory32, VIRTIO_BAR_SIZE)?;
     config.add_express_endpoint()?;
-    let layout = MsixLayout {
-        bar: MSIX_BAR,
-        table: 0,
-        pending: u32::try_from(table).unwrap_or(u32::MAX),
-    };
+    let layout =
+        MsixLayout { bar: MSIX_BAR, table: 0, pending: u32::try_from(table).unwrap_or(u32::MAX) };
     let msix = Msix::new(&mut config, vectors, layout, msi)?;
     let page = PAGE as u32;
     let doorbells = queues as u32 * NOTIFY_MULTIPLIER;
-    for (kind, offset, length) in [
-        (CAP_COMMON, COMMON, COMMON_SIZE as u32),
-        (CAP_ISR, ISR, 1),
-        (CAP_DEVICE, DEVICE, page),
-    ] {
+    for (kind, offset, length) in
+        [(CAP_COMMON, COMMON, COMMON_SIZE as u32), (CAP_ISR, ISR, 1), (CAP_DEVICE, DEVICE, page)]
+    {
         config.add_capability(
             CAPABILITY_VENDOR,
             &capability(kind, CAP_SIZE, offset, length),
@@ -353,10 +328,7 @@ impl Function for VirtioPci {
         if self.touches_window(offset, data.len())
             && let Some((at, length)) = self.window_target()
         {
-            let value = self
-                .config
-                .u32_at(self.window + u16::from(CAP_SIZE))
-                .to_le_bytes();
+            let value = self.config.u32_at(self.window + u16::from(CAP_SIZE)).to_le_bytes();
             self.write_virtio(at, &value[..length]);
         }
     }

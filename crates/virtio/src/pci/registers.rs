@@ -16,8 +16,10 @@ pub(super) const NOTIFY_MULTIPLIER: u32 = 4;
 /// So many doorbells fit their page.
 pub(super) const MOST_QUEUES: usize = (PAGE / NOTIFY_MULTIPLIER as u64) as usize;
 
-/// `struct virtio_pci_common_cfg` without the optional fields at its end (virtio 1.2, 4.1.4.3).
-pub(super) const COMMON_SIZE: usize = 0x38;
+/// `struct virtio_pci_common_cfg` with the optional fields at its end, which read 0: notification
+/// data is not offered, and the reset of a queue is over before the driver can look (virtio 1.2,
+/// 4.1.4.3).
+pub(super) const COMMON_SIZE: usize = 0x3c;
 
 /// One field of the common configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,7 @@ pub(super) enum Field {
     QueueSize,
     QueueVector,
     QueueEnable,
+    QueueReset,
     QueueDescriptors(Part),
     QueueDriver(Part),
     QueueDevice(Part),
@@ -75,6 +78,7 @@ impl Field {
             (0x18, 2) => Some(Self::QueueSize),
             (0x1a, 2) => Some(Self::QueueVector),
             (0x1c, 2) => Some(Self::QueueEnable),
+            (0x3a, 2) => Some(Self::QueueReset),
             (0x20..0x28, _) => address(Self::QueueDescriptors, 0x20),
             (0x28..0x30, _) => address(Self::QueueDriver, 0x28),
             (0x30..0x38, _) => address(Self::QueueDevice, 0x30),

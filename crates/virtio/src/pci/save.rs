@@ -123,12 +123,7 @@ impl VirtioPci {
     fn try_restore(&mut self, state: &PciState) -> Result<(), PciStateError> {
         let device = self.device.name().to_owned();
         let field = |field, found, allowed| {
-            Err(PciStateError::Field {
-                device: device.clone(),
-                field,
-                found,
-                allowed,
-            })
+            Err(PciStateError::Field { device: device.clone(), field, found, allowed })
         };
         let kind: DeviceId = self.device.id();
         if state.version != VERSION {
@@ -138,11 +133,7 @@ impl VirtioPci {
             return field("device type", state.kind.into(), kind as u64);
         }
         if state.queues.len() != self.queues.len() {
-            return field(
-                "number of queues",
-                state.queues.len() as u64,
-                self.queues.len() as u64,
-            );
+            return field("number of queues", state.queues.len() as u64, self.queues.len() as u64);
         }
         // Before FEATURES_OK the driver may have written anything.
         let agreed = u32::from(state.status) & VIRTIO_CONFIG_S_FEATURES_OK != 0;
@@ -154,10 +145,7 @@ impl VirtioPci {
                 return field("queue size", saved.size.into(), queue.most.into());
             }
         }
-        let in_pci = |source| PciStateError::Pci {
-            device: device.clone(),
-            source,
-        };
+        let in_pci = |source| PciStateError::Pci { device: device.clone(), source };
         self.config.restore(&state.config).map_err(in_pci)?;
         self.shared.msix.restore(&state.msix).map_err(in_pci)?;
         self.device.restore(&state.device)?;

@@ -1,19 +1,17 @@
 //! A folder of the host, shared by 9P2000.L over virtio (the transport of Linux `net/9p/trans_virtio.c`:
 //! one queue, the request in the readable buffers, the answer in the writable ones).
 //!
-//! The protocol is served by crate `p9`. Every request is judged before it ([`guard`]): nothing
+//! The protocol is served by crate `plan9`, which judges every request first: nothing
 //! outside the folder is reachable, a read-only share stays as it is, and no device or pipe is ever
 //! opened. Not offered: extended attributes, making symbolic links or device nodes.
 
-mod guard;
-mod message;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 use crate::device::Counter;
 use crate::{Device, DeviceId, RING_FEATURES, Session, StartError, Worker, config};
-use guard::Guard;
+use plan9::{Guard, Options, most_handles};
 use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
 use worker::Plan9Worker;
@@ -26,10 +24,6 @@ const F_MOUNT_TAG: u64 = 1 << 0;
 
 /// Bytes a tag may have; guests that keep it in fixed fields hold this much.
 const LONGEST_TAG: usize = 31;
-
-/// The most files and folders a guest holds open or remembers at once. Each costs up to two
-/// descriptors, so a process with less to give gives less.
-const MAX_HANDLES: u64 = 16 * 1024;
 
 /// A folder cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -79,14 +73,16 @@ impl Plan9 {
     /// The tag's length, or the path names no folder that can be opened.
     pub fn new(name: &str, tag: &str, path: &Path, read_only: bool) -> Result<Self, ShareError> {
         if !(1..=LONGEST_TAG).contains(&tag.len()) {
-            return Err(ShareError::Tag {
-                tag: tag.to_owned(),
-            });
+            return Err(ShareError::Tag { tag: tag.to_owned() });
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let guard = rustix::fs::open(path, flags, Mode::empty())
             .map_err(std::io::Error::from)
-            .and_then(|root| Guard::new(root, read_only, max_handles()))
+            .and_then(|root| {
+                // The VM needs the rest.
+                let max_handles = most_handles(1);
+                Guard::new(root, Options { read_only, max_handles, ..Options::default() })
+            })
             .map_err(|error| ShareError::Folder {
                 tag: tag.to_owned(),
                 path: path.to_owned(),
@@ -101,14 +97,6 @@ impl Plan9 {
             guard: Some(guard),
         })
     }
-}
-
-/// A quarter of the descriptors this process may have, two for each handle: the VM needs the rest.
-fn max_handles() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let descriptors = limit.current.unwrap_or(u64::MAX);
-    // Not truncated: far below 32 bits.
-    (descriptors / 8).clamp(16, MAX_HANDLES) as usize
 }
 
 impl Device for Plan9 {
@@ -136,10 +124,7 @@ impl Device for Plan9 {
     }
 
     fn start(&mut self, session: Session) -> Result<Vec<Box<dyn Worker>>, StartError> {
-        let fail = |reason: &str| StartError {
-            device: "9p",
-            reason: reason.to_owned(),
-        };
+        let fail = |reason: &str| StartError { device: "9p", reason: reason.to_owned() };
         let queue = session.queues.into_iter().find(|queue| queue.index == 0);
         let queue = queue.ok_or_else(|| fail("the driver must enable the queue"))?;
         let guard = self.guard.take();

@@ -1,8 +1,8 @@
 //! A 9P client, well-behaved and otherwise, on real folders.
 
-use super::message::{HEADER_BYTES, kind, message};
 use super::{Plan9, ShareError};
 use crate::test_support::{Buffer, Random, TestDriver, attack, skipped};
+use plan9::message::{HEADER_BYTES, kind, message};
 use rustix::io::Errno;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -38,11 +38,7 @@ impl Client {
     fn new(read_only: bool) -> Self {
         let folder = tree();
         let share = Plan9::new("9p0", "home", &folder.path().join("share"), read_only).unwrap();
-        let mut client = Self {
-            driver: TestDriver::start(Box::new(share)),
-            folder,
-            next: 1,
-        };
+        let mut client = Self { driver: TestDriver::start(Box::new(share)), folder, next: 1 };
         client.attach();
         client
     }
@@ -62,9 +58,7 @@ impl Client {
 
     /// Sends `request` as it is; the answer's bytes.
     fn raw(&mut self, request: &[u8], space: usize) -> Vec<u8> {
-        let used = self
-            .driver
-            .request(0, &[Buffer::Out(request), Buffer::In(space)]);
+        let used = self.driver.request(0, &[Buffer::Out(request), Buffer::In(space)]);
         used.data[..used.length as usize].to_vec()
     }
 
@@ -118,10 +112,7 @@ impl Client {
     fn create(&mut self, name: &str, mode: u32) -> Answer {
         let handle = self.walk(&[])?;
         let fixed = words(&[RDWR, mode, 0]);
-        self.call(
-            kind::LCREATE,
-            &[&words(&[handle])[..], &string(name), &fixed].concat(),
-        )
+        self.call(kind::LCREATE, &[&words(&[handle])[..], &string(name), &fixed].concat())
     }
 }
 
@@ -157,35 +148,18 @@ fn files_are_read_written_made_and_listed() {
     assert_eq!(client.contents(&["sub", "file"]).unwrap(), "deeper");
     let handle = client.open(&["file"], RDWR | TRUNCATE).unwrap();
     assert_eq!(client.write(handle, b"changed").unwrap(), words(&[7]));
-    assert_eq!(
-        fs::read_to_string(client.path("share/file")).unwrap(),
-        "changed"
-    );
+    assert_eq!(fs::read_to_string(client.path("share/file")).unwrap(), "changed");
     client.create("new", 0o644).unwrap();
     let folder = client.open(&[], 0).unwrap();
-    let listing = client
-        .call(kind::READDIR, &words(&[folder, 0, 0, 4000]))
-        .unwrap();
+    let listing = client.call(kind::READDIR, &words(&[folder, 0, 0, 4000])).unwrap();
     for name in ["file", "sub", "new"] {
         let entry = string(name);
-        assert!(
-            listing.windows(entry.len()).any(|part| part == entry),
-            "{name}"
-        );
+        assert!(listing.windows(entry.len()).any(|part| part == entry), "{name}");
     }
     let size = attributes(handle, 8, 0, 3);
     client.call(kind::SETATTR, &size).unwrap();
-    assert_eq!(
-        fs::read_to_string(client.path("share/file")).unwrap(),
-        "cha"
-    );
-    let rename = [
-        words(&[ROOT]),
-        string("new"),
-        words(&[ROOT]),
-        string("newer"),
-    ]
-    .concat();
+    assert_eq!(fs::read_to_string(client.path("share/file")).unwrap(), "cha");
+    let rename = [words(&[ROOT]), string("new"), words(&[ROOT]), string("newer")].concat();
     client.call(kind::RENAMEAT, &rename).unwrap();
     let unlink = [words(&[ROOT]), string("newer"), words(&[0])].concat();
     client.call(kind::UNLINKAT, &unlink).unwrap();
@@ -200,10 +174,7 @@ fn the_tag_is_in_the_configuration_and_has_a_length() {
     assert_eq!(&config, b"\x04\0home\0\0");
     let folder = tempfile::tempdir().unwrap();
     for tag in ["", "a-tag-that-is-longer-than-31-bytes"] {
-        assert!(matches!(
-            Plan9::new("9p0", tag, folder.path(), true),
-            Err(ShareError::Tag { .. })
-        ));
+        assert!(matches!(Plan9::new("9p0", tag, folder.path(), true), Err(ShareError::Tag { .. })));
     }
     let missing = Plan9::new("9p0", "x", &folder.path().join("none"), true);
     assert!(matches!(missing, Err(ShareError::Folder { .. })));
@@ -244,11 +215,7 @@ fn no_name_leads_out_of_the_folder() {
             (kind::RENAMEAT, away),
             (kind::RENAMEAT, here),
         ] {
-            assert_eq!(
-                client.call(kind, &body),
-                Err(Errno::INVAL),
-                "{kind} {name:?}"
-            );
+            assert_eq!(client.call(kind, &body), Err(Errno::INVAL), "{kind} {name:?}");
         }
     }
     assert_eq!(fs::read_dir(client.folder.path()).unwrap().count(), 3);
@@ -278,11 +245,7 @@ fn symbolic_links_are_never_followed() {
     );
     let link = [words(&[ROOT, handle]), string("hard")].concat();
     if client.call(kind::LINK, &link).is_ok() {
-        assert!(
-            fs::symlink_metadata(client.path("share/hard"))
-                .unwrap()
-                .is_symlink()
-        );
+        assert!(fs::symlink_metadata(client.path("share/hard")).unwrap().is_symlink());
     }
     let create = client.create("link", 0o644);
     assert_eq!(create, Err(Errno::EXIST));
@@ -340,11 +303,7 @@ fn pipes_sockets_and_devices_are_seen_and_never_opened() {
         }
         let handle = client.walk(&[name]).unwrap();
         let size = attributes(handle, 8, 0, 0);
-        assert_eq!(
-            client.call(kind::SETATTR, &size),
-            Err(Errno::INVAL),
-            "{name}"
-        );
+        assert_eq!(client.call(kind::SETATTR, &size), Err(Errno::INVAL), "{name}");
     }
 }
 
@@ -360,33 +319,15 @@ fn a_read_only_share_refuses_every_change() {
     let other = string("other");
     let zero = words(&[0]);
     for (kind, body) in [
-        (
-            kind::LCREATE,
-            [&words(&[handle])[..], &other, &words(&[0, 0o644, 0])].concat(),
-        ),
-        (
-            kind::SYMLINK,
-            [&words(&[ROOT])[..], &other, &name, &zero].concat(),
-        ),
-        (
-            kind::MKNOD,
-            [&words(&[ROOT])[..], &other, &words(&[0o10644, 0, 0, 0])].concat(),
-        ),
+        (kind::LCREATE, [&words(&[handle])[..], &other, &words(&[0, 0o644, 0])].concat()),
+        (kind::SYMLINK, [&words(&[ROOT])[..], &other, &name, &zero].concat()),
+        (kind::MKNOD, [&words(&[ROOT])[..], &other, &words(&[0o10644, 0, 0, 0])].concat()),
         (kind::RENAME, [&words(&[handle, ROOT])[..], &other].concat()),
         (kind::SETATTR, attributes(handle, 1, 0o600, 0)),
-        (
-            kind::XATTRCREATE,
-            [&words(&[handle])[..], &name, &[0; 12]].concat(),
-        ),
+        (kind::XATTRCREATE, [&words(&[handle])[..], &name, &[0; 12]].concat()),
         (kind::LINK, [&words(&[ROOT, handle])[..], &other].concat()),
-        (
-            kind::MKDIR,
-            [&words(&[ROOT])[..], &other, &words(&[0o755, 0])].concat(),
-        ),
-        (
-            kind::RENAMEAT,
-            [&words(&[ROOT])[..], &name, &words(&[ROOT]), &other].concat(),
-        ),
+        (kind::MKDIR, [&words(&[ROOT])[..], &other, &words(&[0o755, 0])].concat()),
+        (kind::RENAMEAT, [&words(&[ROOT])[..], &name, &words(&[ROOT]), &other].concat()),
         (kind::UNLINKAT, [&words(&[ROOT])[..], &name, &zero].concat()),
         (kind::WRITE, [&words(&[handle, 0, 0, 1])[..], b"x"].concat()),
         (kind::REMOVE, words(&[handle])),
@@ -398,10 +339,7 @@ fn a_read_only_share_refuses_every_change() {
         let answer = client.raw(&message(kind, 77, &[0; 64]), 100);
         assert_eq!(answer[4], kind::RLERROR, "{kind}");
     }
-    assert_eq!(
-        fs::read_to_string(client.path("share/file")).unwrap(),
-        "shared"
-    );
+    assert_eq!(fs::read_to_string(client.path("share/file")).unwrap(), "shared");
     assert_eq!(fs::read_dir(client.path("share")).unwrap().count(), 2);
 }
 
@@ -412,36 +350,24 @@ fn a_guest_cannot_make_a_program_that_runs_as_its_owner() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7000;
     assert_eq!(mode(&client.path("share/program")), 0);
     let handle = client.walk(&["program"]).unwrap();
-    client
-        .call(kind::SETATTR, &attributes(handle, 1, 0o6777, 0))
-        .unwrap();
+    client.call(kind::SETATTR, &attributes(handle, 1, 0o6777, 0)).unwrap();
     assert_eq!(mode(&client.path("share/program")), 0);
-    assert_eq!(
-        fs::metadata(client.path("share/program")).unwrap().mode() & 0o777,
-        0o777
-    );
+    assert_eq!(fs::metadata(client.path("share/program")).unwrap().mode() & 0o777, 0o777);
 }
 
 #[test]
 fn a_guest_holds_no_more_handles_than_the_process_can_spare() {
     let folder = tree();
     let root = fs::File::open(folder.path().join("share")).unwrap();
-    let mut guard = super::guard::Guard::new(root.into(), false, 3).unwrap();
+    let options = plan9::Options { max_handles: 3, ..plan9::Options::default() };
+    let mut guard = plan9::Guard::new(root.into(), options).unwrap();
     let mut call = |kind, body: &[u8]| {
         let mut answer = Vec::new();
         let mut request = message(kind, 1, body);
-        guard
-            .handle(&mut request, std::io::empty(), &mut answer, 8192)
-            .unwrap();
+        guard.handle(&mut request, std::io::empty(), &mut answer, 8192).unwrap();
         result(kind, &answer)
     };
-    let attach = [
-        words(&[ROOT, u32::MAX]),
-        string(""),
-        string(""),
-        words(&[0]),
-    ]
-    .concat();
+    let attach = [words(&[ROOT, u32::MAX]), string(""), string(""), words(&[0])].concat();
     call(kind::ATTACH, &attach).unwrap();
     let clone = |handle| [words(&[ROOT, handle]), vec![0, 0]].concat();
     call(kind::WALK, &clone(1)).unwrap();
@@ -467,15 +393,9 @@ fn malformed_and_oversized_requests_get_an_error_with_their_tag() {
     lying[15..17].copy_from_slice(&[3, 0]);
     for request in [&short, &long, &tiny, &lying] {
         let answer = client.raw(request, 100);
-        assert_eq!(
-            (answer[4], &answer[5..7]),
-            (kind::RLERROR, &[0x34, 0x12][..])
-        );
+        assert_eq!((answer[4], &answer[5..7]), (kind::RLERROR, &[0x34, 0x12][..]));
     }
-    assert!(
-        client.raw(&whole[..6], 100).is_empty(),
-        "no tag to answer to"
-    );
+    assert!(client.raw(&whole[..6], 100).is_empty(), "no tag to answer to");
     assert!(client.raw(&whole, 10).is_empty(), "no room to answer in");
     assert_eq!(client.contents(&["file"]).unwrap(), "shared");
 }
@@ -532,9 +452,7 @@ fn plausible(random: &mut Random) -> Vec<u8> {
     let mut body = Vec::new();
     for _ in 0..1 + random.below(6) {
         match random.below(5) {
-            0 => body.extend(string(
-                random.pick(&["file", "sub", "..", "a/b", "9P2000.L", ""]),
-            )),
+            0 => body.extend(string(random.pick(&["file", "sub", "..", "a/b", "9P2000.L", ""]))),
             1 => body.extend((random.below(4) as u16).to_le_bytes()),
             2 => body.extend(random.next().to_le_bytes()),
             _ => body.extend((random.below(5) as u32).to_le_bytes()),
@@ -557,10 +475,7 @@ fn a_malicious_driver_breaks_nothing_and_reaches_nothing() {
         let share = Plan9::new("9p0", "home", &folder.path().join("share"), false).unwrap();
         attack(Box::new(share), seed, |_, random| plausible(random));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
-        assert_eq!(
-            fs::read_to_string(folder.path().join("secret")).unwrap(),
-            "secret"
-        );
+        assert_eq!(fs::read_to_string(folder.path().join("secret")).unwrap(), "secret");
         let outside = folder.path().join("outside/file");
         assert_eq!(fs::read_to_string(outside).unwrap(), "secret");
     }

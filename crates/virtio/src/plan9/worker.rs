@@ -1,10 +1,10 @@
 //! Takes requests from the queue, one after the other.
 
 use super::Counters;
-use super::guard::Guard;
-use super::message::{ERROR_BYTES, HEADER_BYTES, WRITE_HEADER, error, kind};
 use crate::scatter::{Buffers, Readable, Writable};
 use crate::{GuestMemory, Interrupts, Queue, QueueState, Source, Worker, WorkerError};
+use plan9::Guard;
+use plan9::message::{ERROR_BYTES, HEADER_BYTES, WRITE_HEADER, error, kind};
 use rustix::io::Errno;
 use std::any::Any;
 use std::io::{self, Read, Write};
@@ -74,10 +74,7 @@ impl Plan9Worker {
         // The guest may have changed it since: what counts is what the size was checked against.
         head[..HEADER_BYTES].copy_from_slice(&start);
         let room = space.len();
-        let mut answer = Answer {
-            left: space.split_to(room),
-            written: 0,
-        };
+        let mut answer = Answer { left: space.split_to(room), written: 0 };
         space.append(&answer.left);
         let data = Bytes(request);
         match self.guard.handle(&mut head, data, &mut answer, room) {

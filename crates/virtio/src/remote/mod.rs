@@ -87,38 +87,23 @@ impl RemoteDevice {
         socket
             .set_read_timeout(Some(PATIENCE))
             .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
-            .map_err(|error| RemoteError::Socket {
-                device: options.name.clone(),
-                error,
-            })?;
+            .map_err(|error| RemoteError::Socket { device: options.name.clone(), error })?;
         let failed = |tried| {
             let device = options.name.clone();
-            move |error| RemoteError::Protocol {
-                device,
-                tried,
-                error,
-            }
+            move |error| RemoteError::Protocol { device, tried, error }
         };
         let mut frontend = Frontend::from_stream(socket, options.queue_sizes.len() as u64);
         frontend.set_owner().map_err(failed("greet"))?;
         let offered = frontend.get_features().map_err(failed("ask"))?;
         if offered & VERSION_1 == 0 {
-            return Err(RemoteError::Legacy {
-                device: options.name,
-            });
+            return Err(RemoteError::Legacy { device: options.name });
         }
         if offered & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() != 0 {
             let protocol = frontend.get_protocol_features().map_err(failed("ask"))?;
             let wanted = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
-            frontend
-                .set_protocol_features(protocol & wanted)
-                .map_err(failed("agree with"))?;
+            frontend.set_protocol_features(protocol & wanted).map_err(failed("agree with"))?;
         }
-        Ok(Self {
-            options,
-            frontend,
-            offered,
-        })
+        Ok(Self { options, frontend, offered })
     }
 
     fn protocol(&self) -> bool {
@@ -210,10 +195,7 @@ impl Device for RemoteDevice {
     }
 
     fn start(&mut self, session: Session) -> Result<Vec<Box<dyn Worker>>, StartError> {
-        let fail = |reason| StartError {
-            device: "vhost-user",
-            reason,
-        };
+        let fail = |reason| StartError { device: "vhost-user", reason };
         self.prepare(&session).map_err(fail)?;
         let memory = session.memory.memory();
         let queues = session

@@ -14,12 +14,8 @@ fn attached(device: Box<dyn Device>, folder: &TempDir) -> (Server, Box<RemoteDev
     let path = folder.path().join("device.sock");
     let (id, queue_sizes) = (device.id(), device.queue_sizes());
     let server = Server::start(device, UnixListener::bind(&path).unwrap()).unwrap();
-    let options = RemoteOptions {
-        id,
-        name: "remote0".to_owned(),
-        queue_sizes,
-        config: vec![1, 2, 3],
-    };
+    let options =
+        RemoteOptions { id, name: "remote0".to_owned(), queue_sizes, config: vec![1, 2, 3] };
     let remote = RemoteDevice::attach(options, UnixStream::connect(&path).unwrap()).unwrap();
     (server, Box::new(remote))
 }
@@ -49,7 +45,7 @@ fn a_device_in_another_process_answers_like_one_here() {
 fn vsock_works_through_vhost_user() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vsock.sock");
-    let vsock = Vsock::new("vsock0", 3, &path).unwrap();
+    let vsock = Vsock::new("vsock0", 3, &path, None).unwrap();
     let (_server, remote) = attached(Box::new(vsock), &folder);
     let mut driver = TestDriver::start(remote);
     driver.add(0, &[Buffer::In(4096)]);

@@ -43,9 +43,9 @@ impl RemoteWorker {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         match rustix::net::recv(socket, &mut byte, flags) {
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Ok((0, _)) | Err(_) => Err(WorkerError {
-                what: format!("{}: the process behind it is gone", self.name),
-            }),
+            Ok((0, _)) | Err(_) => {
+                Err(WorkerError { what: format!("{}: the process behind it is gone", self.name) })
+            }
             Ok(_) => Err(WorkerError {
                 what: format!("{}: the process behind it speaks unasked", self.name),
             }),
@@ -76,11 +76,7 @@ impl RemoteWorker {
             }
             Err(error) => {
                 tracing::debug!(device = self.name, %error, "queue not taken back");
-                QueueState {
-                    index: queue.index,
-                    next_avail: used_before,
-                    next_used: used_before,
-                }
+                QueueState { index: queue.index, next_avail: used_before, next_used: used_before }
             }
         }
     }
@@ -92,12 +88,8 @@ impl Worker for RemoteWorker {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let source = |descriptor, token| Source {
-            descriptor,
-            readable: true,
-            writable: false,
-            token,
-        };
+        let source =
+            |descriptor, token| Source { descriptor, readable: true, writable: false, token };
         let mut sources = vec![source(self.frontend.as_raw_fd(), SOCKET)];
         for (token, queue) in (0..).zip(&self.queues) {
             sources.push(source(queue.call.as_raw_fd(), token));

@@ -60,11 +60,7 @@ fn chain(
     let start = if random.one_in(3) { &bytes } else { &request };
     // Bytes for the head of the chain, at a known place.
     let at = BUFFERS + random.below(64) * 4096;
-    driver
-        .memory
-        .memory()
-        .write_slice(start, GuestAddress(at))
-        .unwrap();
+    driver.memory.memory().write_slice(start, GuestAddress(at)).unwrap();
     let head = random.below(size.into()) as u16;
     let mut index = head;
     for link in 0..1 + random.below(5) {
@@ -85,19 +81,13 @@ fn chain(
             (address(random), length)
         };
         let next = random.below(u64::from(size) + 2) as u16;
-        driver
-            .ring(queue)
-            .write_descriptor(index, address, length, flags, next);
+        driver.ring(queue).write_descriptor(index, address, length, flags, next);
         if next >= size {
             break;
         }
         index = next;
     }
-    let head = if random.one_in(30) {
-        random.next() as u16
-    } else {
-        head
-    };
+    let head = if random.one_in(30) { random.next() as u16 } else { head };
     driver.ring(queue).publish(head);
 }
 
@@ -113,11 +103,7 @@ fn address(random: &mut Random) -> u64 {
 }
 
 fn config(driver: &mut TestDriver, random: &mut Random) {
-    let offset = if random.one_in(4) {
-        random.next()
-    } else {
-        random.below(80)
-    };
+    let offset = if random.one_in(4) { random.next() } else { random.below(80) };
     let mut data = [0; 8];
     let length = random.pick(&[1, 2, 4, 8]);
     random.fill(&mut data);

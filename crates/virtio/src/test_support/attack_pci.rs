@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 const MSIX_BAR: u8 = 0;
 const VIRTIO_BAR: u8 = 4;
 const VIRTIO_BAR_SIZE: u64 = 0x4000;
-const COMMON_SIZE: u64 = 0x38;
+const COMMON_SIZE: u64 = 0x3c;
 const NOTIFY: u64 = 0x3000;
 
 /// Accesses per round.
@@ -30,7 +30,7 @@ impl MsiSink for Nowhere {
 /// When the function or a worker panics, or something writes to memory nobody named.
 pub fn attack_pci(device: Box<dyn Device>, random: &mut Random) {
     let memory = memory();
-    let offered = device.features() | 1 << 32;
+    let offered = device.features() | 1 << 32 | 1 << 40;
     let mut function = VirtioPci::new(device, memory.clone(), Arc::new(Nowhere)).unwrap();
     while random.another_round() {
         if random.one_in(3) {
@@ -60,7 +60,7 @@ fn access(function: &mut VirtioPci, random: &mut Random) {
     let mut data = [0; 8];
     random.fill(&mut data);
     let data = &mut data[..length];
-    match random.below(8) {
+    match random.below(9) {
         0 => function.write_config(random.below(4096 - 8) as u16, data),
         1 => function.read_config(random.below(4096 - 8) as u16, data),
         2 => function.write_bar(MSIX_BAR, random.below(0x1000), data),
@@ -74,11 +74,26 @@ fn access(function: &mut VirtioPci, random: &mut Random) {
                 function.write_bar(VIRTIO_BAR, at, data);
             }
         }
+        7 => reset_queue(function, random.below(5), random.one_in(2)),
         _ => {
             let at = random.pick(&[0, 8, 0xc, 0x10, 0x14, 0x16, 0x18, 0x1a, 0x1c]);
             function.write_bar(VIRTIO_BAR, at, data);
         }
     }
+}
+
+/// Resets a queue, and lets it go on or not.
+fn reset_queue(function: &mut VirtioPci, queue: u64, again: bool) {
+    let mut write = |at: u64, length: usize, value: u64| {
+        function.write_bar(VIRTIO_BAR, at, &value.to_le_bytes()[..length]);
+    };
+    write(0x16, 2, queue);
+    write(0x3a, 2, 1);
+    let at = RINGS + 0x1000 * (queue % 4);
+    write(0x20, 8, at);
+    write(0x28, 8, at + 0x100);
+    write(0x30, 8, at + 0x200);
+    write(0x1c, 2, again.into());
 }
 
 /// Reset to DRIVER_OK with every queue of 8 entries.
@@ -114,17 +129,9 @@ fn request(memory: &GuestMemoryMmap, random: &mut Random) {
     memory.write_obj(address, GuestAddress(descriptor)).unwrap();
     let length = random.pick(&[0, 1, 16, 512, 4096, 0xffff_ffff]);
     let word = length | random.below(8) << 32 | random.below(9) << 48;
-    memory
-        .write_obj(word, GuestAddress(descriptor + 8))
-        .unwrap();
+    memory.write_obj(word, GuestAddress(descriptor + 8)).unwrap();
     let entry = ring + 0x104 + 2 * random.below(8);
-    memory
-        .write_obj(random.below(9) as u16, GuestAddress(entry))
-        .unwrap();
-    let index = if random.one_in(10) {
-        random.next() as u16
-    } else {
-        random.below(8) as u16
-    };
+    memory.write_obj(random.below(9) as u16, GuestAddress(entry)).unwrap();
+    let index = if random.one_in(10) { random.next() as u16 } else { random.below(8) as u16 };
     memory.write_obj(index, GuestAddress(ring + 0x102)).unwrap();
 }

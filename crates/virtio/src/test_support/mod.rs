@@ -75,10 +75,8 @@ impl TestInterrupts {
     /// When it does not within the test's patience.
     pub fn wait(&self, what: &str, mut done: impl FnMut(&Seen) -> bool) {
         let seen = self.seen.lock().unwrap();
-        let (_seen, timeout) = self
-            .changed
-            .wait_timeout_while(seen, PATIENCE, |seen| !done(seen))
-            .unwrap();
+        let (_seen, timeout) =
+            self.changed.wait_timeout_while(seen, PATIENCE, |seen| !done(seen)).unwrap();
         assert!(!timeout.timed_out(), "waited too long for {what}");
     }
 
@@ -142,10 +140,7 @@ fn secret() -> &'static [u8] {
 /// When somebody did.
 pub fn check_secret(memory: &GuestMemory) {
     let mut now = vec![0; secret().len()];
-    memory
-        .memory()
-        .read_slice(&mut now, GuestAddress(0))
-        .unwrap();
+    memory.memory().read_slice(&mut now, GuestAddress(0)).unwrap();
     assert!(now == secret(), "the device wrote to memory nobody gave it");
 }
 
@@ -182,13 +177,7 @@ impl TestDriver {
         let mut rings = Vec::new();
         for (index, size) in device.queue_sizes().into_iter().enumerate() {
             let index = u16::try_from(index).unwrap();
-            rings.push(Ring::new(
-                &memory,
-                index,
-                base,
-                size.min(RING_SIZE),
-                features,
-            ));
+            rings.push(Ring::new(&memory, index, base, size.min(RING_SIZE), features));
             base += RING_SPACE;
         }
         assert!(base <= BUFFERS, "too many queues for the test driver");
@@ -291,10 +280,7 @@ impl TestDriver {
             };
             let address = self.allocate(length);
             if let Buffer::Out(bytes) = buffer {
-                self.memory
-                    .memory()
-                    .write_slice(bytes, GuestAddress(address))
-                    .unwrap();
+                self.memory.memory().write_slice(bytes, GuestAddress(address)).unwrap();
             }
             parts.push((address, u32::try_from(length).unwrap(), writable));
         }
@@ -335,10 +321,7 @@ impl TestDriver {
     /// Buffer space, used round and round.
     fn allocate(&mut self, length: usize) -> u64 {
         let length = u64::try_from(length).unwrap().next_multiple_of(64).max(64);
-        assert!(
-            length <= END - BUFFERS,
-            "buffer too large for the test driver"
-        );
+        assert!(length <= END - BUFFERS, "buffer too large for the test driver");
         if self.buffers + length > END {
             self.buffers = BUFFERS;
         }

@@ -20,19 +20,13 @@ impl Random {
     /// A sequence of its own for each `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(Source::Seed {
-            state: seed,
-            rounds: ROUNDS,
-        })
+        Self(Source::Seed { state: seed, rounds: ROUNDS })
     }
 
     /// The sequence that `bytes` are.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(Source::Bytes {
-            bytes: bytes.to_vec(),
-            at: 0,
-        })
+        Self(Source::Bytes { bytes: bytes.to_vec(), at: 0 })
     }
 
     /// Whether another round of an attack is to be made: a fixed number for a seed, until the

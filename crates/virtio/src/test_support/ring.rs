@@ -57,11 +57,7 @@ impl Ring {
             size,
             event_idx: features & 1 << VIRTIO_RING_F_EVENT_IDX != 0,
             kick: eventfd(),
-            state: QueueState {
-                index,
-                next_avail: 0,
-                next_used: 0,
-            },
+            state: QueueState { index, next_avail: 0, next_used: 0 },
             available: 0,
             used: 0,
             free: Vec::new(),
@@ -99,15 +95,8 @@ impl Ring {
     pub fn reset(&mut self) {
         let end = self.used_ring() + 6 + 8 * u64::from(self.size);
         let zeros = vec![0; usize::try_from(end - self.base).unwrap()];
-        self.memory
-            .memory()
-            .write_slice(&zeros, GuestAddress(self.base))
-            .unwrap();
-        self.state = QueueState {
-            index: self.index,
-            next_avail: 0,
-            next_used: 0,
-        };
+        self.memory.memory().write_slice(&zeros, GuestAddress(self.base)).unwrap();
+        self.state = QueueState { index: self.index, next_avail: 0, next_used: 0 };
         self.available = 0;
         self.used = 0;
         self.free = (0..self.size).rev().collect();
@@ -115,14 +104,11 @@ impl Ring {
     }
 
     /// The device's end of the ring.
-    pub(super) fn queue(&self) -> Queue {
+    pub(crate) fn queue(&self) -> Queue {
         let mut ring = SplitQueue::new(self.size).unwrap();
-        ring.try_set_desc_table_address(GuestAddress(self.descriptors()))
-            .unwrap();
-        ring.try_set_avail_ring_address(GuestAddress(self.available_ring()))
-            .unwrap();
-        ring.try_set_used_ring_address(GuestAddress(self.used_ring()))
-            .unwrap();
+        ring.try_set_desc_table_address(GuestAddress(self.descriptors())).unwrap();
+        ring.try_set_avail_ring_address(GuestAddress(self.available_ring())).unwrap();
+        ring.try_set_used_ring_address(GuestAddress(self.used_ring())).unwrap();
         ring.set_event_idx(self.event_idx);
         ring.set_next_avail(self.state.next_avail);
         ring.set_next_used(self.state.next_used);
@@ -158,10 +144,8 @@ impl Ring {
     /// # Panics
     /// When the ring is full.
     pub fn add(&mut self, buffers: &[(u64, u32, bool)]) -> u16 {
-        let indices: Vec<u16> = buffers
-            .iter()
-            .map(|_| self.free.pop().expect("room in the ring"))
-            .collect();
+        let indices: Vec<u16> =
+            buffers.iter().map(|_| self.free.pop().expect("room in the ring")).collect();
         for (n, &(address, length, writable)) in buffers.iter().enumerate() {
             let next = indices.get(n + 1).copied();
             let mut flags = 0;
@@ -174,15 +158,8 @@ impl Ring {
             self.write_descriptor(indices[n], address, length, flags, next.unwrap_or(0));
         }
         let head = indices[0];
-        let writable = buffers
-            .iter()
-            .filter(|b| b.2)
-            .map(|&(a, l, _)| (a, l))
-            .collect();
-        self.in_flight[usize::from(head)] = Some(InFlight {
-            descriptors: indices,
-            writable,
-        });
+        let writable = buffers.iter().filter(|b| b.2).map(|&(a, l, _)| (a, l)).collect();
+        self.in_flight[usize::from(head)] = Some(InFlight { descriptors: indices, writable });
         self.publish(head);
         head
     }
@@ -236,9 +213,7 @@ impl Ring {
         for (address, length) in request.writable {
             let start = data.len();
             data.resize(start + length as usize, 0);
-            memory
-                .read_slice(&mut data[start..], GuestAddress(address))
-                .unwrap();
+            memory.read_slice(&mut data[start..], GuestAddress(address)).unwrap();
         }
         Some(Used { head, length, data })
     }
@@ -272,10 +247,8 @@ impl Ring {
             memory.write_obj(self.used.to_le(), event).unwrap();
         }
         let slot = self.in_flight.get_mut(head as usize);
-        let request = slot
-            .expect("a head inside the ring")
-            .take()
-            .expect("a request that was in flight");
+        let request =
+            slot.expect("a head inside the ring").take().expect("a request that was in flight");
         self.free.extend(&request.descriptors);
         Some((u16::try_from(head).unwrap(), length, request))
     }

@@ -89,9 +89,7 @@ impl Interrupts for Signals {
 impl Backend {
     pub(super) fn new(device: Box<dyn Device>) -> Self {
         let rings = device.queue_sizes().len();
-        let signals = Signals {
-            calls: Mutex::new((0..rings).map(|_| None).collect()),
-        };
+        let signals = Signals { calls: Mutex::new((0..rings).map(|_| None).collect()) };
         Self {
             device,
             memory: GuestMemory::new(GuestMemoryMmap::new()),
@@ -114,17 +112,12 @@ impl Backend {
             return;
         }
         self.stop();
-        let queues: Vec<Queue> = (0..)
-            .zip(&self.rings)
-            .filter_map(|(n, ring)| self.queue(n, ring))
-            .collect();
+        let queues: Vec<Queue> =
+            (0..).zip(&self.rings).filter_map(|(n, ring)| self.queue(n, ring)).collect();
         if queues.is_empty() {
             return;
         }
-        let kicks: Vec<_> = queues
-            .iter()
-            .filter_map(|queue| queue.kick.try_clone().ok())
-            .collect();
+        let kicks: Vec<_> = queues.iter().filter_map(|queue| queue.kick.try_clone().ok()).collect();
         let session = Session {
             memory: self.memory.clone(),
             features: self.features & !VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits(),
@@ -152,15 +145,9 @@ impl Backend {
             let text = |error: virtio_queue::Error| error.to_string();
             let mut queue = virtio_queue::Queue::new(most).map_err(text)?;
             queue.try_set_size(ring.size).map_err(text)?;
-            queue
-                .try_set_desc_table_address(GuestAddress(ring.descriptors))
-                .map_err(text)?;
-            queue
-                .try_set_avail_ring_address(GuestAddress(ring.available))
-                .map_err(text)?;
-            queue
-                .try_set_used_ring_address(GuestAddress(ring.used))
-                .map_err(text)?;
+            queue.try_set_desc_table_address(GuestAddress(ring.descriptors)).map_err(text)?;
+            queue.try_set_avail_ring_address(GuestAddress(ring.available)).map_err(text)?;
+            queue.try_set_used_ring_address(GuestAddress(ring.used)).map_err(text)?;
             queue.set_event_idx(self.features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
             queue.set_ready(true);
             let memory = self.memory.memory();
@@ -204,9 +191,7 @@ impl Backend {
         self.device.reset();
         self.features = 0;
         self.unsettled = false;
-        self.rings
-            .iter_mut()
-            .for_each(|ring| *ring = Ring::default());
+        self.rings.iter_mut().for_each(|ring| *ring = Ring::default());
         self.signals.lock().iter_mut().for_each(|call| *call = None);
     }
 
@@ -220,9 +205,8 @@ impl Backend {
         self.regions
             .iter()
             .find_map(|region| {
-                let offset = user
-                    .checked_sub(region.user)
-                    .filter(|offset| *offset < region.size)?;
+                let offset =
+                    user.checked_sub(region.user).filter(|offset| *offset < region.size)?;
                 region.guest.checked_add(offset)
             })
             .ok_or(Error::InvalidParam)
@@ -314,20 +298,12 @@ impl VhostUserBackendReqHandlerMut for Backend {
             .map_err(|error| Error::ReqHandlerError(std::io::Error::other(error)))?;
         self.regions = table;
         // Running workers see the new layout with their next request.
-        self.memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(memory);
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace(memory);
         Ok(None)
     }
 
     fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
-        let most = self
-            .device
-            .queue_sizes()
-            .get(index as usize)
-            .copied()
-            .unwrap_or(0);
+        let most = self.device.queue_sizes().get(index as usize).copied().unwrap_or(0);
         let size = u16::try_from(size).map_err(|_| Error::InvalidParam)?;
         if !size.is_power_of_two() || size > most {
             return Err(Error::InvalidParam);
@@ -389,9 +365,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let call = file.map(event).transpose()?;
         let mut calls = self.signals.lock();
-        *calls
-            .get_mut(usize::from(index))
-            .ok_or(Error::InvalidParam)? = call;
+        *calls.get_mut(usize::from(index)).ok_or(Error::InvalidParam)? = call;
         Ok(())
     }
 

@@ -46,9 +46,7 @@ impl Shared {
     }
 
     fn connection(&self) -> MutexGuard<'_, Option<UnixStream>> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -70,10 +68,7 @@ impl Server {
             .name(name)
             .stack_size(STACK_BYTES)
             .spawn(move || listen(&in_thread, &listener))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Looks at the device, also while it is being served.
@@ -177,9 +172,6 @@ fn wait(shared: &Shared, source: BorrowedFd<'_>) -> bool {
 
 fn ready_now(source: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(source, PollFlags::IN)];
-    let no_time = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let no_time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(poll(&mut polled, Some(&no_time)), Ok(1))
 }

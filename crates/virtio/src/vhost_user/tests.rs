@@ -34,11 +34,7 @@ impl Machine {
         let path = folder.path().join("socket");
         let device = make(folder.path());
         let server = Server::start(device, UnixListener::bind(&path).unwrap()).unwrap();
-        Self {
-            _folder: folder,
-            server,
-            path,
-        }
+        Self { _folder: folder, server, path }
     }
 
     fn connect(&self) -> Guest {
@@ -62,12 +58,7 @@ impl Guest {
         let ranges = [(GuestAddress(0), END as usize, place)];
         let memory = GuestMemory::new(GuestMemoryMmap::from_ranges_with_files(ranges).unwrap());
         let ring = Ring::new(&memory, 0, RINGS, 8, 0);
-        Self {
-            frontend,
-            memory,
-            ring,
-            call: eventfd(),
-        }
+        Self { frontend, memory, ring, call: eventfd() }
     }
 
     fn bring_up(&mut self) {
@@ -104,9 +95,7 @@ impl Guest {
         };
         self.frontend.set_vring_addr(0, &data).unwrap();
         self.frontend.set_vring_call(0, &self.call).unwrap();
-        self.frontend
-            .set_vring_kick(0, self.ring.doorbell())
-            .unwrap();
+        self.frontend.set_vring_kick(0, self.ring.doorbell()).unwrap();
         self.frontend.set_vring_enable(0, true).unwrap();
     }
 
@@ -135,14 +124,8 @@ impl Guest {
             if let Some(used) = self.ring.take_used() {
                 return used;
             }
-            let mut polled = [PollFd::from_borrowed_fd(
-                descriptor(&self.call),
-                PollFlags::IN,
-            )];
-            let step = rustix::event::Timespec {
-                tv_sec: 0,
-                tv_nsec: 10_000_000,
-            };
+            let mut polled = [PollFd::from_borrowed_fd(descriptor(&self.call), PollFlags::IN)];
+            let step = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
             poll(&mut polled, Some(&step)).unwrap();
             let _ = self.call.read();
         }
@@ -168,15 +151,8 @@ fn a_front_end_gets_entropy_and_an_interrupt() {
 fn a_front_end_uses_a_disk_and_its_configuration() {
     let machine = Machine::new(|folder| {
         let path = folder.join("disk");
-        create(
-            &path,
-            &CreateOptions {
-                format: Format::Raw,
-                size: 1 << 20,
-                backing: None,
-            },
-        )
-        .unwrap();
+        create(&path, &CreateOptions { format: Format::Raw, size: 1 << 20, backing: None })
+            .unwrap();
         let image = Arc::new(OpenOptions::new(Format::Raw).open(&path).unwrap());
         let (name, serial) = ("block0".to_owned(), "s".to_owned());
         Box::new(Block::new(BlockOptions {
@@ -190,10 +166,8 @@ fn a_front_end_uses_a_disk_and_its_configuration() {
     let mut guest = machine.connect();
     guest.bring_up();
     assert_eq!(guest.frontend.get_queue_num().unwrap(), 2);
-    let (_, config) = guest
-        .frontend
-        .get_config(0, 8, VhostUserConfigFlags::WRITABLE, &[0; 8])
-        .unwrap();
+    let (_, config) =
+        guest.frontend.get_config(0, 8, VhostUserConfigFlags::WRITABLE, &[0; 8]).unwrap();
     assert_eq!(config, 2048_u64.to_le_bytes());
     let mut write = [1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0].to_vec();
     write.extend([0xab; 512]);
@@ -215,11 +189,7 @@ fn a_stopped_ring_says_where_it_stands_and_goes_on_there() {
     guest.ring.add(&[(BUFFERS, 16, true)]);
     guest.ring.kick();
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(
-        guest.ring.take_used(),
-        None,
-        "nothing is answered while stopped"
-    );
+    assert_eq!(guest.ring.take_used(), None, "nothing is answered while stopped");
     let base = guest.user_base();
     guest.set_up_ring(3, base);
     assert_eq!(guest.wait().length, 16);
@@ -290,9 +260,7 @@ fn nonsense_is_refused_and_the_ring_stays_off() {
     let machine = Machine::new(|_| Box::new(Rng::new("rng0")));
     let mut guest = machine.connect();
     guest.bring_up();
-    guest
-        .frontend
-        .set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
+    guest.frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
     assert!(guest.frontend.set_vring_num(0, 7).is_err());
     assert!(guest.frontend.set_vring_num(0, 4096).is_err());
     assert!(guest.frontend.set_vring_num(3, 8).is_err());
@@ -313,11 +281,7 @@ fn nonsense_is_refused_and_the_ring_stays_off() {
         }
     };
     assert!(guest.frontend.set_vring_addr(0, &nowhere).is_err());
-    assert_eq!(
-        guest.request(&[], 16).len(),
-        16,
-        "and the ring that worked still does"
-    );
+    assert_eq!(guest.request(&[], 16).len(), 16, "and the ring that worked still does");
 }
 
 #[test]

@@ -49,12 +49,16 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     /// When the multiplexer loses patience; it keeps its timers in step.
     pub(super) deadline: Option<Instant>,
+    /// The deadline is the last: the guest's farewell, or a program's reading of its rest.
+    pub(super) leaving: bool,
     /// In the multiplexer's run queue.
     pub(super) queued: bool,
     /// The socket may have bytes or an end of file for us (edge-triggered: true until EAGAIN).
     pub(super) readable: bool,
+    /// The last read got all there was: the next one most likely only finds that nothing is left.
+    pub(super) emptied: bool,
     /// How many bytes the next read asks for; follows what the host program sends.
-    pub(super) appetite: usize,
+    appetite: usize,
     owed: Owed,
     /// `NO_MORE_*` as the guest said.
     guest_closed: u32,
@@ -72,6 +76,10 @@ pub(super) struct Connection {
     sent: u32,
     peer_forwarded: u32,
     peer_window: u32,
+    /// The guest was asked for its credit and has not answered.
+    asked: bool,
+    /// It tells its credit without being asked.
+    volunteers: bool,
 }
 
 /// The smallest read for which gathering buffers pays.
@@ -79,14 +87,20 @@ const SMALL_READ: usize = 4096;
 /// The largest data packet batch of one turn, so that connections share the queue fairly.
 pub(super) const LARGE_READ: usize = 64 * 1024;
 
+/// Less than this is not worth a packet to a guest that tells by itself when it has more: a Linux
+/// guest does at the latest when 64 KiB are left of what it last told.
+const LITTLE_CREDIT: usize = 16 * 1024;
+
 impl Connection {
     pub(super) fn new(socket: OwnedFd, phase: Phase, window: u32) -> Self {
         Self {
             socket,
             phase,
             deadline: None,
+            leaving: false,
             queued: false,
             readable: false,
+            emptied: false,
             appetite: SMALL_READ,
             owed: Owed::default(),
             guest_closed: 0,
@@ -99,6 +113,8 @@ impl Connection {
             sent: 0,
             peer_forwarded: 0,
             peer_window: 0,
+            asked: false,
+            volunteers: false,
         }
     }
 
@@ -141,6 +157,11 @@ impl Connection {
         Ok(())
     }
 
+    /// The guest told its credit, which is all the packet was for.
+    pub(super) fn credit_told(&mut self) {
+        self.volunteers |= !std::mem::take(&mut self.asked);
+    }
+
     /// Bytes the guest can take now.
     pub(super) fn credit(&self) -> usize {
         let in_flight = self.sent.wrapping_sub(self.peer_forwarded);
@@ -160,7 +181,7 @@ impl Connection {
     }
 
     /// Passes `data` of the guest on; what the socket does not take now is kept.
-    pub(super) fn send(&mut self, mut data: Readable<'_>) -> Result<(), Violation> {
+    pub(super) fn send(&mut self, data: &mut Readable<'_>) -> Result<(), Violation> {
         if self.guest_closed & NO_MORE_SEND != 0 {
             return Err(Violation("it sent after it said it would not"));
         }
@@ -287,6 +308,28 @@ impl Connection {
         self.guest_closed == CLOSED
     }
 
+    /// True when waiting for more credit than the guest has left pays: it empties a nearly full
+    /// buffer anyway, and tells.
+    fn awaits_credit(&self) -> bool {
+        let credit = self.credit();
+        credit == 0
+            || (self.volunteers && credit < LITTLE_CREDIT && self.sent != self.peer_forwarded)
+    }
+
+    /// True while host bytes wait for a guest that was not asked for its credit.
+    pub(super) fn trusts(&self) -> bool {
+        self.volunteers && self.readable && self.key().is_some() && self.awaits_credit()
+    }
+
+    /// It took too long to tell its credit: from now on it is asked.
+    pub(super) fn ask(&mut self) {
+        if self.trusts() {
+            self.volunteers = false;
+            self.owed.credit_request = true;
+            self.asked = true;
+        }
+    }
+
     /// True while host bytes can go to the guest now.
     pub(super) fn wants_read(&self) -> bool {
         matches!(self.phase, Phase::Established(_))
@@ -294,7 +337,7 @@ impl Connection {
             && self.host_closed & NO_MORE_SEND == 0
             && self.guest_closed & NO_MORE_RECEIVE == 0
             && !self.owed.response
-            && self.credit() > 0
+            && !self.awaits_credit()
     }
 
     /// True when the guest must get a packet without data, or data.
@@ -353,17 +396,26 @@ impl Connection {
         })
     }
 
+    /// How many bytes to ask the socket for.
+    pub(super) fn wish(&self) -> usize {
+        let wish = if self.emptied { SMALL_READ } else { self.appetite };
+        wish.min(self.credit())
+    }
+
     /// `count` bytes went to the guest out of `asked`; the next read asks for what fits the flow.
     pub(super) fn delivered(&mut self, count: usize, asked: usize) {
         // Not truncated: never more than the 32-bit credit.
         self.sent = self.sent.wrapping_add(count as u32);
-        self.appetite = if count == asked {
-            (self.appetite * 2).min(LARGE_READ)
+        self.emptied = count < asked;
+        self.appetite = if self.emptied {
+            // Down slowly: programs that write much at a time are heard of before they are done.
+            count.max(self.appetite - self.appetite / 4).max(SMALL_READ)
         } else {
-            count.next_power_of_two().clamp(SMALL_READ, LARGE_READ)
+            (self.appetite * 2).min(LARGE_READ)
         };
-        if self.credit() == 0 && self.readable {
+        if self.credit() == 0 && self.readable && !self.volunteers {
             self.owed.credit_request = true;
+            self.asked = true;
         }
     }
 
@@ -382,11 +434,7 @@ impl Connection {
             Err(_) => return Greeting::Wrong,
         };
         let Some(end) = line[..count].iter().position(|&byte| byte == b'\n') else {
-            return if count == GREETING_BYTES {
-                Greeting::Wrong
-            } else {
-                Greeting::Incomplete
-            };
+            return if count == GREETING_BYTES { Greeting::Wrong } else { Greeting::Incomplete };
         };
         // The bytes were just seen there, and nobody else reads this socket.
         let taken = rustix::io::read(&self.socket, &mut line[..=end]);

@@ -2,6 +2,7 @@
 
 use super::VsockError;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -25,10 +26,8 @@ impl Listener {
             }
         };
         // The longest name a guest can make us connect to must be a socket address, too.
-        address(&guest_target(path, u32::MAX)).map_err(|_| VsockError::PathTooLong {
-            path: path.to_owned(),
-            limit: LONGEST_PATH,
-        })?;
+        address(&guest_target(path, u32::MAX))
+            .map_err(|_| VsockError::PathTooLong { path: path.to_owned(), limit: LONGEST_PATH })?;
         let address = address(path).map_err(failed("name"))?;
         let socket = stream().map_err(failed("open"))?;
         // The mode of a socket before it is bound becomes the mode of its file.
@@ -41,10 +40,7 @@ impl Listener {
             rustix::net::bind(&socket, &address).map_err(failed("listen at"))?;
         }
         rustix::net::listen(&socket, BACKLOG).map_err(failed("listen at"))?;
-        Ok(Self {
-            socket,
-            path: path.to_owned(),
-        })
+        Ok(Self { socket, path: path.to_owned() })
     }
 
     /// The next program that waits; `None` when there is none.
@@ -53,12 +49,26 @@ impl Listener {
         // the next one brings a new event.
         rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).ok()
     }
+}
 
-    /// Connects to the program that listens for the guest's connections to `port`.
-    pub(super) fn connect(&self, port: u32) -> Result<OwnedFd, rustix::io::Errno> {
+/// The programs of the host that listen for the guest.
+pub trait HostPorts: Send + Sync {
+    /// A stream to the one that listens for connections to `port`. Does not wait, and neither does
+    /// the stream.
+    ///
+    /// # Errors
+    /// Nobody listens there, or it takes no more.
+    fn connect(&self, port: u32) -> io::Result<OwnedFd>;
+}
+
+/// Those on the sockets named like the device's with `_PORT` behind.
+pub(super) struct Beside(pub(super) PathBuf);
+
+impl HostPorts for Beside {
+    fn connect(&self, port: u32) -> io::Result<OwnedFd> {
         let socket = stream()?;
         // Does not wait: a full backlog is an error (unix(7), EAGAIN).
-        rustix::net::connect(&socket, &address(&guest_target(&self.path, port))?)?;
+        rustix::net::connect(&socket, &address(&guest_target(&self.0, port))?)?;
         Ok(socket)
     }
 }

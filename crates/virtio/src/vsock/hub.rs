@@ -3,13 +3,14 @@
 
 use super::Counters;
 use super::connection::{Connection, Greeting, Key, Phase};
-use super::host::Listener;
+use super::host::{HostPorts, Listener};
 use super::packet::Header;
 use crate::WorkerError;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Connections of one guest, both directions.
@@ -22,6 +23,8 @@ const MAX_RESETS: usize = 64;
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a guest may take to confirm that a connection is over, and a program to read its rest.
 const FAREWELL: Duration = Duration::from_secs(60);
+/// How long a guest that tells its credit by itself may take until it is asked.
+const CREDIT: Duration = Duration::from_millis(20);
 /// Bytes promised to all connections together, before the floor of each.
 const WINDOW_BUDGET: u64 = 8 << 20;
 /// The least and the most one connection is promised.
@@ -35,6 +38,7 @@ const LISTENER: u64 = u64::MAX;
 pub(super) struct Hub {
     epoll: OwnedFd,
     listener: Listener,
+    ports: Arc<dyn HostPorts>,
     /// Programs may wait at the listener (edge-triggered: true until there are none).
     acceptable: bool,
     connections: Vec<Option<Connection>>,
@@ -54,6 +58,7 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(
         listener: Listener,
+        ports: Arc<dyn HostPorts>,
         guest_cid: u64,
         counters: Counters,
     ) -> rustix::io::Result<Self> {
@@ -63,6 +68,7 @@ impl Hub {
         Ok(Self {
             epoll,
             listener,
+            ports,
             acceptable: false,
             connections: Vec::new(),
             free: Vec::new(),
@@ -86,10 +92,7 @@ impl Hub {
     /// Looks at what the sockets have to say.
     pub(super) fn take_events(&mut self) -> Result<(), WorkerError> {
         let mut space = Vec::with_capacity(64);
-        let at_once = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let buffer = rustix::buffer::spare_capacity(&mut space);
         match epoll::wait(&self.epoll, buffer, Some(&at_once)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -118,6 +121,7 @@ impl Hub {
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR)
         {
             connection.readable = true;
+            connection.emptied = false;
         }
         let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
         match connection.phase {
@@ -180,10 +184,7 @@ impl Hub {
     /// A host port no connection to `guest` uses. There are far more ports than connections.
     fn free_key(&mut self, guest: u32) -> Key {
         loop {
-            let key = Key {
-                guest,
-                host: self.next_port,
-            };
+            let key = Key { guest, host: self.next_port };
             self.next_port = match self.next_port.wrapping_add(1) {
                 port if port < FIRST_HOST_PORT || port == u32::MAX => FIRST_HOST_PORT,
                 port => port,
@@ -197,13 +198,10 @@ impl Hub {
     /// The guest asks for a host port; false when nobody is there or there is no room.
     pub(super) fn connect(&mut self, key: Key, header: &Header) -> bool {
         if self.live() >= MAX_CONNECTIONS {
-            tracing::warn!(
-                port = key.host,
-                "vsock: more than {MAX_CONNECTIONS} connections"
-            );
+            tracing::warn!(port = key.host, "vsock: more than {MAX_CONNECTIONS} connections");
             return false;
         }
-        let socket = match self.listener.connect(key.host) {
+        let socket = match self.ports.connect(key.host) {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::debug!(port = key.host, %error, "vsock: nobody listens for the guest");
@@ -298,6 +296,7 @@ impl Hub {
         let header = connection.header(guest_cid, super::packet::operation::RESET);
         let key = connection.key();
         connection.phase = Phase::Draining;
+        connection.leaving = true;
         if let Some(key) = key {
             self.by_key.remove(&key);
         }
@@ -331,14 +330,18 @@ impl Hub {
         self.resets.pop_front()
     }
 
-    /// Puts a connection in the run queue if it has something for the guest.
+    /// Puts a connection in the run queue if it has something for the guest. One that only waits
+    /// for credit does so for a while.
     pub(super) fn schedule(&mut self, slot: usize) {
-        if let Some(connection) = self.get(slot)
-            && connection.runnable()
-            && !connection.queued
-        {
-            connection.queued = true;
-            self.run_queue.push_back(slot);
+        let Some(connection) = self.get(slot) else {
+            return;
+        };
+        if connection.runnable() {
+            if !std::mem::replace(&mut connection.queued, true) {
+                self.run_queue.push_back(slot);
+            }
+        } else if connection.deadline.is_none() && connection.trusts() {
+            self.set_deadline(slot, Some(Instant::now() + CREDIT));
         }
     }
 
@@ -358,10 +361,11 @@ impl Hub {
 
     /// A connection that had its turn: again later, or only the guest's farewell is missing.
     pub(super) fn after_turn(&mut self, slot: usize) {
-        let gone = self
-            .get(slot)
-            .is_some_and(|connection| connection.host_gone() && connection.deadline.is_none());
-        if gone {
+        let Some(connection) = self.get(slot) else {
+            return;
+        };
+        if connection.host_gone() && !connection.leaving {
+            connection.leaving = true;
             self.set_deadline(slot, Some(Instant::now() + FAREWELL));
         }
         self.schedule(slot);
@@ -389,12 +393,20 @@ impl Hub {
             if deadline > now {
                 return;
             }
-            self.counters.expired.add(1);
-            match self.get(slot).map(|connection| connection.phase) {
+            match self.get(slot).map(|connection| (connection.phase, connection.leaving)) {
+                Some((Phase::Established(_), false)) => {
+                    self.set_deadline(slot, None);
+                    if let Some(connection) = self.get(slot) {
+                        connection.ask();
+                    }
+                    self.schedule(slot);
+                    continue;
+                }
                 // The guest may still answer a request; it must know that nobody waits.
-                Some(Phase::Requested(_)) => self.reset(slot),
+                Some((Phase::Requested(_), _)) => self.reset(slot),
                 _ => self.remove(slot),
             }
+            self.counters.expired.add(1);
         }
     }
 

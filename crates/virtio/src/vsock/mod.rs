@@ -25,12 +25,17 @@ use crate::device::Counter;
 use crate::{
     Device, DeviceId, Queue, RING_FEATURES, RestoreError, Session, StartError, Worker, config,
 };
-use host::Listener;
+pub use host::HostPorts;
+use host::{Beside, Listener};
 use hub::Hub;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use worker::VsockWorker;
 
-/// Entries of each queue.
+/// Entries of the receive queue. Linux fills it with pages, several times what a stream's credit
+/// lets come: more of them would only wait in its caches' place.
+const RX_QUEUE_SIZE: u16 = 128;
+/// Entries of the transmit and the event queue.
 const QUEUE_SIZE: u16 = 256;
 
 /// VIRTIO_VSOCK_F_STREAM (virtio 1.2, 5.10.3).
@@ -89,22 +94,25 @@ pub struct Vsock {
 }
 
 impl Vsock {
-    /// A device whose guest has the address `guest_cid`, listening at `path`.
+    /// A device whose guest has the address `guest_cid`, listening at `path`. The guest's own
+    /// connections go through `ports`, or straight to the sockets beside `path`.
     ///
     /// # Errors
     /// The address is no guest's, or the host does not let us listen there.
-    pub fn new(name: &str, guest_cid: u64, path: &Path) -> Result<Self, VsockError> {
+    pub fn new(
+        name: &str,
+        guest_cid: u64,
+        path: &Path,
+        ports: Option<Arc<dyn HostPorts>>,
+    ) -> Result<Self, VsockError> {
         if !GUEST_CIDS.contains(&guest_cid) {
             return Err(VsockError::Cid(guest_cid));
         }
         let listener = Listener::bind(path)?;
         let counters = Counters::default();
-        let hub = Hub::new(listener, guest_cid, counters.clone()).map_err(|error| {
-            VsockError::Socket {
-                tried: "watch",
-                path: path.to_owned(),
-                error: error.into(),
-            }
+        let ports = ports.unwrap_or_else(|| Arc::new(Beside(path.to_owned())));
+        let hub = Hub::new(listener, ports, guest_cid, counters.clone()).map_err(|error| {
+            VsockError::Socket { tried: "watch", path: path.to_owned(), error: error.into() }
         })?;
         Ok(Self {
             name: name.to_owned(),
@@ -131,7 +139,7 @@ impl Device for Vsock {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE; 3]
+        vec![RX_QUEUE_SIZE, QUEUE_SIZE, QUEUE_SIZE]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -139,10 +147,7 @@ impl Device for Vsock {
     }
 
     fn start(&mut self, session: Session) -> Result<Vec<Box<dyn Worker>>, StartError> {
-        let fail = |reason: &str| StartError {
-            device: "vsock",
-            reason: reason.to_owned(),
-        };
+        let fail = |reason: &str| StartError { device: "vsock", reason: reason.to_owned() };
         let mut queues: [Option<Queue>; 3] = [None, None, None];
         for queue in session.queues {
             if let Some(place) = queues.get_mut(usize::from(queue.index)) {
@@ -150,9 +155,7 @@ impl Device for Vsock {
             }
         }
         let [Some(rx), Some(tx), event] = queues else {
-            return Err(fail(
-                "the driver must enable the receive and the transmit queue",
-            ));
+            return Err(fail("the driver must enable the receive and the transmit queue"));
         };
         let hub = self.hub.take();
         let hub = hub.ok_or_else(|| fail("its last worker died with the host's sockets"))?;

@@ -5,7 +5,9 @@ use super::connection::{Key, Phase};
 use super::hub::Hub;
 use super::packet::{HEADER_BYTES, HOST_CID, Header, STREAM, operation};
 use crate::scatter::{self, Buffers, Readable, Writable};
-use crate::{GuestMemory, Interrupts, MemoryGuard, Queue, QueueState, Source, Worker, WorkerError};
+use crate::{
+    GuestMemory, Interrupts, Mapped, MemoryGuard, Queue, QueueState, Source, Worker, WorkerError,
+};
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -54,14 +56,6 @@ enum Turn {
     Over,
 }
 
-/// A buffer of the guest, to hold one packet.
-struct Receive<'m> {
-    head: u16,
-    /// Where the ring stands once this buffer is taken.
-    after: u16,
-    space: Writable<'m>,
-}
-
 impl VsockWorker {
     /// Works until there is nothing to do, or long enough: then rings its own bell.
     fn run(&mut self) -> Result<(), WorkerError> {
@@ -96,16 +90,16 @@ impl VsockWorker {
     }
 
     fn take_from_guest(&mut self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
+        let ring = self.tx.map(memory)?;
+        let mut buffers = Buffers::default();
         let mut taken = 0;
         while taken < BATCH && !self.hub.choked() {
-            let Some(chain) = self.tx.pop(memory)? else {
+            let Some(head) = self.tx.take(&ring, &mut buffers)? else {
                 break;
             };
             taken += 1;
-            let head = chain.head_index();
-            let buffers = Buffers::of(chain, memory)?;
-            self.packet(buffers.readable);
-            self.tx.add_used(memory, head, 0)?;
+            self.packet(&mut buffers.readable);
+            self.tx.give(&ring, &[(head, 0)])?;
         }
         if taken > 0 {
             self.tx.notify(memory, self.interrupts.as_ref())?;
@@ -114,8 +108,8 @@ impl VsockWorker {
     }
 
     /// One packet of the guest.
-    fn packet(&mut self, mut data: Readable<'_>) {
-        let counters = self.hub.counters.clone();
+    fn packet(&mut self, data: &mut Readable<'_>) {
+        let counters = &self.hub.counters;
         counters.packets_from_guest.add(1);
         let Some(header) = data.take::<HEADER_BYTES>() else {
             counters.refused.add(1);
@@ -134,10 +128,7 @@ impl VsockWorker {
             }
             return;
         }
-        let key = Key {
-            guest: header.source_port,
-            host: header.destination_port,
-        };
+        let key = Key { guest: header.source_port, host: header.destination_port };
         let length = header.length as usize;
         let whole = length <= data.len();
         data.truncate(length);
@@ -145,7 +136,7 @@ impl VsockWorker {
         match (self.hub.find(key), header.operation) {
             (Some(slot), _) if whole => self.known(slot, &header, data),
             (Some(slot), _) => {
-                counters.refused.add(1);
+                self.hub.counters.refused.add(1);
                 self.hub.reset(slot);
             }
             (None, operation::RESET) => {}
@@ -155,7 +146,7 @@ impl VsockWorker {
     }
 
     /// A packet of a connection that exists.
-    fn known(&mut self, slot: usize, header: &Header, data: Readable<'_>) {
+    fn known(&mut self, slot: usize, header: &Header, data: &mut Readable<'_>) {
         if header.operation == operation::RESET {
             self.hub.remove(slot);
             return;
@@ -177,7 +168,7 @@ impl VsockWorker {
                         return;
                     }
                 }
-                (Phase::Established(_), operation::CREDIT_UPDATE) => {}
+                (Phase::Established(_), operation::CREDIT_UPDATE) => connection.credit_told(),
                 (Phase::Established(_), operation::CREDIT_REQUEST) => {
                     connection.owe_credit_update();
                 }
@@ -195,9 +186,11 @@ impl VsockWorker {
     }
 
     fn give_to_guest(&mut self, memory: &MemoryGuard) -> Result<bool, WorkerError> {
+        let ring = self.rx.map(memory)?;
+        let mut first = Buffers::default();
         let (mut any, mut sent) = (false, false);
         for _ in 0..BATCH {
-            let turn = self.turn(memory)?;
+            let turn = self.turn(&ring, &mut first)?;
             if turn == Turn::Over {
                 break;
             }
@@ -210,17 +203,21 @@ impl VsockWorker {
         Ok(any)
     }
 
-    /// Resets first, then the connection whose turn it is.
-    fn turn(&mut self, memory: &MemoryGuard) -> Result<Turn, WorkerError> {
+    /// Resets first, then the connection whose turn it is. `first` is room for one buffer.
+    fn turn<'m>(
+        &mut self,
+        ring: &Mapped<'m>,
+        first: &mut Buffers<'m>,
+    ) -> Result<Turn, WorkerError> {
         if !self.hub.waits_for_buffers() {
             return Ok(Turn::Over);
         }
         let before = self.rx.ring.next_avail();
-        let Some(first) = self.receive(memory)? else {
+        let Some(head) = self.receive(ring, first)? else {
             return Ok(Turn::Over);
         };
         if let Some(header) = self.hub.next_reset() {
-            self.answer(memory, &first, &header)?;
+            self.answer(ring, head, &first.writable, &header)?;
             return Ok(Turn::Sent);
         }
         let guest_cid = self.guest_cid;
@@ -229,12 +226,12 @@ impl VsockWorker {
                 continue;
             };
             if let Some(header) = connection.next_owed(guest_cid) {
-                self.answer(memory, &first, &header)?;
+                self.answer(ring, head, &first.writable, &header)?;
                 self.hub.after_turn(slot);
                 return Ok(Turn::Sent);
             }
             if connection.wants_read() {
-                let sent = self.deliver(memory, slot, first)?;
+                let sent = self.deliver(ring, slot, head, first)?;
                 self.hub.after_turn(slot);
                 return Ok(if sent { Turn::Sent } else { Turn::Quiet });
             }
@@ -243,71 +240,70 @@ impl VsockWorker {
         Ok(Turn::Over)
     }
 
-    /// The next buffer of the guest.
-    fn receive<'m>(&mut self, memory: &'m MemoryGuard) -> Result<Option<Receive<'m>>, WorkerError> {
-        let Some(chain) = self.rx.pop(memory)? else {
-            return Ok(None);
-        };
-        let head = chain.head_index();
-        let space = Buffers::of(chain, memory)?.writable;
-        if space.len() <= HEADER_BYTES {
+    /// The next buffer of the guest, to hold one packet: the head of its chain.
+    fn receive<'m>(
+        &mut self,
+        ring: &Mapped<'m>,
+        buffer: &mut Buffers<'m>,
+    ) -> Result<Option<u16>, WorkerError> {
+        let head = self.rx.take(ring, buffer)?;
+        let bytes = buffer.writable.len();
+        if head.is_some() && bytes <= HEADER_BYTES {
             return Err(WorkerError {
                 what: format!(
-                    "receive buffer of {} bytes: no room for data behind the header of 44",
-                    space.len()
+                    "receive buffer of {bytes} bytes: no room for data behind the header of 44"
                 ),
             });
         }
-        let after = self.rx.ring.next_avail();
-        Ok(Some(Receive { head, after, space }))
+        Ok(head)
     }
 
     fn answer(
         &mut self,
-        memory: &MemoryGuard,
-        buffer: &Receive<'_>,
+        ring: &Mapped<'_>,
+        head: u16,
+        space: &Writable<'_>,
         header: &Header,
     ) -> Result<(), WorkerError> {
-        buffer.space.copy_from(&header.bytes());
+        space.copy_from(&header.bytes());
         self.hub.counters.packets_to_guest.add(1);
-        self.rx.add_used(memory, buffer.head, HEADER_BYTES as u32)
+        self.rx.give(ring, &[(head, HEADER_BYTES as u32)])
     }
 
-    /// One read of a socket straight into as many of the guest's buffers, from `first` on, as it
-    /// may fill; true when something came.
+    /// One read of a socket straight into as many of the guest's buffers as it may fill, from the
+    /// one at `head` on, which `buffer` holds; true when something came.
     fn deliver<'m>(
         &mut self,
-        memory: &'m MemoryGuard,
+        ring: &Mapped<'m>,
         slot: usize,
-        first: Receive<'m>,
+        head: u16,
+        buffer: &mut Buffers<'m>,
     ) -> Result<bool, WorkerError> {
-        let wanted = self
-            .hub
-            .get(slot)
-            .map_or(0, |connection| connection.credit().min(connection.appetite));
-        let mut position = first.after.wrapping_sub(1);
-        let mut room = Writable::new();
-        // Per packet: its buffer, of which `space` is now where the header goes, and the bytes of
-        // data behind.
-        let mut packets: Vec<(Receive<'_>, usize)> = Vec::new();
-        let mut next = Some(first);
-        while let Some(mut buffer) = next.take() {
-            let header = buffer.space.split_to(HEADER_BYTES);
-            let mut data = std::mem::replace(&mut buffer.space, header);
+        let wanted = self.hub.get(slot).map_or(0, |connection| connection.wish());
+        let start = self.rx.ring.next_avail().wrapping_sub(1);
+        // Where the headers go, and the data behind them.
+        let (mut fronts, mut room) = (Writable::new(), Writable::new());
+        // Per packet: its buffer, and the bytes of data it holds.
+        let mut packets: Vec<(u16, usize)> = Vec::with_capacity(GATHER);
+        let mut next = Some(head);
+        while let Some(head) = next.take() {
+            buffer.writable.move_to(HEADER_BYTES, &mut fronts);
+            let data = &mut buffer.writable;
             data.truncate(wanted - room.len());
-            let pieces = room.pieces() + data.pieces();
-            if pieces > scatter::MAX_ENTRIES && !packets.is_empty() {
+            if room.pieces() + data.pieces() > scatter::MAX_ENTRIES && !packets.is_empty() {
                 break;
             }
-            room.append(&data);
-            packets.push((buffer, data.len()));
+            room.append(data);
+            packets.push((head, data.len()));
             if room.len() < wanted && packets.len() < GATHER {
-                next = self.receive(memory)?;
+                next = self.receive(ring, buffer)?;
             }
         }
         let count = self.read(slot, &mut room);
         let mut left = count;
-        for (buffer, capacity) in packets {
+        let mut headers = Vec::with_capacity(packets.len() * HEADER_BYTES);
+        let mut used = Vec::with_capacity(packets.len());
+        for (head, capacity) in packets {
             let connection = self.hub.get(slot);
             let header = connection.and_then(|it| it.header(self.guest_cid, operation::DATA));
             let (Some(mut header), 1..) = (header, left) else {
@@ -315,15 +311,15 @@ impl VsockWorker {
             };
             let length = left.min(capacity);
             left -= length;
-            position = buffer.after;
             // Not truncated: a read is at most `LARGE_READ`.
             header.length = length as u32;
-            buffer.space.copy_from(&header.bytes());
-            let used = (HEADER_BYTES + length) as u32;
-            self.rx.add_used(memory, buffer.head, used)?;
-            self.hub.counters.packets_to_guest.add(1);
+            headers.extend_from_slice(&header.bytes());
+            used.push((head, (HEADER_BYTES + length) as u32));
         }
-        self.rx.ring.set_next_avail(position);
+        fronts.copy_from(&headers);
+        self.rx.ring.set_next_avail(start.wrapping_add(used.len() as u16));
+        self.rx.give(ring, &used)?;
+        self.hub.counters.packets_to_guest.add(used.len() as u64);
         self.hub.counters.bytes_to_guest.add(count as u64);
         Ok(count > 0)
     }
@@ -379,12 +375,8 @@ impl Worker for VsockWorker {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let source = |descriptor, token| Source {
-            descriptor,
-            readable: true,
-            writable: false,
-            token,
-        };
+        let source =
+            |descriptor, token| Source { descriptor, readable: true, writable: false, token };
         let mut sources = vec![
             source(self.hub.descriptor(), SOCKETS),
             source(self.rx.kick.as_raw_fd(), RX),

@@ -55,11 +55,8 @@ pub(super) fn claim_port_range(
     timers: &Arc<Timers>,
     range: PortRange,
 ) -> Result<(), Overlap> {
-    let handler = Ports {
-        device: Arc::clone(device),
-        timers: Arc::clone(timers),
-        first: range.first,
-    };
+    let handler =
+        Ports { device: Arc::clone(device), timers: Arc::clone(timers), first: range.first };
     bus.claim(range.first.into(), range.count.into(), Arc::new(handler))
 }
 
@@ -69,11 +66,7 @@ pub(super) fn claim_ports(
     device: &SharedDevice,
     timers: &Arc<Timers>,
 ) -> Result<(), Overlap> {
-    let ranges = match device
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .ports()
-    {
+    let ranges = match device.lock().unwrap_or_else(PoisonError::into_inner).ports() {
         Some(ports) => ports.ranges().to_vec(),
         None => Vec::new(),
     };

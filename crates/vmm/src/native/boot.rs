@@ -23,9 +23,7 @@ fn open(what: &'static str, path: &Path) -> Result<File, MachineError> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 impl Kernel {
@@ -34,11 +32,8 @@ impl Kernel {
         let Some(path) = &boot.kernel else {
             return Ok(None);
         };
-        let initrd = boot
-            .initrd
-            .as_deref()
-            .map(|path| open("cannot open initrd", path))
-            .transpose()?;
+        let initrd =
+            boot.initrd.as_deref().map(|path| open("cannot open initrd", path)).transpose()?;
         Ok(Some(Self {
             kernel: open("cannot open kernel", path)?,
             kernel_name: file_name(path),
@@ -63,10 +58,8 @@ impl Kernel {
             command_line: &self.append,
             rsdp: Some(rsdp),
         };
-        let loaded = loader::load(memory, map, request).map_err(|e| MachineError::Part {
-            part: "kernel",
-            reason: e.to_string(),
-        })?;
+        let loaded = loader::load(memory, map, request)
+            .map_err(|e| MachineError::Part { part: "kernel", reason: e.to_string() })?;
         tracing::info!(kernel = %self.kernel_name, kind = ?loaded.kind, "loaded");
         Ok(loaded)
     }

@@ -106,14 +106,7 @@ impl Bus {
         {
             return Err(overlap(before.start));
         }
-        regions.insert(
-            place,
-            Region {
-                start,
-                size,
-                handler,
-            },
-        );
+        regions.insert(place, Region { start, size, handler });
         self.regions.store(Arc::new(regions));
         Ok(())
     }
@@ -205,10 +198,7 @@ impl Bus {
     /// Reads and writes that nobody claimed.
     #[must_use]
     pub fn unclaimed(&self) -> (u64, u64) {
-        (
-            self.unclaimed_reads.load(Relaxed),
-            self.unclaimed_writes.load(Relaxed),
-        )
+        (self.unclaimed_reads.load(Relaxed), self.unclaimed_writes.load(Relaxed))
     }
 
     /// Start and size of every region, ascending.
@@ -278,10 +268,7 @@ mod tests {
         bus.claim(0xea, 1, Arc::clone(&device) as _).unwrap();
         bus.write(0xea, &[1, 2, 3, 4]);
         bus.write(0xe9, &[5, 6]);
-        assert_eq!(
-            *device.0.lock().unwrap(),
-            [(0, vec![1, 2, 3, 4]), (0, vec![6])]
-        );
+        assert_eq!(*device.0.lock().unwrap(), [(0, vec![1, 2, 3, 4]), (0, vec![6])]);
     }
 
     #[test]

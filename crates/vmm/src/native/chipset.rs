@@ -76,41 +76,22 @@ pub(super) struct Wires<'a> {
 impl Chipset {
     /// Makes the devices and puts them on the buses.
     pub(super) fn new(ports: &Arc<Bus>, memory: &Bus, wires: Wires<'_>) -> Result<Self, Overlap> {
-        let Wires {
-            messages,
-            external,
-            events,
-            timers,
-            console,
-            ram,
-            processors,
-        } = wires;
+        let Wires { messages, external, events, timers, console, ram, processors } = wires;
         let router = InterruptRouter::new(Pic::new(external), IoApic::new(messages));
         let pic_ranges = router.pic.ranges().to_vec();
         let router = Arc::new(Mutex::new(router));
         for range in pic_ranges {
-            let handler = PicPorts {
-                router: Arc::clone(&router),
-                first: range.first,
-            };
+            let handler = PicPorts { router: Arc::clone(&router), first: range.first };
             ports.claim(range.first.into(), range.count.into(), Arc::new(handler))?;
         }
         let registers = IoApicRegisters(Arc::clone(&router));
         memory.claim(layout::IOAPIC.0, IOAPIC_SIZE, Arc::new(registers))?;
         ports.claim(POST_PORT, 1, Arc::new(Scratch::default()))?;
 
-        let line = |irq| -> Arc<dyn Line> {
-            Arc::new(IsaLine {
-                router: Arc::clone(&router),
-                irq,
-            })
-        };
-        let sink = || {
-            Box::new(PrintSink {
-                console: Arc::clone(console),
-                timers: Arc::clone(timers),
-            })
-        };
+        let line =
+            |irq| -> Arc<dyn Line> { Arc::new(IsaLine { router: Arc::clone(&router), irq }) };
+        let sink =
+            || Box::new(PrintSink { console: Arc::clone(console), timers: Arc::clone(timers) });
         let uart = Uart::new("uart0", Uart::COM1, line(COM1_IRQ), sink());
         let uart = Arc::new(Mutex::new(uart));
         let hypercalls = HypercallPorts::new(
@@ -128,10 +109,9 @@ impl Chipset {
             Arc::clone(ports),
             Arc::clone(timers),
         );
-        for fixed in [
-            PortRange::new(chipset::SMI_COMMAND, 2),
-            PortRange::new(chipset::RESET_CONTROL, 1),
-        ] {
+        for fixed in
+            [PortRange::new(chipset::SMI_COMMAND, 2), PortRange::new(chipset::RESET_CONTROL, 1)]
+        {
             claim_port_range(ports, &power.shared(), timers, fixed)?;
         }
         let pit = Arc::new(Mutex::new(Pit::new(line(TIMER_IRQ))));

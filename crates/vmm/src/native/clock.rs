@@ -25,19 +25,14 @@ impl Default for Clock {
 impl Clock {
     /// A clock that stands at zero.
     pub(super) fn new() -> Self {
-        Self {
-            state: Mutex::new(State::Stopped(Duration::ZERO)),
-        }
+        Self { state: Mutex::new(State::Stopped(Duration::ZERO)) }
     }
 
     /// Lets it run.
     pub(super) fn run(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Stopped(before) = *state {
-            *state = State::Running {
-                since: Instant::now(),
-                before,
-            };
+            *state = State::Running { since: Instant::now(), before };
         }
     }
 

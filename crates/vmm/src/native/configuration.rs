@@ -17,6 +17,7 @@ pub(super) fn fw_cfg(
     smbios: &SmbiosConfig,
     map: &MemoryMap,
     boot_order: &[String],
+    agent_token: Option<&str>,
     memory: virtio::GuestMemory,
     pci: &Arc<pci::Bus>,
 ) -> Result<FwCfg, MachineError> {
@@ -31,6 +32,9 @@ pub(super) fn fw_cfg(
     if !boot_order.is_empty() {
         items.add_boot_order(boot_order).map_err(failed)?;
     }
+    if let Some(token) = agent_token {
+        items.add_file(vm_control::AGENT_TOKEN_FILE, token.as_bytes().to_vec()).map_err(failed)?;
+    }
     let (pci, map, processors) = (Arc::clone(pci), map.clone(), smbios.processors);
     let source = move || {
         let regions = pci.regions();
@@ -41,14 +45,12 @@ pub(super) fn fw_cfg(
             map: map.clone(),
             ecam: find(Owner::Ecam).map(range),
             pm_base: power.unwrap_or(layout::PM_BASE),
+            virtio: Vec::new(),
         }
     };
     FwCfg::with_acpi(items, Box::new(GuestDma(memory)), Box::new(source)).map_err(failed)
 }
 
 fn range(region: &Region) -> Range {
-    Range {
-        base: GuestPhysical(region.base),
-        size: Bytes(region.size),
-    }
+    Range { base: GuestPhysical(region.base), size: Bytes(region.size) }
 }

@@ -66,10 +66,7 @@ mod tests {
         console.offer_input(b"typed");
         assert_eq!(end.receive(&mut buffer).unwrap(), 4);
         assert_eq!(end.receive(&mut buffer).unwrap(), 1);
-        assert_eq!(
-            end.receive(&mut buffer).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert_eq!(end.receive(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(end.send(b"out").unwrap(), 3);
         assert_eq!(console.drain().output, b"out");
     }

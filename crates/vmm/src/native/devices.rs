@@ -2,15 +2,16 @@
 
 use super::console_end::HubEnd;
 use super::lines::MessageSink;
-use crate::service::{Service, passt};
+use crate::service::{Service, passt, shared_folder};
 use crate::{MachineError, Surroundings};
 use definition::{DiskFormat, NetworkMode, Share, ShareKind, VmDefinition};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 use units::Bytes;
 use virtio::balloon::{Balloon, BalloonControl, BalloonError, MappedMemory};
 use virtio::block::{Block, BlockOptions, RateLimit};
-use virtio::fs::{FsOptions, VirtioFs};
 use virtio::net::{Backend, Net, Stream, Tap};
 use virtio::pci::VirtioPci;
 use virtio::plan9::Plan9;
@@ -23,6 +24,9 @@ const GUEST_CID: u64 = 3;
 /// The largest MTU passt takes (its man page, `--mtu`): fewer, larger frames over its socket.
 const PASST_MTU: u16 = 65520;
 
+/// Stack of a thread that stops a device: a flush may go through a qcow2 image, as a worker's.
+const END_STACK: usize = 256 << 10;
+
 /// A device on the bus.
 struct Placed {
     name: String,
@@ -30,13 +34,15 @@ struct Placed {
     /// PCI device number.
     slot: u8,
     function: Arc<Mutex<VirtioPci>>,
+    /// Its counters when they were read last.
+    last: Mutex<Counters>,
 }
 
 /// All of them, in bus order.
 pub(super) struct Devices {
     placed: Vec<Placed>,
     balloon: BalloonControl,
-    /// Processes behind network cards; they end with these.
+    /// Processes behind network cards and shares; they end with these.
     services: Vec<Service>,
 }
 
@@ -44,16 +50,25 @@ fn lock(function: &Mutex<VirtioPci>) -> MutexGuard<'_, VirtioPci> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// `None` when it is held for longer than a register access takes: the device is being stopped.
+fn lock_soon(function: &Mutex<VirtioPci>) -> Option<MutexGuard<'_, VirtioPci>> {
+    const LOOKS: u32 = 50;
+    for _ in 0..LOOKS {
+        match function.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    None
+}
+
 fn field(
-    field: &'static str,
+    field: String,
     value: impl Into<String>,
 ) -> impl FnOnce(&dyn std::fmt::Display) -> MachineError {
     let value = value.into();
-    move |error| MachineError::Definition {
-        field,
-        value,
-        reason: error.to_string(),
-    }
+    move |error| MachineError::Definition { field: field.into(), value, reason: error.to_string() }
 }
 
 impl Devices {
@@ -65,11 +80,7 @@ impl Devices {
         surroundings: &Surroundings,
         bus: &pci::Bus,
     ) -> Result<Self, MachineError> {
-        let Made {
-            devices,
-            balloon,
-            services,
-        } = make(spec, memory, surroundings)?;
+        let Made { devices, balloon, services } = make(spec, memory, surroundings)?;
         let mut placed = Vec::new();
         for device in devices {
             let name = device.name().to_owned();
@@ -78,30 +89,17 @@ impl Devices {
             let function = VirtioPci::new(device, memory.clone(), Arc::clone(messages) as _)
                 .map_err(|e| failed(&e))?;
             let function = Arc::new(Mutex::new(function));
-            let slot = bus
-                .add_anywhere(Arc::clone(&function) as _)
-                .map_err(|e| failed(&e))?;
-            placed.push(Placed {
-                name,
-                is_disk,
-                slot,
-                function,
-            });
+            let slot = bus.add_anywhere(Arc::clone(&function) as _).map_err(|e| failed(&e))?;
+            placed.push(Placed { name, is_disk, slot, function, last: Mutex::default() });
         }
-        Ok(Self {
-            placed,
-            balloon,
-            services,
-        })
+        Ok(Self { placed, balloon, services })
     }
 
     /// The disks as firmware names them, in order (OVMF's translation of Open Firmware paths of
     /// virtio-blk functions on bus 0).
     pub(super) fn boot_order(&self) -> Vec<String> {
         let disks = self.placed.iter().filter(|d| d.is_disk);
-        disks
-            .map(|d| format!("/pci@i0cf8/scsi@{:x}/disk@0,0", d.slot))
-            .collect()
+        disks.map(|d| format!("/pci@i0cf8/scsi@{:x}/disk@0,0", d.slot)).collect()
     }
 
     /// Stops all workers; the guest does not notice.
@@ -109,6 +107,36 @@ impl Devices {
         for device in &self.placed {
             lock(&device.function).pause();
         }
+    }
+
+    /// Stops all workers side by side, so that one the host does not answer keeps no other from
+    /// writing what it has. The names of those not stopped by `deadline`.
+    pub(super) fn end(&self, deadline: Instant) -> Vec<String> {
+        let (done, stopped) = channel();
+        let mut waiting = BTreeMap::new();
+        for (index, device) in self.placed.iter().enumerate() {
+            let (function, done) = (Arc::clone(&device.function), done.clone());
+            let spawned = std::thread::Builder::new()
+                .name("end".to_owned())
+                .stack_size(END_STACK)
+                .spawn(move || {
+                    lock(&function).pause();
+                    // Nobody waits any more after the deadline.
+                    let _ = done.send(index);
+                });
+            match spawned {
+                Ok(_) => drop(waiting.insert(index, device.name.clone())),
+                Err(_) => lock(&device.function).pause(),
+            }
+        }
+        while !waiting.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match stopped.recv_timeout(left) {
+                Ok(index) => drop(waiting.remove(&index)),
+                Err(_) => break,
+            }
+        }
+        waiting.into_values().collect()
     }
 
     /// Lets the workers go on.
@@ -130,13 +158,19 @@ impl Devices {
         }
     }
 
-    /// What each device did so far.
+    /// What each device did so far. One that is being stopped and takes its time is given as it was
+    /// last, with `stopping` beside its counters.
     pub(super) fn counters(&self) -> BTreeMap<String, Counters> {
         let counters = |device: &Placed| {
-            let function = lock(&device.function);
+            let mut last = device.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(function) = lock_soon(&device.function) else {
+                let mut counters = last.clone();
+                counters.insert("stopping".to_owned(), 1);
+                return (device.name.clone(), counters);
+            };
             let named = function.device().counters().into_iter();
-            let named = named.map(|(name, count)| (name.to_owned(), count));
-            (device.name.clone(), named.collect())
+            *last = named.map(|(name, count)| (name.to_owned(), count)).collect();
+            (device.name.clone(), last.clone())
         };
         self.placed.iter().map(counters).collect()
     }
@@ -147,7 +181,11 @@ impl Devices {
             let mut facts = serde_json::Map::new();
             facts.insert("slot".to_owned(), device.slot.into());
             let mut queues: Vec<serde_json::Value> = Vec::new();
-            for (name, value) in lock(&device.function).inspect() {
+            let Some(function) = lock_soon(&device.function) else {
+                facts.insert("state".to_owned(), "being stopped".into());
+                return (device.name.clone(), facts.into());
+            };
+            for (name, value) in function.inspect() {
                 if name == "queue" {
                     queues.push(value.into());
                 } else {
@@ -185,50 +223,43 @@ fn make(
         devices.push(Box::new(network(definition, index, &mut services)?));
     }
     let end = HubEnd::new(Arc::clone(&surroundings.virtio_console))?;
-    devices.push(Box::new(virtio::console::Console::new(
-        "console0",
-        Box::new(end),
-    )));
+    devices.push(Box::new(virtio::console::Console::new("console0", Box::new(end))));
     devices.push(Box::new(virtio::rng::Rng::new("rng0")));
     let ram = Bytes(definition.memory << 20);
     let reclaim = Box::new(MappedMemory(memory.clone()));
     let (balloon, control) = Balloon::new("balloon0", ram, reclaim)
         .map_err(|e| MachineError::system("cannot make the balloon", e))?;
     devices.push(Box::new(balloon));
-    let vsock = virtio::vsock::Vsock::new("vsock0", GUEST_CID, &files.vsock())
+    let ports = surroundings.host_ports.clone();
+    let vsock = virtio::vsock::Vsock::new("vsock0", GUEST_CID, &files.vsock(), ports)
         .map_err(|e| super::motherboard::part("vsock")(&e))?;
     devices.push(Box::new(vsock));
     for (index, share) in definition.shares.iter().enumerate() {
-        devices.push(folder(share, index, &spec.runtime)?);
+        devices.extend(folder(share, index, &spec.runtime, &mut services)?);
     }
-    Ok(Made {
-        devices,
-        balloon: control,
-        services,
-    })
+    Ok(Made { devices, balloon: control, services })
 }
 
 fn folder(
     share: &Share,
     index: usize,
     runtime: &std::path::Path,
-) -> Result<Box<dyn Device>, MachineError> {
+    services: &mut Vec<Service>,
+) -> Result<Option<Box<dyn Device>>, MachineError> {
     let name = format!("share{index}");
-    let refused = field("share.path", share.path.display().to_string());
     match share.kind {
+        // A process of its own, which the daemon starts.
+        ShareKind::Vsock => Ok(None),
         ShareKind::Plan9 => {
             let device = Plan9::new(&name, &share.tag, &share.path, share.read_only);
-            Ok(Box::new(device.map_err(|e| refused(&e))?))
+            let refused = field(format!("share[{index}].path"), share.path.display().to_string());
+            Ok(Some(Box::new(device.map_err(|e| refused(&e))?)))
         }
         ShareKind::VirtioFs => {
-            let options = FsOptions {
-                socket: runtime.join(format!("{name}.sock")),
-                name,
-                tag: share.tag.clone(),
-                folder: share.path.clone(),
-                read_only: share.read_only,
-            };
-            Ok(Box::new(VirtioFs::start(options).map_err(|e| refused(&e))?))
+            let socket = runtime.join(format!("{name}.sock"));
+            let (device, service) = shared_folder(&name, share, &socket)?;
+            services.push(service);
+            Ok(Some(Box::new(device)))
         }
     }
 }
@@ -239,13 +270,9 @@ fn disk(definition: &VmDefinition, index: usize) -> Result<Block, MachineError> 
         DiskFormat::Raw => disk::Format::Raw,
         DiskFormat::Qcow2 => disk::Format::Qcow2,
     };
-    let options = disk::OpenOptions {
-        read_only: disk.read_only,
-        ..disk::OpenOptions::new(format)
-    };
-    let image = options
-        .open(&disk.path)
-        .map_err(|e| field("disk.path", disk.path.display().to_string())(&e))?;
+    let options = disk::OpenOptions { read_only: disk.read_only, ..disk::OpenOptions::new(format) };
+    let image =
+        options.open(&disk.path).map_err(|e| crate::disks::refused(index, &disk.path, &e))?;
     let limit = disk.limit.unwrap_or_default();
     Ok(Block::new(BlockOptions {
         name: format!("block{index}"),
@@ -271,10 +298,21 @@ fn network(
             Box::new(Stream::new(socket.into(), PASST_MTU))
         }
         NetworkMode::Tap { interface } => Box::new(
-            Tap::open(interface).map_err(|e| field("net.interface", interface.clone())(&e))?,
+            Tap::open(interface)
+                .map_err(|e| field(format!("net[{index}].interface"), interface.clone())(&e))?,
         ),
     };
     let mac = definition.mac_address(index);
     Net::new(&format!("net{index}"), mac.0, backend)
-        .map_err(|e| field("net.mac", mac.to_string())(&e))
+        .map_err(|e| field(format!("net[{index}].mac"), mac.to_string())(&e))
+}
+
+#[cfg(test)]
+impl Devices {
+    /// Keeps the device `name` from being stopped as long as the guard lives, as a host does whose
+    /// disk is dead.
+    pub(super) fn hold(&self, name: &str) -> MutexGuard<'_, VirtioPci> {
+        let found = self.placed.iter().find(|device| device.name == name);
+        lock(&found.expect("such a device").function)
+    }
 }

@@ -60,10 +60,7 @@ pub(super) fn bus(
         doorbells: Mutex::new(BTreeMap::new()),
         power_management,
     });
-    let apertures = Apertures {
-        ports: layout::PCI_PORTS,
-        memory,
-    };
+    let apertures = Apertures { ports: layout::PCI_PORTS, memory };
     let bus = Arc::new(Bus::new(apertures, Arc::clone(&follower) as _));
     // Set once, here.
     let _ = follower.bus.set(Arc::downgrade(&bus));
@@ -72,11 +69,8 @@ pub(super) fn bus(
 
 impl Follower {
     fn doorbells_of(&self, region: &Region, device: u8, index: u8) -> Vec<Guard> {
-        let Some(function) = self
-            .bus
-            .get()
-            .and_then(Weak::upgrade)
-            .and_then(|bus| bus.function(device))
+        let Some(function) =
+            self.bus.get().and_then(Weak::upgrade).and_then(|bus| bus.function(device))
         else {
             return Vec::new();
         };
@@ -92,11 +86,7 @@ impl Follower {
                 (Space::Port, Ok(port)) => DoorbellAddress::Port(port),
                 (Space::Port, Err(_)) => continue,
             };
-            let doorbell = Doorbell {
-                address,
-                width: 0,
-                value: None,
-            };
+            let doorbell = Doorbell { address, width: 0, value: None };
             match self.partition.doorbell(doorbell, bell.event) {
                 Ok(guard) => guards.extend(guard),
                 // Then the write comes as an exit and rings the same bell.
@@ -129,10 +119,7 @@ impl AddressSpace for Follower {
     fn removed(&self, region: &Region) {
         match region.owner {
             Owner::Bar { .. } => {
-                self.doorbells
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(region);
+                self.doorbells.lock().unwrap_or_else(PoisonError::into_inner).remove(region);
             }
             Owner::PowerManagement => (self.power_management)(None),
             Owner::Ecam => {}

@@ -41,7 +41,7 @@ impl FileMapping {
         let room = layout::FOUR_GIB.0 - layout::FLASH_FIRST.0;
         if size == 0 || size % units::PAGE_SIZE != 0 || size > room {
             return Err(MachineError::Definition {
-                field: "boot.firmware",
+                field: "boot.firmware".into(),
                 value: path.display().to_string(),
                 reason: format!("{size} bytes: must be a multiple of 4096, at most {room}"),
             });
@@ -77,8 +77,7 @@ impl Variables {
             return;
         }
         let result = if wanted {
-            self.partition
-                .map(self.base, Arc::clone(&self.mapping) as _, Access::ReadOnly)
+            self.partition.map(self.base, Arc::clone(&self.mapping) as _, Access::ReadOnly)
         } else {
             self.partition.unmap(self.base)
         };
@@ -134,14 +133,9 @@ pub(super) fn install(
     memory: &Bus,
 ) -> Result<Option<SharedDevice>, MachineError> {
     let open = |options: &mut OpenOptions, path: &Path| {
-        options
-            .open(path)
-            .map_err(|e| MachineError::file("cannot open firmware", path, e))
+        options.open(path).map_err(|e| MachineError::file("cannot open firmware", path, e))
     };
-    let code = FileMapping::new(
-        open(OpenOptions::new().read(true), &files.code)?,
-        &files.code,
-    )?;
+    let code = FileMapping::new(open(OpenOptions::new().read(true), &files.code)?, &files.code)?;
     let base = GuestPhysical(layout::FOUR_GIB.0 - code.size().0);
     partition.map(base, code, Access::ReadOnly)?;
     let Some(nvram) = files.variables(nvram)? else {
@@ -158,13 +152,7 @@ pub(super) fn install(
     };
     let chip = Flash::new("nvram", FileStore::new(file).map_err(failed)?);
     let partition = Arc::clone(partition);
-    let mut variables = Variables {
-        chip,
-        mapping,
-        base,
-        partition,
-        mapped: false,
-    };
+    let mut variables = Variables { chip, mapping, base, partition, mapped: false };
     variables.follow();
     let variables = Arc::new(Mutex::new(variables));
     memory

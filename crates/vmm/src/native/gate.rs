@@ -19,6 +19,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 pub(super) enum Order {
     /// Enter the guest.
     Run,
+    /// Enter the guest, which stood still at the gate.
+    RunOn,
     /// Reset the processor, call [`Gate::reset_done`], come back.
     Reset,
     /// End the thread.
@@ -152,12 +154,9 @@ impl Gate {
                 return Order::Reset;
             } else if state.open() {
                 state.parked -= 1;
-                return Order::Run;
+                return Order::RunOn;
             } else {
-                state = self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -216,10 +215,7 @@ impl Gate {
         if done(&state) {
             return Ok(());
         }
-        Err(Stuck {
-            running: state.total - state.parked.min(state.total),
-            total: state.total,
-        })
+        Err(Stuck { running: state.total - state.parked.min(state.total), total: state.total })
     }
 
     /// Ends all threads; the caller joins them.
@@ -262,7 +258,7 @@ mod tests {
                         match gate.pass(&mut seen, || {
                             works.fetch_add(1, SeqCst);
                         }) {
-                            Order::Run => {
+                            Order::Run | Order::RunOn => {
                                 // All processors are reset before one runs.
                                 assert_eq!(resets.load(SeqCst) % passes.len(), 0);
                                 passes[i].fetch_add(1, SeqCst);
@@ -278,13 +274,7 @@ mod tests {
                 })
             })
             .collect();
-        Crew {
-            gate,
-            passes,
-            resets,
-            works,
-            threads,
-        }
+        Crew { gate, passes, resets, works, threads }
     }
 
     impl Crew {
@@ -293,12 +283,7 @@ mod tests {
         }
         fn wait_progress(&self) {
             let before = self.counts();
-            while self
-                .counts()
-                .iter()
-                .zip(&before)
-                .any(|(now, was)| now <= was)
-            {
+            while self.counts().iter().zip(&before).any(|(now, was)| now <= was) {
                 std::thread::yield_now();
             }
         }

@@ -18,11 +18,7 @@ pub(super) struct ExternalInterrupt {
 
 impl ExternalInterrupt {
     pub(super) fn new(gate: Arc<Gate>, halted: Arc<Halted>) -> Self {
-        Self {
-            asserted: AtomicBool::new(false),
-            gate,
-            halted,
-        }
+        Self { asserted: AtomicBool::new(false), gate, halted }
     }
 
     pub(super) fn asserted(&self) -> bool {
@@ -89,9 +85,6 @@ pub(super) struct IsaLine {
 
 impl Line for IsaLine {
     fn set(&self, high: bool) {
-        self.router
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .set_isa(self.irq, high);
+        self.router.lock().unwrap_or_else(PoisonError::into_inner).set_isa(self.irq, high);
     }
 }

@@ -53,14 +53,13 @@ impl GuestRam {
         let host = host_ram();
         if total > host {
             return Err(MachineError::Definition {
-                field: "memory",
+                field: "memory".into(),
                 value: format!("{} MiB", total >> 20),
                 reason: format!("this host has {} MiB", host >> 20),
             });
         }
-        let aligned = ranges
-            .iter()
-            .all(|(start, size)| start.0 % HUGE_PAGE == 0 && size.0 % HUGE_PAGE == 0);
+        let aligned =
+            ranges.iter().all(|(start, size)| start.0 % HUGE_PAGE == 0 && size.0 % HUGE_PAGE == 0);
         let huge = huge_pages && aligned && free_huge_pages() >= total / HUGE_PAGE;
         let file = Arc::new(memory_file(total, huge)?);
         let mut offset = 0;
@@ -92,16 +91,9 @@ impl GuestRam {
             regions.push(Arc::new(region));
             offset += size.0;
         }
-        let memory =
-            GuestMemoryMmap::from_arc_regions(regions.clone()).map_err(|e| MachineError::Part {
-                part: "guest RAM",
-                reason: e.to_string(),
-            })?;
-        Ok(Self {
-            memory,
-            regions,
-            huge,
-        })
+        let memory = GuestMemoryMmap::from_arc_regions(regions.clone())
+            .map_err(|e| MachineError::Part { part: "guest RAM", reason: e.to_string() })?;
+        Ok(Self { memory, regions, huge })
     }
 
     /// The memory as devices and loaders see it.
@@ -178,10 +170,7 @@ mod tests {
     #[test]
     fn two_ranges_share_one_file_and_keep_apart() {
         let ram = GuestRam::new(
-            &[
-                (GuestPhysical(0), Bytes::mib(2)),
-                (GuestPhysical(1 << 32), Bytes::mib(4)),
-            ],
+            &[(GuestPhysical(0), Bytes::mib(2)), (GuestPhysical(1 << 32), Bytes::mib(4))],
             false,
         )
         .unwrap();
@@ -198,11 +187,7 @@ mod tests {
         let Err(error) = GuestRam::new(&[(GuestPhysical(0), Bytes(1 << 50))], false) else {
             panic!("a host with a pebibyte of RAM");
         };
-        assert!(
-            error
-                .to_string()
-                .starts_with("memory = 1073741824 MiB: this host has")
-        );
+        assert!(error.to_string().starts_with("memory = 1073741824 MiB: this host has"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The native machine: our own devices and an [`engine::Engine`] for the processors.
 //!
 //! [`NativeMachine`] holds the threads; `motherboard` everything the guest can reach; `gate` is
-//! where processors stop and start.
+//! where processors stop and start. `hvt` is another machine around the same processors and gate: one
+//! without devices, for unikernels.
 
 mod adapters;
 mod boot;
@@ -10,12 +11,12 @@ mod chipset;
 mod clock;
 mod configuration;
 mod console_end;
-pub mod cpuid;
 mod devices;
 mod events;
 mod expansion;
 mod flash;
 mod gate;
+mod hvt;
 mod lines;
 pub mod memory;
 mod motherboard;
@@ -26,14 +27,17 @@ mod start_state;
 mod tests;
 mod timers;
 
-use crate::{Machine, MachineError, Surroundings};
+pub use hvt::HvtMachine;
+
+use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use engine::{Engine, PartitionConfig};
 use gate::Gate;
 use motherboard::Motherboard;
-use processors::{Board, Processors};
+use processors::{Board, Processors, ended_by};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use units::Bytes;
 use vm_control::{LaunchSpec, Statistics};
 
@@ -71,12 +75,7 @@ impl NativeMachine {
         let shared: Arc<dyn Board> = Arc::clone(&board) as _;
         let timers = spawn_timers(&board)?;
         let processors = Processors::new(&*partition, processors, gate, &board.halted, &shared)?;
-        Ok(Self {
-            engine: engine.name(),
-            board,
-            processors,
-            timers: Mutex::new(Some(timers)),
-        })
+        Ok(Self { engine: engine.name(), board, processors, timers: Mutex::new(Some(timers)) })
     }
 }
 
@@ -132,41 +131,48 @@ impl Machine for NativeMachine {
 
     fn reset(&self) -> Result<(), MachineError> {
         self.board.gate.request_reset();
-        self.board
-            .gate
-            .wait_reset()
-            .map_err(|stuck| motherboard::part("reset")(&stuck))
+        self.board.gate.wait_reset().map_err(|stuck| motherboard::part("reset")(&stuck))
     }
 
     fn press_power_button(&self) -> Result<(), MachineError> {
-        let mut power = self
-            .board
-            .chipset
-            .power
-            .device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut power =
+            self.board.chipset.power.device.lock().unwrap_or_else(PoisonError::into_inner);
         if !power.press_power_button() {
             tracing::info!("power button pressed; the guest does not listen to it yet");
         }
         Ok(())
     }
 
-    fn quit(&self) {
-        self.processors.quit();
-        // What the guest wrote and flushed is on the disks; workers finish what is under way.
-        self.board.devices.pause();
+    fn quit(&self) -> Result<(), MachineError> {
+        let deadline = Instant::now() + QUIT_PATIENCE;
+        // A processor may be stuck with a device; the others' data are brought to safety first.
+        let mut stuck = Vec::new();
+        let (stopped, late) =
+            (self.processors.quit(deadline - QUIT_PATIENCE / 2), self.board.devices.end(deadline));
+        stuck.extend(late);
+        if !stopped && stuck.is_empty() {
+            stuck.push("a processor".to_owned());
+        }
         self.board.devices.end_services();
         self.board.timers.quit();
-        let thread = self
-            .timers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread {
-            // A panic has been reported by the panic hook.
-            let _ = thread.join();
+        let thread = self.timers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && !ended_by(thread, deadline)
+        {
+            stuck.push("the chipset".to_owned());
         }
+        if stuck.is_empty() {
+            return Ok(());
+        }
+        Err(MachineError::Part {
+            part: "end of the VM",
+            reason: format!(
+                "not stopped within {} s: {}. The host does not answer it; what it had not \
+                 written is lost",
+                QUIT_PATIENCE.as_secs(),
+                stuck.join(", ")
+            ),
+        })
     }
 
     fn statistics(&self) -> Result<Statistics, MachineError> {
@@ -186,14 +192,11 @@ impl Machine for NativeMachine {
         let most = Bytes(self.board.ram.size().0.saturating_sub(LEAST_RAM.0));
         if target > most {
             return Err(MachineError::Definition {
-                field: "balloon target",
+                field: "balloon target".into(),
                 value: target.to_string(),
                 reason: format!("at most {most}: {LEAST_RAM} stay with the guest"),
             });
         }
-        self.board
-            .devices
-            .set_balloon(target)
-            .map_err(|e| motherboard::part("balloon")(&e))
+        self.board.devices.set_balloon(target).map_err(|e| motherboard::part("balloon")(&e))
     }
 }

@@ -52,20 +52,17 @@ pub(super) struct Motherboard {
 
 /// A failure of a part that only says a text.
 pub(super) fn part(part: &'static str) -> impl Fn(&dyn std::fmt::Display) -> MachineError {
-    move |error| MachineError::Part {
-        part,
-        reason: error.to_string(),
-    }
+    move |error| MachineError::Part { part, reason: error.to_string() }
 }
 
 /// Where a machine with `mib` MiB of RAM has what.
 fn memory_map(mib: u64, supported: &[CpuidEntry]) -> Result<MemoryMap, MachineError> {
     let refused = |reason: String| MachineError::Definition {
-        field: "memory",
+        field: "memory".into(),
         value: format!("{mib} MiB"),
         reason,
     };
-    let bits = u8::try_from(super::cpuid::physical_bits(supported)).unwrap_or(36);
+    let bits = u8::try_from(processor::physical_bits(supported)).unwrap_or(36);
     let size = mib
         .checked_mul(1 << 20)
         .ok_or_else(|| refused("more than any processor addresses".to_owned()))?;
@@ -77,9 +74,7 @@ fn memory_map(mib: u64, supported: &[CpuidEntry]) -> Result<MemoryMap, MachineEr
 fn identity(name: &str) -> [u8; 16] {
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let hash = name.bytes().fold(BASIS, |hash, byte| {
-        (hash ^ u128::from(byte)).wrapping_mul(PRIME)
-    });
+    let hash = name.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
     let mut uuid = hash.to_be_bytes();
     uuid[6] = 0x80 | (uuid[6] & 0x0f);
     uuid[8] = 0x80 | (uuid[8] & 0x3f);
@@ -104,14 +99,8 @@ impl Motherboard {
         let halted = Arc::new(Halted::default());
         let clock = Arc::new(super::clock::Clock::new());
         let timers = Arc::new(Timers::new(clock));
-        let messages = Arc::new(MessageSink::new(
-            Arc::clone(&partition),
-            Arc::clone(&halted),
-        ));
-        let external = Arc::new(ExternalInterrupt::new(
-            Arc::clone(&gate),
-            Arc::clone(&halted),
-        ));
+        let messages = Arc::new(MessageSink::new(Arc::clone(&partition), Arc::clone(&halted)));
+        let external = Arc::new(ExternalInterrupt::new(Arc::clone(&gate), Arc::clone(&halted)));
         let smbios = SmbiosConfig {
             name: definition.name.clone(),
             uuid: identity(&definition.name),
@@ -137,8 +126,14 @@ impl Motherboard {
         ports.set_subtractive(Arc::new(PciPorts(Arc::clone(&pci))));
         let guest_memory = virtio::GuestMemory::new(ram.memory().clone());
         let devices = Devices::new(spec, &guest_memory, &messages, &surroundings, &pci)?;
-        let fw_cfg =
-            configuration::fw_cfg(&smbios, &map, &devices.boot_order(), guest_memory, &pci)?;
+        let fw_cfg = configuration::fw_cfg(
+            &smbios,
+            &map,
+            &devices.boot_order(),
+            spec.agent_token.as_deref(),
+            guest_memory,
+            &pci,
+        )?;
         let fw_cfg: SharedDevice = Arc::new(Mutex::new(fw_cfg));
         claim_ports(&ports, &fw_cfg, &timers).map_err(|e| part("fw_cfg")(&e))?;
         chipset.adopt(fw_cfg);
@@ -154,10 +149,7 @@ impl Motherboard {
             devices,
             kernel: Mutex::new(kernel),
             entry: Mutex::new(EntryPoint::Reset),
-            start: StartState {
-                supported,
-                count: definition.cpus,
-            },
+            start: StartState { supported, count: definition.cpus },
             introduced: Default::default(),
             partition,
             ram,
@@ -183,11 +175,9 @@ impl Motherboard {
         let acpi = AcpiConfig {
             processors: self.start.count,
             map: self.map.clone(),
-            ecam: Some(layout::Range {
-                base: layout::ECAM,
-                size: layout::ECAM_SIZE,
-            }),
+            ecam: Some(layout::Range { base: layout::ECAM, size: layout::ECAM_SIZE }),
             pm_base: layout::PM_BASE,
+            virtio: Vec::new(),
         };
         firmware::write_smbios(memory, &self.smbios).map_err(|e| failed(&e))?;
         firmware::write_acpi(memory, &acpi).map_err(|e| failed(&e))
@@ -198,8 +188,7 @@ impl Motherboard {
         let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = match &mut *kernel {
             Some(kernel) => {
-                self.pci
-                    .program_without_firmware(layout::ECAM.0, layout::PM_BASE);
+                self.pci.program_without_firmware(layout::ECAM.0, layout::PM_BASE);
                 let rsdp = self.write_tables()?;
                 let loaded = kernel.load(self.ram.memory(), &self.map, rsdp)?;
                 let tiny = loaded.kind == loader::ImageKind::Tiny;
@@ -241,15 +230,7 @@ impl Motherboard {
             .pci
             .regions()
             .iter()
-            .map(|r| {
-                format!(
-                    "{:?} {:#x}..{:#x} {:?}",
-                    r.space,
-                    r.base,
-                    r.base + r.size,
-                    r.owner
-                )
-            })
+            .map(|r| format!("{:?} {:#x}..{:#x} {:?}", r.space, r.base, r.base + r.size, r.owner))
             .collect();
         serde_json::json!({
             "memory": {
@@ -302,19 +283,10 @@ impl Board for Motherboard {
         self.external.asserted()
     }
     fn acknowledge(&self) -> u8 {
-        self.chipset
-            .router
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pic
-            .acknowledge()
+        self.chipset.router.lock().unwrap_or_else(PoisonError::into_inner).pic.acknowledge()
     }
     fn prepare(&self, processor: &mut dyn Processor) -> Result<(), MachineError> {
-        let entry = self
-            .entry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let first = self.introduce(processor.index());
         Ok(self.start.apply(processor, &entry, first)?)
     }

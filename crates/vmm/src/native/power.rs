@@ -17,12 +17,7 @@ pub(super) struct PowerManagement {
 impl PowerManagement {
     /// The device without a place yet.
     pub(super) fn new(device: AcpiPm, ports: Arc<Bus>, timers: Arc<Timers>) -> Self {
-        Self {
-            device: Arc::new(Mutex::new(device)),
-            ports,
-            timers,
-            placed: Mutex::new(None),
-        }
+        Self { device: Arc::new(Mutex::new(device)), ports, timers, placed: Mutex::new(None) }
     }
 
     pub(super) fn shared(&self) -> SharedDevice {

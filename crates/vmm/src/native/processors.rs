@@ -5,8 +5,10 @@ use super::gate::{Gate, Order};
 use crate::MachineError;
 use engine::{Exit, FailureFacts, Kick, Partition, Processor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What the machine is to its processors. Calls come from every processor thread at once.
 pub(super) trait Board: Send + Sync {
@@ -26,6 +28,11 @@ pub(super) trait Board: Send + Sync {
     fn acknowledge(&self) -> u8;
     /// Puts a processor into the state in which the machine starts it.
     fn prepare(&self, processor: &mut dyn Processor) -> Result<(), MachineError>;
+    /// Before each entry into the guest: waits as long as the guest is to stand still. False when the
+    /// gate wants the processor's attention first.
+    fn hold(&self) -> bool {
+        true
+    }
     /// All processors are parked: reset everything else.
     fn reset(&self);
     /// A processor met a triple fault.
@@ -34,33 +41,56 @@ pub(super) trait Board: Send + Sync {
     fn failed(&self, message: String);
 }
 
-/// Where processors that halted wait, for an engine that does not wait itself.
+/// Where processors that halted wait, for an engine that does not wait itself. Every interrupt of a
+/// device comes by, so an event nobody waits for costs no lock and no system call.
 #[derive(Default)]
 pub(super) struct Halted {
     /// Counts events that may end a halt.
-    events: Mutex<u64>,
+    events: AtomicU64,
+    /// Processors in [`Self::wait`]. Set before `events` is read there, and read after `events` is
+    /// counted up in [`Self::notify`]: one of the two sees the other.
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
     changed: Condvar,
 }
 
 impl Halted {
     /// Something happened that may end a halt.
     pub(super) fn notify(&self) {
-        *self.events.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.changed.notify_all();
+        self.events.fetch_add(1, SeqCst);
+        if self.waiting.load(SeqCst) > 0 {
+            // Taken so that nobody is between looking and waiting.
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.changed.notify_all();
+        }
     }
 
-    fn seen(&self) -> u64 {
-        *self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn seen(&self) -> u64 {
+        self.events.load(SeqCst)
+    }
+
+    /// Waits for an event after `seen`, at most as long as `limit`.
+    pub(super) fn wait_at_most(&self, seen: u64, limit: Duration) {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_add(1, SeqCst);
+        drop(
+            self.changed
+                .wait_timeout_while(lock, limit, |()| self.events.load(SeqCst) == seen)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        self.waiting.fetch_sub(1, SeqCst);
     }
 
     /// Waits for an event after `seen`.
     fn wait(&self, seen: u64) {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_add(1, SeqCst);
         drop(
             self.changed
-                .wait_while(events, |events| *events == seen)
+                .wait_while(lock, |()| self.events.load(SeqCst) == seen)
                 .unwrap_or_else(PoisonError::into_inner),
         );
+        self.waiting.fetch_sub(1, SeqCst);
     }
 }
 
@@ -93,9 +123,8 @@ impl Processors {
         halted: &Arc<Halted>,
         board: &Arc<dyn Board>,
     ) -> Result<Self, MachineError> {
-        let made: Vec<_> = (0..count)
-            .map(|index| partition.create_processor(index))
-            .collect::<Result<_, _>>()?;
+        let made: Vec<_> =
+            (0..count).map(|index| partition.create_processor(index)).collect::<Result<_, _>>()?;
         let statistics = made.iter().map(|p| p.statistics()).collect();
         let mut threads = Vec::with_capacity(made.len());
         for (index, processor) in made.into_iter().enumerate() {
@@ -116,38 +145,44 @@ impl Processors {
                     for thread in threads {
                         let _: std::thread::Result<()> = thread.join();
                     }
-                    return Err(MachineError::system(
-                        "cannot start a processor thread",
-                        error,
-                    ));
+                    return Err(MachineError::system("cannot start a processor thread", error));
                 }
             }
         }
-        Ok(Self {
-            gate,
-            threads: Mutex::new(threads),
-            statistics,
-        })
+        Ok(Self { gate, threads: Mutex::new(threads), statistics })
     }
 
     /// Counters of each processor.
     pub(super) fn statistics(&self) -> Vec<vm_control::Counters> {
-        self.statistics
-            .iter()
-            .map(|s| s.read().into_iter().collect())
-            .collect()
+        self.statistics.iter().map(|s| s.read().into_iter().collect()).collect()
     }
 
-    /// Ends the threads and waits for them.
-    pub(super) fn quit(&self) {
+    /// Ends the threads and waits for them until `deadline`; whether all have ended.
+    pub(super) fn quit(&self, deadline: Instant) -> bool {
         self.gate.quit();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut all = true;
         for thread in threads {
             // A panic has been reported by the thread itself.
-            let _ = thread.join();
+            all &= ended_by(thread, deadline);
         }
+        all
     }
+}
+
+/// Joins `thread` if it ends by `deadline`.
+pub(super) fn ended_by(thread: JoinHandle<()>, deadline: Instant) -> bool {
+    /// A thread that ends takes well below this; one that is stuck, for ever.
+    const LOOK: Duration = Duration::from_millis(1);
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK);
+    }
+    let _ = thread.join();
+    true
 }
 
 struct Runner {
@@ -159,10 +194,7 @@ struct Runner {
 
 impl Runner {
     fn run(self, mut processor: Box<dyn Processor>) {
-        let recall = Recall {
-            kick: processor.kicker(),
-            halted: Arc::clone(&self.halted),
-        };
+        let recall = Recall { kick: processor.kicker(), halted: Arc::clone(&self.halted) };
         self.gate.register(self.index, Arc::new(recall));
         let mut seen = 0;
         let outcome = catch_unwind(AssertUnwindSafe(|| self.work(&mut *processor, &mut seen)));
@@ -177,7 +209,7 @@ impl Runner {
             match self.gate.pass(&mut seen, || self.board.reset()) {
                 Order::Quit => return,
                 Order::Reset => self.gate.reset_done(),
-                Order::Run => self.gate.close(),
+                Order::Run | Order::RunOn => self.gate.close(),
             }
         }
     }
@@ -198,7 +230,13 @@ impl Runner {
                     self.gate.reset_done();
                     prepared?;
                 }
-                Order::Run => {
+                order @ (Order::Run | Order::RunOn) => {
+                    if order == Order::RunOn {
+                        processor.stood_still()?;
+                    }
+                    if !self.board.hold() {
+                        continue;
+                    }
                     self.deliver_external_interrupt(processor)?;
                     half_done = self.enter(processor)?;
                 }

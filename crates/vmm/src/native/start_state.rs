@@ -1,9 +1,9 @@
 //! The state in which the machine starts a processor: as after reset, with the registers firmware
 //! would have left where a kernel is started without one.
 
-use super::cpuid;
 use engine::{CpuidEntry, EngineError, Msr, Processor};
 use loader::EntryPoint;
+use processor::{guest_cpuid, is_amd, physical_bits};
 
 /// IA32_MTRR_DEF_TYPE (SDM 3A 13.11.2.1): enabled, write-back where no range says otherwise.
 const MTRR_DEFAULT: u32 = 0x2ff;
@@ -23,18 +23,9 @@ const FAST_STRINGS: u64 = 1;
 fn memory_types(physical_bits: u32) -> [Msr; 3] {
     let address_mask = 1u64.checked_shl(physical_bits).map_or(u64::MAX, |n| n - 1);
     [
-        Msr {
-            index: MTRR_BASE_0,
-            value: HOLE,
-        },
-        Msr {
-            index: MTRR_MASK_0,
-            value: (address_mask & !(HOLE_SIZE - 1)) | MTRR_VALID,
-        },
-        Msr {
-            index: MTRR_DEFAULT,
-            value: MTRR_ENABLED_WRITE_BACK,
-        },
+        Msr { index: MTRR_BASE_0, value: HOLE },
+        Msr { index: MTRR_MASK_0, value: (address_mask & !(HOLE_SIZE - 1)) | MTRR_VALID },
+        Msr { index: MTRR_DEFAULT, value: MTRR_ENABLED_WRITE_BACK },
     ]
 }
 
@@ -55,19 +46,16 @@ impl StartState {
         first: bool,
     ) -> Result<(), EngineError> {
         if first {
-            let leaves = cpuid::guest_cpuid(&self.supported, self.count, processor.index());
+            let leaves = guest_cpuid(&self.supported, self.count, processor.index());
             processor.set_cpuid(&leaves)?;
         }
         processor.reset()?;
         let EntryPoint::State { registers, system } = entry else {
             return Ok(());
         };
-        let mut msrs = memory_types(cpuid::physical_bits(&self.supported)).to_vec();
-        if !cpuid::is_amd(&self.supported) {
-            msrs.push(Msr {
-                index: MISC_ENABLE,
-                value: FAST_STRINGS,
-            });
+        let mut msrs = memory_types(physical_bits(&self.supported)).to_vec();
+        if !is_amd(&self.supported) {
+            msrs.push(Msr { index: MISC_ENABLE, value: FAST_STRINGS });
         }
         // Advice to the guest; a guest without it works.
         if let Err(error) = processor.set_msrs(&msrs) {

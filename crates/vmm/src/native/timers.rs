@@ -50,19 +50,13 @@ impl Timers {
 
     /// Makes the thread look at every device and do its chores.
     pub(super) fn wake(&self) {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .woken = true;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).woken = true;
         self.changed.notify_one();
     }
 
     /// Ends the thread.
     pub(super) fn quit(&self) {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .quit = true;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).quit = true;
         self.changed.notify_one();
     }
 
@@ -76,8 +70,7 @@ impl Timers {
             }
             let now = self.clock.now();
             let next = devices.iter().filter_map(|d| advance(d, now)).min();
-            self.armed
-                .store(next.unwrap_or(u64::MAX), Ordering::Release);
+            self.armed.store(next.unwrap_or(u64::MAX), Ordering::Release);
             if !self.wait(next.and_then(|at| self.clock.instant(at))) {
                 return;
             }
@@ -95,19 +88,13 @@ impl Timers {
                 return true;
             }
             state = match until {
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(until) => {
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return true;
                     }
-                    self.changed
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }

@@ -1,6 +1,7 @@
 //! The control socket: JSON lines, several clients, answered in order. Only the user who runs the
 //! VM (and root) is heard.
 
+use super::requests::{ClientId, Requests};
 use super::stream::{Backlog, Outcome, read_some};
 use crate::{EndingSlot, LifeCycle, MachineError};
 use std::io;
@@ -29,9 +30,12 @@ pub(super) struct Subject {
 
 /// A client of the control socket.
 pub(super) struct ControlClient {
+    pub(super) id: ClientId,
     stream: UnixStream,
     line: Vec<u8>,
     replies: Backlog,
+    /// A request of it is under way; those behind it wait, for answers come in order.
+    waiting: bool,
     closed: bool,
 }
 
@@ -55,10 +59,7 @@ pub(super) fn accept(listener: &UnixListener) -> Option<UnixStream> {
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     let own = rustix::process::geteuid();
     if peer.uid != own && !peer.uid.is_root() {
-        tracing::warn!(
-            uid = peer.uid.as_raw(),
-            "a client of another user was turned away"
-        );
+        tracing::warn!(uid = peer.uid.as_raw(), "a client of another user was turned away");
         return None;
     }
     stream.set_nonblocking(true).ok()?;
@@ -67,23 +68,25 @@ pub(super) fn accept(listener: &UnixListener) -> Option<UnixStream> {
 
 impl ControlClient {
     /// The next client waiting, unless there are too many.
-    pub(super) fn accept(listener: &UnixListener, present: usize) -> Option<Self> {
+    pub(super) fn accept(listener: &UnixListener, present: usize, id: ClientId) -> Option<Self> {
         let stream = accept(listener)?;
         if present >= MOST_CLIENTS {
             tracing::warn!(limit = MOST_CLIENTS, "too many control clients");
             return None;
         }
         Some(Self {
+            id,
             stream,
             line: Vec::new(),
             replies: Backlog::default(),
+            waiting: false,
             closed: false,
         })
     }
 
     /// Whether it is to be dropped.
     pub(super) fn finished(&self) -> bool {
-        self.closed && self.replies.is_empty()
+        self.closed && self.replies.is_empty() && !self.waiting
     }
 
     /// Whether answers wait to be written.
@@ -91,21 +94,50 @@ impl ControlClient {
         !self.replies.is_empty()
     }
 
-    /// Whether requests are read: not while the client leaves its answers lying.
+    /// Whether requests are read: not while the client leaves its answers lying, nor any number
+    /// behind one that is under way.
     pub(super) fn wants_read(&self) -> bool {
-        !self.closed && self.replies.is_empty()
+        let room = !self.waiting || self.line.len() <= LONGEST_REQUEST;
+        !self.closed && self.replies.is_empty() && room
     }
 
-    /// Reads requests and answers them.
-    pub(super) fn readable(&mut self, subject: &Subject) {
+    /// Reads requests and answers them, or has them begun.
+    pub(super) fn readable(&mut self, requests: &mut Requests) {
         if read_some(&mut self.stream, &mut self.line) == Outcome::Closed {
             self.closed = true;
         }
-        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.line.drain(..=end).collect();
-            self.answer(&subject.handle_line(&line));
+        self.go_on(requests);
+    }
+
+    /// The answer to the request that was under way.
+    pub(super) fn answered(&mut self, reply: &Reply, requests: &mut Requests) {
+        if std::mem::take(&mut self.waiting) {
+            self.answer(reply);
+            self.go_on(requests);
         }
-        if self.line.len() > LONGEST_REQUEST {
+    }
+
+    /// Takes the requests that were read, up to one that takes time.
+    fn go_on(&mut self, requests: &mut Requests) {
+        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
+            let request = request(&self.line[..end]);
+            if self.waiting {
+                // Nothing but the end of the VM is done before the one under way is.
+                if !matches!(request, Ok(Request::Quit)) {
+                    break;
+                }
+                self.waiting = false;
+                self.answer(&Reply::Refused {
+                    message: "the VM was ended before this was done".to_owned(),
+                });
+            }
+            self.line.drain(..=end);
+            match request.map(|request| requests.begin(self.id, request)) {
+                Ok(Some(reply)) | Err(reply) => self.answer(&reply),
+                Ok(None) => self.waiting = true,
+            }
+        }
+        if self.line.len() > LONGEST_REQUEST && !self.line.contains(&b'\n') {
             self.answer(&Reply::Refused {
                 message: format!("a request is longer than {LONGEST_REQUEST} bytes"),
             });
@@ -144,20 +176,18 @@ impl AsFd for ControlClient {
     }
 }
 
-impl Subject {
-    fn handle_line(&self, line: &[u8]) -> Reply {
-        match serde_json::from_slice(line) {
-            Ok(request) => self.handle(&request),
-            Err(error) => Reply::Refused {
-                message: format!(
-                    "the request is not understood ({error}); this process speaks version {}",
-                    vm_control::VERSION
-                ),
-            },
-        }
-    }
+/// The request a line holds, or the answer to one that holds none.
+fn request(line: &[u8]) -> Result<Request, Reply> {
+    serde_json::from_slice(line).map_err(|error| Reply::Refused {
+        message: format!(
+            "the request is not understood ({error}); this process speaks version {}",
+            vm_control::VERSION
+        ),
+    })
+}
 
-    fn handle(&self, request: &Request) -> Reply {
+impl Subject {
+    pub(super) fn handle(&self, request: &Request) -> Reply {
         let done = match request {
             Request::Status => return Reply::Status(self.status()),
             Request::Statistics => return self.statistics(),
@@ -173,7 +203,7 @@ impl Subject {
             Request::Balloon { target } => match target.checked_mul(1 << 20) {
                 Some(bytes) => self.life.set_balloon(Bytes(bytes)),
                 None => Err(MachineError::Definition {
-                    field: "balloon target",
+                    field: "balloon target".into(),
                     value: format!("{target} MiB"),
                     reason: format!("the VM has {} MiB", self.spec.definition.memory),
                 }),
@@ -220,7 +250,5 @@ impl Subject {
 }
 
 fn refused(error: &MachineError) -> Reply {
-    Reply::Refused {
-        message: error.to_string(),
-    }
+    Reply::Refused { message: error.to_string() }
 }

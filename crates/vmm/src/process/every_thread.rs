@@ -50,10 +50,7 @@ fn restrict_others(reports: &OwnedFd) -> io::Result<()> {
     let mut done = BTreeSet::from([own]);
     // A thread made by one not yet restricted is in a list made after its maker was.
     loop {
-        let fresh: Vec<i32> = threads()?
-            .into_iter()
-            .filter(|t| !done.contains(t))
-            .collect();
+        let fresh: Vec<i32> = threads()?.into_iter().filter(|t| !done.contains(t)).collect();
         if fresh.is_empty() {
             return Ok(());
         }
@@ -67,12 +64,7 @@ fn restrict_others(reports: &OwnedFd) -> io::Result<()> {
 fn threads() -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/task")? {
-        found.extend(
-            entry?
-                .file_name()
-                .to_str()
-                .and_then(|n| n.parse::<i32>().ok()),
-        );
+        found.extend(entry?.file_name().to_str().and_then(|n| n.parse::<i32>().ok()));
     }
     Ok(found)
 }
@@ -87,18 +79,11 @@ fn restrict_one(thread: i32, reports: &OwnedFd) -> io::Result<()> {
             _ => Err(error),
         };
     }
-    let patience = Timespec {
-        tv_sec: 0,
-        tv_nsec: i64::from(LOOK.subsec_nanos()),
-    };
+    let patience = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
     for _ in 0..LOOKS {
         let mut polled = [PollFd::new(reports, PollFlags::IN)];
         match poll(&mut polled, Some(&patience)) {
-            Ok(0)
-                if !Path::new("/proc/self/task")
-                    .join(thread.to_string())
-                    .exists() =>
-            {
+            Ok(0) if !Path::new("/proc/self/task").join(thread.to_string()).exists() => {
                 return Ok(());
             }
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,
@@ -112,13 +97,11 @@ fn restrict_one(thread: i32, reports: &OwnedFd) -> io::Result<()> {
             errno => Err(io::Error::from_raw_os_error(errno)),
         };
     }
-    Err(io::Error::other(format!(
-        "thread {thread} does not answer; start the VM again"
-    )))
+    Err(io::Error::other(format!("thread {thread} does not answer; start the VM again")))
 }
 
 /// Restricts the calling thread; the error number, or 0. Only makes async-signal-safe calls.
-fn restrict_here(ruleset: i32) -> i32 {
+pub(super) fn restrict_here(ruleset: i32) -> i32 {
     // SAFETY: system calls on numbers; without new privileges the kernel lets anybody restrict
     // themselves.
     let failed = unsafe {
@@ -154,9 +137,5 @@ fn disposition(handler: usize) -> io::Result<()> {
         action.sa_flags = libc::SA_RESTART;
         libc::sigaction(signal(), &raw const action, std::ptr::null_mut())
     };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -48,14 +48,9 @@ pub(super) fn prepare(log: OwnedFd, record: &Path) -> Result<(), MachineError> {
     if PREPARED.set(prepared).is_err() {
         return Ok(());
     }
-    for signal in [
-        libc::SIGSEGV,
-        libc::SIGBUS,
-        libc::SIGILL,
-        libc::SIGFPE,
-        libc::SIGABRT,
-        libc::SIGSYS,
-    ] {
+    for signal in
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS]
+    {
         catch(signal)?;
     }
     Ok(())
@@ -75,10 +70,7 @@ fn catch(signal: libc::c_int) -> Result<(), MachineError> {
     if result == 0 {
         Ok(())
     } else {
-        Err(MachineError::system(
-            "cannot catch fatal signals",
-            std::io::Error::last_os_error(),
-        ))
+        Err(MachineError::system("cannot catch fatal signals", std::io::Error::last_os_error()))
     }
 }
 
@@ -171,10 +163,7 @@ struct Text {
 
 impl Text {
     fn new() -> Self {
-        Self {
-            bytes: [0; 192],
-            length: 0,
-        }
+        Self { bytes: [0; 192], length: 0 }
     }
 
     fn push(&mut self, text: &str) {

@@ -34,16 +34,8 @@ impl Log {
             old.push(".1");
             std::fs::rename(path, old)?;
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)?;
-        Ok(Self {
-            file: Mutex::new(file),
-            level,
-            written: AtomicU64::new(0),
-        })
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        Ok(Self { file: Mutex::new(file), level, written: AtomicU64::new(0) })
     }
 
     /// The file, for what is written outside of events.
@@ -73,9 +65,8 @@ impl Subscriber for Log {
 
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(String::with_capacity(128));
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let metadata = event.metadata();
         // Writing to a string does not fail.
         let _ = write!(
@@ -89,9 +80,7 @@ impl Subscriber for Log {
         event.record(&mut line);
         let mut line = line.0;
         if line.len() > LONGEST_LINE {
-            let end = (0..=LONGEST_LINE)
-                .rev()
-                .find(|at| line.is_char_boundary(*at));
+            let end = (0..=LONGEST_LINE).rev().find(|at| line.is_char_boundary(*at));
             line.truncate(end.unwrap_or(0));
         }
         line.push('\n');

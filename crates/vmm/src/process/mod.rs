@@ -5,11 +5,13 @@
 //! Order of a life: lock the pid file, open the log, build the machine, listen, close the sandbox,
 //! start the guest, serve, end, leave an exit record.
 
+mod broker;
 mod control;
 mod every_thread;
 mod last_words;
 mod log;
 pub(crate) mod overhead;
+mod requests;
 mod sandbox;
 mod server;
 mod stream;
@@ -18,9 +20,10 @@ mod terminal;
 
 pub use sandbox::Denied;
 
-use crate::native::NativeMachine;
+use crate::native::{HvtMachine, NativeMachine};
 use crate::tcg::TcgMachine;
 use crate::{Console, EndingSlot, LifeCycle, Machine, MachineError, Surroundings};
+use broker::Broker;
 use control::Subject;
 use definition::EngineChoice;
 use engine::kvm::KvmEngine;
@@ -56,8 +59,8 @@ pub struct Options {
 #[must_use]
 pub fn run(spec: LaunchSpec, typed: Vec<u8>, options: Options) -> u8 {
     let started = Instant::now();
-    let lock = match prepare(&spec, options) {
-        Ok(lock) => lock,
+    let (lock, broker) = match prepare(&spec, options) {
+        Ok(prepared) => prepared,
         Err(error) => {
             eprintln!("{}: {error}", spec.definition.name);
             return EXIT_FAILURE;
@@ -65,7 +68,7 @@ pub fn run(spec: LaunchSpec, typed: Vec<u8>, options: Options) -> u8 {
     };
     let record = Files::new(&spec.runtime, &spec.state).exit_record();
     let name = spec.definition.name.clone();
-    let ending = catch_unwind(AssertUnwindSafe(|| live(spec, typed, options, started)))
+    let ending = catch_unwind(AssertUnwindSafe(|| live(spec, typed, options, started, broker)))
         .unwrap_or_else(|_| {
             Err(MachineError::Part {
                 part: "VM process",
@@ -75,9 +78,7 @@ pub fn run(spec: LaunchSpec, typed: Vec<u8>, options: Options) -> u8 {
         .unwrap_or_else(|error| {
             tracing::error!("{error}");
             eprintln!("{name}: {error}");
-            Ending::Failed {
-                message: error.to_string(),
-            }
+            Ending::Failed { message: error.to_string() }
         });
     tracing::info!(?ending, "ended");
     if let Err(error) = leave_record(&record, &ending) {
@@ -98,13 +99,13 @@ fn exit_code(ending: &Ending) -> u8 {
 }
 
 /// Becomes the process of this VM: files private, pid file locked, log open, signals held.
-fn prepare(spec: &LaunchSpec, options: Options) -> Result<File, MachineError> {
+fn prepare(spec: &LaunchSpec, options: Options) -> Result<(File, Broker), MachineError> {
     use rustix::process::{DumpableBehavior, Signal};
     use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal, umask};
     let failed = |what| move |e: rustix::io::Errno| MachineError::system(what, e.into());
     if spec.version != vm_control::VERSION {
         return Err(MachineError::Definition {
-            field: "version",
+            field: "version".into(),
             value: spec.version.to_string(),
             reason: format!("this program speaks version {}", vm_control::VERSION),
         });
@@ -120,6 +121,7 @@ fn prepare(spec: &LaunchSpec, options: Options) -> Result<File, MachineError> {
     }
     server::hold_signals()?;
     let files = Files::new(&spec.runtime, &spec.state);
+    let broker = Broker::start(&files.vsock())?;
     let lock = lock_pid_file(&files.pid())?;
     let record = files.exit_record();
     match std::fs::remove_file(&record) {
@@ -128,11 +130,7 @@ fn prepare(spec: &LaunchSpec, options: Options) -> Result<File, MachineError> {
         }
         _ => {}
     }
-    let level = if options.verbose {
-        tracing::Level::DEBUG
-    } else {
-        tracing::Level::INFO
-    };
+    let level = if options.verbose { tracing::Level::DEBUG } else { tracing::Level::INFO };
     let log_failed = |e| MachineError::file("cannot open log", files.log(), e);
     let log = log::Log::open(&files.log(), level).map_err(log_failed)?;
     last_words::prepare(log.descriptor().map_err(log_failed)?, &record)?;
@@ -140,7 +138,7 @@ fn prepare(spec: &LaunchSpec, options: Options) -> Result<File, MachineError> {
     let _ = tracing::subscriber::set_global_default(log);
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     tracing::info!(name = spec.definition.name, engine = ?spec.engine, "starting");
-    Ok(lock)
+    Ok((lock, broker))
 }
 
 /// Writes our number into the pid file, which stays locked as long as the process lives.
@@ -158,10 +156,7 @@ fn lock_pid_file(path: &Path) -> Result<File, MachineError> {
         if e == rustix::io::Errno::WOULDBLOCK {
             MachineError::Part {
                 part: "VM",
-                reason: format!(
-                    "already running: {} is locked by another process",
-                    path.display()
-                ),
+                reason: format!("already running: {} is locked by another process", path.display()),
             }
         } else {
             failed(e.into())
@@ -181,12 +176,8 @@ fn leave_record(path: &Path, ending: &Ending) -> std::io::Result<()> {
             .map_or(0, |since| since.as_secs()),
     };
     let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&serde_json::to_vec(&record)?)?;
     file.sync_all()?;
     std::fs::rename(temporary, path)
@@ -198,6 +189,7 @@ fn live(
     typed: Vec<u8>,
     options: Options,
     started: Instant,
+    broker: Broker,
 ) -> Result<Ending, MachineError> {
     let files = Files::new(&spec.runtime, &spec.state);
     let ending = Arc::new(EndingSlot::new()?);
@@ -206,6 +198,7 @@ fn live(
         virtio_console: Arc::new(Console::new(&files.virtio_console_log())?),
         ending: Arc::clone(&ending),
         end_on_reset: spec.foreground,
+        host_ports: Some(Arc::new(broker)),
     };
     let machine = build(&spec, surroundings.clone())?;
     let control = control::listen(&files.control())?;
@@ -215,12 +208,8 @@ fn live(
     ];
     let standard = spec.foreground.then(|| Standard::new(typed)).transpose()?;
     sandbox::close(&reach(&spec), options.denied)?;
-    let subject = Subject {
-        life: LifeCycle::new(machine, Arc::clone(&ending)),
-        ending,
-        spec,
-        started,
-    };
+    let subject =
+        Subject { life: LifeCycle::new(machine, Arc::clone(&ending)), ending, spec, started };
     Server::new(control, terminals, standard, subject)?.serve()
 }
 
@@ -229,11 +218,14 @@ fn build(spec: &LaunchSpec, surroundings: Surroundings) -> Result<Box<dyn Machin
     match spec.engine {
         EngineChoice::Kvm => {
             let engine = KvmEngine::open()?;
+            if spec.definition.boot.hvt.is_some() {
+                return Ok(Box::new(HvtMachine::new(&engine, spec, surroundings)?));
+            }
             Ok(Box::new(NativeMachine::new(&engine, spec, surroundings)?))
         }
         EngineChoice::Tcg => Ok(Box::new(TcgMachine::new(spec, &surroundings)?)),
         EngineChoice::Auto => Err(MachineError::Definition {
-            field: "engine",
+            field: "engine".into(),
             value: "auto".to_owned(),
             reason: "whoever starts a VM process chooses the engine first".to_owned(),
         }),
@@ -243,11 +235,12 @@ fn build(spec: &LaunchSpec, surroundings: Surroundings) -> Result<Box<dyn Machin
 /// What of the host the process needs once it runs: everything else is open already.
 fn reach(spec: &LaunchSpec) -> sandbox::Reach {
     let mut reach = sandbox::Reach {
-        writable: vec![spec.runtime.clone(), spec.state.clone()],
+        own: vec![spec.runtime.clone(), spec.state.clone()],
+        writable: Vec::new(),
         // Its own memory figures.
         readable: vec!["/proc/self".into()],
     };
-    for share in &spec.definition.shares {
+    for share in spec.definition.shares.iter().filter(|share| share.kind.has_device()) {
         if share.read_only {
             reach.readable.push(share.path.clone());
         } else {

@@ -19,11 +19,7 @@ pub(crate) fn resident_without_ram(smaps: &str) -> u64 {
                 let kib = value.trim().trim_end_matches(" kB").parse().unwrap_or(0);
                 total += kib;
             }
-        } else if line
-            .split(' ')
-            .next()
-            .is_some_and(|word| word.contains('-'))
-        {
+        } else if line.split(' ').next().is_some_and(|word| word.contains('-')) {
             is_ram = RAM_MAPPINGS.iter().any(|name| line.contains(name));
         }
     }

@@ -1,9 +1,7 @@
 //! The walls around a VM process. After [`close`] it can use what it has open, the two folders of
-//! its VM and the folders it shares: no other file, no program, no other process, no new privilege.
-//!
-//! One gap is left. vsock connects to sockets that host programs make later, and neither landlock
-//! nor seccomp can tell those from other socket files of the user: who takes the process over can
-//! talk to whatever listens on one.
+//! its VM and the folders it shares: no other file, no program, no other process, no new socket, no
+//! new privilege. The one thing it needs of the host later, connections to programs that listen for
+//! the guest's vsock, it asks of a process with walls of its own ([`super::broker`]).
 
 use super::every_thread;
 use crate::MachineError;
@@ -33,6 +31,10 @@ pub enum Denied {
 /// Files a process keeps access to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reach {
+    /// Folders with full access below them, but no file may be brought in from another folder:
+    /// what lies there is the VM's own. So nobody can put a link to somebody else's socket where
+    /// the broker connects to it.
+    pub(super) own: Vec<PathBuf>,
     /// Folders with full access below them.
     pub(super) writable: Vec<PathBuf>,
     /// Folders or files that can be read.
@@ -52,10 +54,7 @@ pub(super) fn close(reach: &Reach, denied: Denied) -> Result<(), MachineError> {
 }
 
 fn refused(what: &str, error: impl std::fmt::Display) -> MachineError {
-    MachineError::Part {
-        part: "sandbox",
-        reason: format!("{what}: {error}"),
-    }
+    MachineError::Part { part: "sandbox", reason: format!("{what}: {error}") }
 }
 
 fn restrict_files(reach: &Reach) -> Result<(), MachineError> {
@@ -72,11 +71,13 @@ fn restrict_files(reach: &Reach) -> Result<(), MachineError> {
         .map_err(wall)?;
     let mut allow = |path: &Path, access| -> Result<(), MachineError> {
         let file = PathFd::new(path).map_err(|e| refused("landlock", e))?;
-        (&mut rules)
-            .add_rule(PathBeneath::new(file, access))
-            .map_err(wall)?;
+        (&mut rules).add_rule(PathBeneath::new(file, access)).map_err(wall)?;
         Ok(())
     };
+    for path in &reach.own {
+        let bring_in = AccessFs::Refer;
+        allow(path, AccessFs::from_all(abi) & !AccessFs::Execute & !bring_in)?;
+    }
     for path in &reach.writable {
         allow(path, AccessFs::from_all(abi) & !AccessFs::Execute)?;
     }
@@ -202,15 +203,12 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_utimensat,
-    // sockets
+    // open sockets: none is made, bound or connected any more
     libc::SYS_accept,
     libc::SYS_accept4,
-    libc::SYS_bind,
-    libc::SYS_connect,
     libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
-    libc::SYS_listen,
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
@@ -238,6 +236,9 @@ const KVM_IOCTLS: u64 = 0xae00;
 /// The type byte of vhost's (`VHOST_VIRTIO`, linux/vhost.h) and tun's (`_IOW('T', ...)`, which it
 /// shares with terminals).
 const TUN_AND_TERMINAL_IOCTLS: u64 = 0x5400;
+/// The type byte of the ioctls by which a child reports what it leaves with (`SECCOMP_IOC_MAGIC`,
+/// linux/seccomp.h); they work on the descriptor it gave.
+const EXIT_REPORT_IOCTLS: u64 = 0x2100;
 /// Bits 8 to 15 of an ioctl number are its type (asm-generic/ioctl.h).
 const IOCTL_TYPE: u64 = 0xff00;
 /// Pushes a character into the terminal's input, as if typed: a way out of the sandbox.
@@ -256,17 +257,13 @@ fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::Backend
     let thread = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
     rules.push((
         libc::SYS_clone,
-        vec![SeccompRule::new(vec![condition(
-            0,
-            Qword,
-            MaskedEq(thread),
-            thread,
-        )?])?],
+        vec![SeccompRule::new(vec![condition(0, Qword, MaskedEq(thread), thread)?])?],
     ));
     rules.push((
         libc::SYS_ioctl,
         vec![
             SeccompRule::new(vec![condition(1, Dword, MaskedEq(IOCTL_TYPE), KVM_IOCTLS)?])?,
+            SeccompRule::new(vec![condition(1, Dword, MaskedEq(IOCTL_TYPE), EXIT_REPORT_IOCTLS)?])?,
             SeccompRule::new(vec![
                 condition(1, Dword, MaskedEq(IOCTL_TYPE), TUN_AND_TERMINAL_IOCTLS)?,
                 condition(1, Dword, Ne, TIOCSTI)?,
@@ -275,10 +272,8 @@ fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::Backend
         ],
     ));
     // Signals for the threads of this process, and limits of this process, only.
-    for (call, own) in [
-        (libc::SYS_tgkill, u64::from(std::process::id())),
-        (libc::SYS_prlimit64, 0),
-    ] {
+    for (call, own) in [(libc::SYS_tgkill, u64::from(std::process::id())), (libc::SYS_prlimit64, 0)]
+    {
         let rule = SeccompRule::new(vec![condition(0, Dword, Eq, own)?])?;
         rules.push((call, vec![rule]));
     }
@@ -293,24 +288,9 @@ fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::Backend
             prctl(libc::PR_GET_NAME)?,
         ],
     ));
-    // Local sockets only; connections to the host's network belong to passt.
-    rules.push((
-        libc::SYS_socket,
-        vec![SeccompRule::new(vec![condition(
-            0,
-            Dword,
-            Eq,
-            libc::AF_UNIX as u64,
-        )?])?],
-    ));
     rules.push((
         libc::SYS_socketpair,
-        vec![SeccompRule::new(vec![condition(
-            0,
-            Dword,
-            Eq,
-            libc::AF_UNIX as u64,
-        )?])?],
+        vec![SeccompRule::new(vec![condition(0, Dword, Eq, libc::AF_UNIX as u64)?])?],
     ));
     Ok(rules)
 }
@@ -354,9 +334,63 @@ fn restrict_calls(denied: Denied) -> Result<(), MachineError> {
     Ok(())
 }
 
+/// What the vsock broker may do: one thing.
+pub(super) struct BrokerWalls {
+    /// No file can be opened, only named; `None` on a kernel without landlock.
+    pub(super) files: Option<OwnedFd>,
+    /// The system calls of a connection.
+    pub(super) calls: BpfProgram,
+}
+
+/// The broker's walls, made where memory may be had.
+pub(super) fn broker_walls() -> Result<BrokerWalls, MachineError> {
+    use SeccompCmpArgLen::Dword;
+    const CALLS: &[libc::c_long] = &[
+        libc::SYS_close,
+        libc::SYS_connect,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        // The standard library's debug build looks at a descriptor before it closes it.
+        libc::SYS_fcntl,
+        libc::SYS_fstat,
+        libc::SYS_newfstatat,
+        libc::SYS_openat,
+        libc::SYS_recvfrom,
+        libc::SYS_recvmsg,
+        libc::SYS_restart_syscall,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_sendmsg,
+    ];
+    let wall = |e: landlock::RulesetError| refused("landlock", e);
+    let rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V3))
+        .map_err(wall)?
+        .scope(Scope::AbstractUnixSocket)
+        .map_err(wall)?
+        .create()
+        .map_err(wall)?;
+    let wall = |e: seccompiler::BackendError| refused("seccomp", e);
+    let local = SeccompCondition::new(0, Dword, SeccompCmpOp::Eq, libc::AF_UNIX as u64)
+        .and_then(|local| SeccompRule::new(vec![local]))
+        .map_err(wall)?;
+    let mut calls: Vec<_> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    calls.push((libc::SYS_socket, vec![local]));
+    let calls = SeccompFilter::new(
+        calls.into_iter().collect(),
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        std::env::consts::ARCH.try_into().map_err(wall)?,
+    )
+    .and_then(TryInto::try_into)
+    .map_err(wall)?;
+    Ok(BrokerWalls { files: rules.into(), calls })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
     use std::sync::Barrier;
@@ -371,10 +405,13 @@ mod tests {
         calls.dedup();
         assert_eq!(calls.len(), count);
         for never in [
+            libc::SYS_bind,
+            libc::SYS_connect,
             libc::SYS_execve,
             libc::SYS_ptrace,
             libc::SYS_kill,
             libc::SYS_mount,
+            libc::SYS_socket,
         ] {
             assert!(!calls.contains(&never));
         }
@@ -399,18 +436,96 @@ mod tests {
     /// The folder, as [`child`]; then the sandbox is closed.
     fn inside() -> Option<PathBuf> {
         let folder = child()?;
-        close_around(&folder);
+        close_around(&folder, Denied::Fatal);
         Some(folder)
     }
 
-    fn close_around(folder: &Path) {
+    fn close_around(folder: &Path, denied: Denied) {
         let log = std::fs::File::create(folder.join("log")).unwrap();
         super::super::last_words::prepare(log.into(), &folder.join("exit.json")).unwrap();
-        let reach = Reach {
-            writable: vec![folder.to_owned()],
-            readable: Vec::new(),
-        };
-        close(&reach, Denied::Fatal).unwrap();
+        let reach = Reach { own: vec![folder.to_owned()], ..Reach::default() };
+        close(&reach, denied).unwrap();
+    }
+
+    /// What the exit record of a process says that the sandbox ended.
+    fn last_words(folder: &Path) -> String {
+        let record = std::fs::read(folder.join("exit.json")).unwrap();
+        let record: vm_control::ExitRecord = serde_json::from_slice(&record).unwrap();
+        match record.ending {
+            vm_control::Ending::Failed { message } => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_socket_made_before_connects_nowhere_and_the_call_is_named() {
+        let name = "a_socket_made_before_connects_nowhere_and_the_call_is_named";
+        if let Some(folder) = child() {
+            let _listener = UnixListener::bind(folder.join("socket")).unwrap();
+            let (kind, family) = (SocketType::STREAM, AddressFamily::UNIX);
+            let socket = rustix::net::socket(family, kind, None).unwrap();
+            close_around(&folder, Denied::Fatal);
+            let address = SocketAddrUnix::new(folder.join("socket")).unwrap();
+            let _ = rustix::net::connect(&socket, &address);
+            std::process::exit(99);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let output = run_inside(name, folder.path());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let message = last_words(folder.path());
+        assert!(message.starts_with("system call connect "), "{message}");
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(log.trim_end(), message);
+    }
+
+    #[test]
+    fn no_new_socket_is_made_and_no_file_brought_into_the_folders_of_the_vm() {
+        let name = "no_new_socket_is_made_and_no_file_brought_into_the_folders_of_the_vm";
+        if let Some(folder) = child() {
+            let (own, share) = (folder.join("own"), folder.join("share"));
+            let log = std::fs::File::create(own.join("log")).unwrap();
+            super::super::last_words::prepare(log.into(), &own.join("exit.json")).unwrap();
+            let reach = Reach {
+                own: vec![own.clone()],
+                writable: vec![share.clone()],
+                readable: Vec::new(),
+            };
+            close(&reach, Denied::Fatal).unwrap();
+            let link = |from: PathBuf, to: PathBuf| {
+                rustix::fs::link(from, to).map_or_else(|e| e.raw_os_error(), |()| 0)
+            };
+            std::fs::write(own.join("file"), "").unwrap();
+            let facts = [
+                link(share.join("socket"), own.join("vsock.sock_1")),
+                link(own.join("file"), own.join("link")),
+            ];
+            std::fs::write(own.join("facts"), format!("{facts:?}")).unwrap();
+            let _ = UnixStream::connect(own.join("socket"));
+            std::process::exit(99);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["own", "share"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let _listener = UnixListener::bind(folder.path().join("share/socket")).unwrap();
+        let output = run_inside(name, folder.path());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let message = last_words(&folder.path().join("own"));
+        assert!(message.starts_with("system call socket "), "{message}");
+        if !has_landlock() {
+            eprintln!("SKIPPED: this kernel has no landlock");
+            return;
+        }
+        let facts = std::fs::read_to_string(folder.path().join("own/facts")).unwrap();
+        assert_eq!(facts, format!("{:?}", [libc::EXDEV, 0]));
+    }
+
+    fn has_landlock() -> bool {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(ABI::V1))
+            .and_then(Ruleset::create)
+            .is_ok()
     }
 
     #[test]
@@ -424,11 +539,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = run_inside("a_denied_call_ends_the_process_and_is_named", folder.path());
         assert_eq!(output.status.code(), Some(1));
-        let record = std::fs::read(folder.path().join("exit.json")).unwrap();
-        let record: vm_control::ExitRecord = serde_json::from_slice(&record).unwrap();
-        let vm_control::Ending::Failed { message } = record.ending else {
-            panic!("{record:?}");
-        };
+        let message = last_words(folder.path());
         assert!(message.starts_with("system call getpriority "), "{message}");
         let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
         assert_eq!(log.trim_end(), message);
@@ -446,7 +557,7 @@ mod tests {
                     closed.wait();
                     (read(), std::thread::scope(|it| it.spawn(read).join()))
                 });
-                close_around(&folder);
+                close_around(&folder, Denied::Fatal);
                 closed.wait();
                 let outside = format!("{:?} {:?}", read(), before.join().unwrap());
                 std::fs::write(folder.join("own"), "fine").unwrap();
@@ -454,12 +565,7 @@ mod tests {
             });
             std::process::exit(0);
         }
-        if Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::from_all(ABI::V1))
-            .and_then(Ruleset::create)
-            .is_err()
-        {
+        if !has_landlock() {
             eprintln!("SKIPPED: this kernel has no landlock");
             return;
         }
@@ -469,10 +575,7 @@ mod tests {
         let read = |name| std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!(read("own"), "fine");
         let denied = "Err(PermissionDenied)";
-        assert_eq!(
-            read("outside"),
-            format!("{denied} ({denied}, Ok({denied}))")
-        );
+        assert_eq!(read("outside"), format!("{denied} ({denied}, Ok({denied}))"));
     }
 
     #[test]
@@ -480,7 +583,9 @@ mod tests {
         let address = |folder: &Path| {
             SocketAddr::from_abstract_name(folder.as_os_str().as_encoded_bytes()).unwrap()
         };
-        if let Some(folder) = inside() {
+        if let Some(folder) = child() {
+            // Also where system calls are let through for diagnosis.
+            close_around(&folder, Denied::Off);
             let connected = UnixStream::connect_addr(&address(&folder)).map_err(|e| e.kind());
             std::fs::write(folder.join("connected"), format!("{connected:?}")).unwrap();
             std::process::exit(0);

@@ -1,11 +1,13 @@
 //! The loop that serves a running VM.
 
 use super::control::{ControlClient, Subject};
+use super::requests::{ClientId, Requests};
 use super::terminal::{Standard, Terminal};
 use crate::MachineError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vm_control::{Ending, Files};
 
@@ -72,6 +74,7 @@ enum Source {
     Ending,
     Signal,
     Control,
+    Answers,
     ControlClient(usize),
     Output(usize),
     Terminal(usize),
@@ -86,7 +89,9 @@ pub(super) struct Server {
     terminals: Vec<Terminal>,
     standard: Option<Standard>,
     signals: OwnedFd,
-    subject: Subject,
+    subject: Arc<Subject>,
+    requests: Requests,
+    last_client: u64,
     deadline: Option<Instant>,
 }
 
@@ -101,13 +106,16 @@ impl Server {
             .spec
             .timeout
             .and_then(|seconds| subject.started.checked_add(Duration::from_secs(seconds)));
+        let subject = Arc::new(subject);
         Ok(Self {
             control,
             clients: Vec::new(),
             terminals,
             standard,
             signals: signals::descriptor(&ENDING_SIGNALS)?,
+            requests: Requests::new(Arc::clone(&subject))?,
             subject,
+            last_client: 0,
             deadline,
         })
     }
@@ -115,14 +123,15 @@ impl Server {
     /// Starts the guest, serves until the VM ends, and takes it down.
     pub(super) fn serve(mut self) -> Result<Ending, MachineError> {
         let served = self.subject.life.start().and_then(|()| self.wait());
-        self.subject.life.quit();
+        let ended = self.subject.life.quit();
         self.say_goodbye();
         self.remove_sockets();
         // The process ends now and the kernel takes everything back at once, helper processes
         // included (their sockets close). To drop the machine piece by piece would only cost time,
         // and signals to helpers that the sandbox does not allow.
         std::mem::forget(self.subject);
-        served
+        // How the guest ended counts less than that its data may be lost.
+        ended.and(served)
     }
 
     /// Waits for the ending.
@@ -158,9 +167,13 @@ impl Server {
         add(Source::Ending, self.subject.ending.as_fd(), true, false);
         add(Source::Signal, self.signals.as_fd(), true, false);
         add(Source::Control, self.control.as_fd(), true, false);
+        add(Source::Answers, self.requests.as_fd(), true, false);
         for (i, client) in self.clients.iter().enumerate() {
             let (read, write) = (client.wants_read(), client.wants_write());
-            add(Source::ControlClient(i), client.as_fd(), read, write);
+            // One nobody waits for would still report a hang-up, over and over.
+            if read || write {
+                add(Source::ControlClient(i), client.as_fd(), read, write);
+            }
         }
         for (i, terminal) in self.terminals.iter().enumerate() {
             add(Source::Output(i), terminal.console.as_fd(), true, false);
@@ -206,8 +219,16 @@ impl Server {
             Source::Signal => self.subject.ending.end(Ending::Stopped),
             Source::Control => {
                 let present = self.clients.len();
-                self.clients
-                    .extend(ControlClient::accept(&self.control, present));
+                self.last_client += 1;
+                let id = ClientId(self.last_client);
+                self.clients.extend(ControlClient::accept(&self.control, present, id));
+            }
+            Source::Answers => {
+                while let Some((id, reply)) = self.requests.take() {
+                    if let Some(client) = self.clients.iter_mut().find(|it| it.id == id) {
+                        client.answered(&reply, &mut self.requests);
+                    }
+                }
             }
             Source::ControlClient(i) => {
                 if let Some(client) = self.clients.get_mut(i) {
@@ -215,7 +236,7 @@ impl Server {
                         client.writable();
                     }
                     if readable {
-                        client.readable(&self.subject);
+                        client.readable(&mut self.requests);
                     }
                 }
             }
@@ -281,10 +302,7 @@ impl Server {
         let until = Instant::now() + FAREWELL;
         let waiting = |server: &Self| {
             server.clients.iter().any(ControlClient::wants_write)
-                || server
-                    .terminals
-                    .iter()
-                    .any(|t| t.clients.iter().any(|c| c.wants_write()))
+                || server.terminals.iter().any(|t| t.clients.iter().any(|c| c.wants_write()))
         };
         while waiting(self) && Instant::now() < until {
             for client in &mut self.clients {

@@ -9,10 +9,7 @@ macro_rules! table {
 
 /// The name of system call `number`; safe to call in a signal handler.
 pub(super) fn name(number: i64) -> &'static str {
-    NAMES
-        .iter()
-        .find(|(known, _)| *known == number)
-        .map_or("unknown", |(_, name)| name)
+    NAMES.iter().find(|(known, _)| *known == number).map_or("unknown", |(_, name)| name)
 }
 
 table! {

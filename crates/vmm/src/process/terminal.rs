@@ -17,10 +17,7 @@ const MOST_CLIENTS: usize = 16;
 /// is ready, so that the write does not wait (a pipe that is ready takes `PIPE_BUF`, 4096).
 const STDOUT_CHUNK: usize = 512;
 /// How long the end of the process waits for standard output to take more.
-const PATIENCE: Timespec = Timespec {
-    tv_sec: 2,
-    tv_nsec: 0,
-};
+const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// A console and whoever is attached to it.
 pub(super) struct Terminal {
@@ -39,11 +36,7 @@ pub(super) struct TerminalClient {
 
 impl Terminal {
     pub(super) fn new(console: Arc<Console>, path: &Path) -> Result<Self, MachineError> {
-        Ok(Self {
-            console,
-            listener: super::control::listen(path)?,
-            clients: Vec::new(),
-        })
+        Ok(Self { console, listener: super::control::listen(path)?, clients: Vec::new() })
     }
 
     /// Someone attaches: shows the end of what was printed, and has the keyboard from now on.
@@ -158,10 +151,7 @@ impl Standard {
 
     /// The input, while it is wanted.
     pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
-        self.input
-            .as_ref()
-            .filter(|_| self.waiting.is_empty())
-            .map(AsFd::as_fd)
+        self.input.as_ref().filter(|_| self.waiting.is_empty()).map(AsFd::as_fd)
     }
 
     /// The output, while something waits for it.

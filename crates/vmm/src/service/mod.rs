@@ -5,13 +5,16 @@
 //! life to the thread that made it.
 #![allow(unsafe_code)]
 
+mod exit_code;
 mod passt;
 mod virtiofsd;
 
 pub use passt::passt;
-pub use virtiofsd::virtiofsd;
+pub use virtiofsd::{shared_folder, virtiofsd};
 
 use crate::MachineError;
+use exit_code::ExitReports;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, pidfd_open, pidfd_send_signal,
     waitid,
@@ -20,7 +23,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -50,14 +53,24 @@ pub struct Service {
     program: &'static str,
     pid: u32,
     process: OwnedFd,
+    exit: Option<ExitReports>,
     words: Arc<Mutex<VecDeque<String>>>,
     listener: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How much of the number it leaves with a service tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCode {
+    /// Eight bits, as every program.
+    Usual,
+    /// All, where the kernel can ask it (Linux 5.5).
+    Whole,
 }
 
 /// How a service ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceEnd {
-    /// It left with this code.
+    /// It left with this code; of a program started with [`ExitCode::Whole`] all of it.
     Code(i32),
     /// This signal killed it.
     Signal(i32),
@@ -83,17 +96,21 @@ impl Service {
         install: &'static str,
         arguments: &[OsString],
         pass: &[BorrowedFd<'_>],
+        exit: ExitCode,
     ) -> Result<Self, MachineError> {
         let failed = |reason| MachineError::Child { program, reason };
         let path = engine::discovery::program_path(program)
             .ok_or_else(|| failed(format!("it is not installed; {install}")))?;
         let mut command = Command::new(&path);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         bind(&mut command, pass);
+        let reports = match exit {
+            ExitCode::Usual => None,
+            ExitCode::Whole => Some(
+                tell_whole_exit_code(&mut command)
+                    .map_err(|e| failed(format!("no socket for its exit code: {e}")))?,
+            ),
+        };
         let mut child = command
             .spawn()
             .map_err(|e| failed(format!("{} cannot be started: {e}", path.display())))?;
@@ -107,13 +124,13 @@ impl Service {
                 .name(format!("{program} log"))
                 .spawn(move || listen(program, stderr, &words))
         });
-        let listener = listener
-            .transpose()
-            .map_err(|e| failed(format!("no thread for its messages: {e}")))?;
+        let listener =
+            listener.transpose().map_err(|e| failed(format!("no thread for its messages: {e}")))?;
         Ok(Self {
             program,
             pid: child.id(),
             process,
+            exit: reports.and_then(|(ours, _theirs)| ExitReports::receive(&ours)),
             words,
             listener: Mutex::new(listener),
         })
@@ -180,13 +197,36 @@ impl Service {
     /// # Errors
     /// The system does not say, or somebody was told already.
     pub fn wait(&self) -> Result<ServiceEnd, MachineError> {
+        let whole = self.wait_for_exit();
         let end = self.ask(WaitIdOptions::EXITED)?;
         let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listener) = listener.take() {
             // A listener that panicked has nothing more to say.
             let _ = listener.join();
         }
-        Ok(end.unwrap_or(ServiceEnd::Code(0)))
+        Ok(match (end, whole) {
+            (Some(ServiceEnd::Code(_)), Some(code)) => ServiceEnd::Code(code),
+            (end, _) => end.unwrap_or(ServiceEnd::Code(0)),
+        })
+    }
+
+    /// Waits until it has left, and hears what it says about that.
+    fn wait_for_exit(&self) -> Option<i32> {
+        let reports = self.exit.as_ref()?;
+        let mut code = None;
+        loop {
+            let mut watched =
+                [PollFd::new(&self.process, PollFlags::IN), PollFd::new(reports, PollFlags::IN)];
+            match poll(&mut watched, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return code,
+            }
+            if watched[1].revents().contains(PollFlags::IN) {
+                code = reports.take().or(code);
+            } else if !watched[0].revents().is_empty() || !watched[1].revents().is_empty() {
+                return code;
+            }
+        }
     }
 
     fn ask(&self, options: WaitIdOptions) -> Result<Option<ServiceEnd>, MachineError> {
@@ -262,17 +302,23 @@ fn bind(command: &mut Command, pass: &[BorrowedFd<'_>]) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Makes the child report its whole exit code; both ends of the socket the reports' descriptor
+/// comes over, the child's to be kept until it has started.
+fn tell_whole_exit_code(command: &mut Command) -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let parent = theirs.as_raw_fd();
+    // SAFETY: the closure allocates nothing and takes no lock; it makes async-signal-safe calls.
+    unsafe { command.pre_exec(move || exit_code::report_to(parent)) };
+    Ok((ours, theirs))
+}
+
 /// Takes a service's messages to the log, line by line.
 fn listen(program: &'static str, stderr: impl Read, words: &Mutex<VecDeque<String>>) {
     let mut stderr = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
         line.clear();
-        match stderr
-            .by_ref()
-            .take(LONGEST_LINE)
-            .read_until(b'\n', &mut line)
-        {
+        match stderr.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
@@ -296,7 +342,35 @@ mod tests {
 
     fn shell(script: &str, pass: &[BorrowedFd<'_>]) -> Service {
         let arguments = ["-c".into(), script.into()];
-        Service::start("sh", "install the package dash", &arguments, pass).unwrap()
+        Service::start("sh", "install the package dash", &arguments, pass, ExitCode::Usual).unwrap()
+    }
+
+    #[test]
+    fn a_service_that_tells_its_whole_exit_code_is_understood() {
+        // The shell cuts its code to eight bits; Python hands it on as it is.
+        let leave = |code: i32| {
+            let script = format!("import ctypes; ctypes.CDLL(None)._exit({code})");
+            let arguments = ["-c".into(), script.into()];
+            Service::start(
+                "python3",
+                "install the package python3",
+                &arguments,
+                &[],
+                ExitCode::Whole,
+            )
+        };
+        if let Err(error) = leave(0) {
+            eprintln!("SKIPPED: {error}");
+            return;
+        }
+        for code in [0, 3, 255, 256, 401, 0x1fe, 0x1234_5701] {
+            let service = leave(code).unwrap();
+            assert_eq!(service.wait().unwrap(), ServiceEnd::Code(code));
+        }
+        let killed = leave(401).unwrap();
+        killed.kill();
+        let end = killed.wait().unwrap();
+        assert!([ServiceEnd::Signal(9), ServiceEnd::Code(401)].contains(&end), "{end}");
     }
 
     #[test]
@@ -319,25 +393,29 @@ mod tests {
     fn a_service_gets_the_descriptors_meant_for_it_and_no_other() {
         let (ours, theirs) = std::io::pipe().unwrap();
         let (other, _end) = std::io::pipe().unwrap();
-        let script = format!(
-            "echo hello > /proc/self/fd/{}; [ -e /proc/self/fd/{} ] && echo leak >&2",
-            theirs.as_raw_fd(),
-            other.as_raw_fd()
-        );
+        // By what it is, not by its number: the shell opens files of its own.
+        let pipe = |end: BorrowedFd<'_>| {
+            let inode = rustix::fs::fstat(end).unwrap().st_ino;
+            format!("pipe:[{inode}]")
+        };
+        let (meant, not_meant) = (pipe(theirs.as_fd()), pipe(other.as_fd()));
+        let script =
+            format!("echo hello > /proc/self/fd/{}; ls -l /proc/$$/fd >&2", theirs.as_raw_fd());
         let service = shell(&script, &[theirs.as_fd()]);
         drop(theirs);
         let mut text = String::new();
         (&ours).read_to_string(&mut text).unwrap();
         service.wait().unwrap();
-        assert_eq!(
-            (text.as_str(), service.last_words().as_str()),
-            ("hello\n", "")
-        );
+        assert_eq!(text, "hello\n");
+        let open = service.last_words();
+        assert!(open.contains(&meant), "{meant} in {open}");
+        assert!(!open.contains(&not_meant), "{not_meant} in {open}");
     }
 
     #[test]
     fn a_missing_program_says_how_to_come_by_it() {
-        let missing = Service::start("no-such-program", "install the package x", &[], &[]);
+        let missing =
+            Service::start("no-such-program", "install the package x", &[], &[], ExitCode::Usual);
         let message = missing.err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("install the package x"), "{message}");
     }

@@ -1,6 +1,6 @@
 //! passt: user-mode networking for one card.
 
-use super::Service;
+use super::{ExitCode, Service};
 use crate::MachineError;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -25,6 +25,7 @@ pub fn passt() -> Result<(Service, UnixStream), MachineError> {
         "install the package passt",
         &arguments,
         &[theirs.as_fd()],
+        ExitCode::Usual,
     )?;
     Ok((service, ours))
 }

@@ -1,7 +1,7 @@
 //! A VM's definition in QEMU's words: the machine that engine `kvm` builds itself, asked of QEMU.
 //! Pure: looks at nothing but its arguments.
 
-use definition::{DiskFormat, NetworkMode, RateLimit, ShareKind, VmDefinition};
+use definition::{DiskFormat, RateLimit, ShareKind, VmDefinition};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -19,6 +19,10 @@ pub(super) struct Wiring {
     pub(super) virtio_console: RawFd,
     /// Where QEMU writes its own trace of processor resets.
     pub(super) trace: RawFd,
+    /// File with the agent's token.
+    pub(super) agent_token: Option<PathBuf>,
+    /// Where QEMU listens for the daemon, at the other end of the guest's serial port for agents.
+    pub(super) agent_port: PathBuf,
     /// Where our vsock device is served.
     pub(super) vsock: PathBuf,
     /// One for each network card.
@@ -40,8 +44,8 @@ pub(super) struct Wiring {
 pub(super) enum NetworkEnd {
     /// passt's socket.
     Stream(RawFd),
-    /// The interface named in the definition.
-    Tap,
+    /// The tap interface.
+    Tap(RawFd),
 }
 
 /// One file of a disk.
@@ -144,51 +148,41 @@ fn channels(line: &mut Line, wiring: &Wiring) {
     ] {
         line.option("-chardev", socket(id, descriptor));
     }
-    line.option(
-        "-mon",
-        options("")
-            .with("chardev", "monitor")
-            .with("mode", "control"),
-    );
+    line.option("-mon", options("").with("chardev", "monitor").with("mode", "control"));
     line.option("-serial", options("chardev:serial"));
     // Ports of engine kvm's chipset.
-    line.option(
-        "-device",
-        options("isa-debugcon")
-            .with("iobase", "0xe9")
-            .with("chardev", "debug"),
-    );
-    line.option(
-        "-device",
-        options("isa-debug-exit")
-            .with("iobase", "0xf4")
-            .with("iosize", "4"),
-    );
+    line.option("-device", options("isa-debugcon").with("iobase", "0xe9").with("chardev", "debug"));
+    line.option("-device", options("isa-debug-exit").with("iobase", "0xf4").with("iosize", "4"));
     line.option("-device", modern("virtio-serial-pci").with("id", "ports"));
+    line.option("-device", options("virtconsole").with("bus", "ports.0").with("chardev", "hvc"));
+    // For agents of guests without vsock.
+    line.option(
+        "-chardev",
+        options("socket")
+            .with("id", "agent")
+            .with("path", &wiring.agent_port)
+            .with("server", "on")
+            .with("wait", "off"),
+    );
     line.option(
         "-device",
-        options("virtconsole")
+        options("virtserialport")
             .with("bus", "ports.0")
-            .with("chardev", "hvc"),
+            .with("chardev", "agent")
+            .with("name", vm_control::AGENT_PORT),
     );
     line.option("-object", options("rng-builtin").with("id", "entropy"));
     line.option("-device", modern("virtio-rng-pci").with("rng", "entropy"));
     line.option(
         "-device",
-        modern("virtio-balloon-pci")
-            .with("id", "balloon")
-            .with("free-page-reporting", "on"),
+        modern("virtio-balloon-pci").with("id", "balloon").with("free-page-reporting", "on"),
     );
-    line.option(
-        "-chardev",
-        options("socket")
-            .with("id", "vsock")
-            .with("path", &wiring.vsock),
-    );
-    line.option(
-        "-device",
-        options("vhost-user-vsock-pci").with("chardev", "vsock"),
-    );
+    if let Some(token) = &wiring.agent_token {
+        let name = vm_control::AGENT_TOKEN_FILE;
+        line.option("-fw_cfg", options("").with("name", name).with("file", token));
+    }
+    line.option("-chardev", options("socket").with("id", "vsock").with("path", &wiring.vsock));
+    line.option("-device", options("vhost-user-vsock-pci").with("chardev", "vsock"));
 }
 
 fn boot(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
@@ -237,10 +231,7 @@ fn disk(line: &mut Line, vm: &VmDefinition, index: usize, layers: &[Layer], boot
             .with("node-name", layer_name(index, depth))
             .with("read-only", on(read_only))
             .with("discard", "unmap")
-            .with(
-                "file.driver",
-                if layer.device { "host_device" } else { "file" },
-            )
+            .with("file.driver", if layer.device { "host_device" } else { "file" })
             .with("file.filename", &layer.path)
             .with("file.discard", "unmap");
         if layer.format == DiskFormat::Qcow2 {
@@ -272,9 +263,8 @@ fn disk(line: &mut Line, vm: &VmDefinition, index: usize, layers: &[Layer], boot
         );
         top = throttled;
     }
-    let mut device = modern("virtio-blk-pci")
-        .with("id", format!("block{index}"))
-        .with("drive", &top);
+    let mut device =
+        modern("virtio-blk-pci").with("id", format!("block{index}")).with("drive", &top);
     if bootable {
         device = device.with("bootindex", index.to_string());
     }
@@ -294,18 +284,15 @@ fn format_name(format: DiskFormat) -> &'static str {
 
 fn network(line: &mut Line, vm: &VmDefinition, index: usize, end: NetworkEnd) {
     let id = format!("net{index}");
-    let backend = match (end, &vm.networks[index].mode) {
-        (NetworkEnd::Tap, NetworkMode::Tap { interface }) => options("tap")
-            .with("id", &id)
-            .with("ifname", interface)
-            .with("script", "no")
-            .with("downscript", "no"),
-        (NetworkEnd::Stream(descriptor), _) => options("stream")
+    let backend = match end {
+        NetworkEnd::Tap(descriptor) => {
+            options("tap").with("id", &id).with("fd", descriptor.to_string())
+        }
+        NetworkEnd::Stream(descriptor) => options("stream")
             .with("id", &id)
             .with("server", "off")
             .with("addr.type", "fd")
             .with("addr.str", descriptor.to_string()),
-        (NetworkEnd::Tap, NetworkMode::Passt) => return,
     };
     line.option("-netdev", backend);
     line.option(
@@ -335,31 +322,22 @@ fn share(line: &mut Line, vm: &VmDefinition, index: usize, socket: Option<&Path>
             );
             line.option(
                 "-device",
-                modern("virtio-9p-pci")
-                    .with("fsdev", &id)
-                    .with("mount_tag", &share.tag),
+                modern("virtio-9p-pci").with("fsdev", &id).with("mount_tag", &share.tag),
             );
         }
         (ShareKind::VirtioFs, Some(path)) => {
-            line.option(
-                "-chardev",
-                options("socket").with("id", &id).with("path", path),
-            );
+            line.option("-chardev", options("socket").with("id", &id).with("path", path));
             line.option(
                 "-device",
-                options("vhost-user-fs-pci")
-                    .with("chardev", &id)
-                    .with("tag", &share.tag),
+                options("vhost-user-fs-pci").with("chardev", &id).with("tag", &share.tag),
             );
         }
-        (ShareKind::VirtioFs, None) => {}
+        (ShareKind::VirtioFs, None) | (ShareKind::Vsock, _) => {}
     }
 }
 
 fn socket(id: &str, descriptor: RawFd) -> Options {
-    options("socket")
-        .with("id", id)
-        .with("fd", descriptor.to_string())
+    options("socket").with("id", id).with("fd", descriptor.to_string())
 }
 
 /// A virtio device without the interface from before virtio 1.0, as ours are.
@@ -429,6 +407,8 @@ mod tests {
             debug: 5,
             virtio_console: 6,
             trace: 7,
+            agent_token: None,
+            agent_port: "/run/vm,1/agent.sock".into(),
             vsock: "/run/vsock-device.sock".into(),
             networks: vec![],
             disks: vec![],
@@ -462,27 +442,26 @@ mod tests {
     }
 
     #[test]
+    fn agents_have_a_serial_port() {
+        let line = line("", &wiring());
+        let chardev = "-chardev socket,id=agent,path=/run/vm,,1/agent.sock,server=on,wait=off";
+        assert!(line.contains(chardev), "{line}");
+        let device = "virtserialport,bus=ports.0,chardev=agent,name=org.macrohard.agent";
+        assert!(line.contains(device), "{line}");
+    }
+
+    #[test]
     fn a_kernel_brings_its_initrd_and_command_line() {
         let text = "[boot]\nkernel = \"/k,1\"\ninitrd = \"/i,1\"\nappend = \"a=b,c\"\n";
         let line_linux = line(text, &wiring());
-        assert!(
-            line_linux.contains("-kernel /k,1 -initrd /i,1 -append a=b,c"),
-            "{line_linux}"
-        );
-        let multiboot = Wiring {
-            multiboot: true,
-            ..wiring()
-        };
+        assert!(line_linux.contains("-kernel /k,1 -initrd /i,1 -append a=b,c"), "{line_linux}");
+        let multiboot = Wiring { multiboot: true, ..wiring() };
         assert!(line(text, &multiboot).contains("-initrd /i,,1"));
     }
 
     #[test]
     fn a_chain_of_images_is_named_layer_by_layer() {
-        let layer = |path: &str, format| Layer {
-            path: path.into(),
-            format,
-            device: false,
-        };
+        let layer = |path: &str, format| Layer { path: path.into(), format, device: false };
         let wiring = Wiring {
             disks: vec![vec![
                 layer("/d/top,1.qcow2", DiskFormat::Qcow2),
@@ -523,7 +502,7 @@ mod tests {
     #[test]
     fn cards_and_shares_have_their_other_ends() {
         let wiring = Wiring {
-            networks: vec![NetworkEnd::Stream(9), NetworkEnd::Tap],
+            networks: vec![NetworkEnd::Stream(9), NetworkEnd::Tap(10)],
             shares: vec![None, Some("/run/fs.sock".into())],
             ..wiring()
         };
@@ -534,7 +513,7 @@ mod tests {
         let line = line(text, &wiring);
         assert!(line.contains("addr.type=fd,addr.str=9"), "{line}");
         assert!(line.contains("mac=52:54:00:00:00:01"));
-        assert!(line.contains("tap,id=net1,ifname=tap0,script=no"));
+        assert!(line.contains("tap,id=net1,fd=10"));
         assert!(line.contains("path=/srv/x,,y,security_model=none,multidevs=remap,readonly=on"));
         assert!(line.contains("vhost-user-fs-pci,chardev=share1,tag=b"));
     }
@@ -542,10 +521,7 @@ mod tests {
     #[test]
     fn uefi_has_two_chips() {
         let wiring = Wiring {
-            flash: Some(Flash {
-                code: "/code.fd".into(),
-                variables: Some("/vars.fd".into()),
-            }),
+            flash: Some(Flash { code: "/code.fd".into(), variables: Some("/vars.fd".into()) }),
             end_on_reset: true,
             ..wiring()
         };

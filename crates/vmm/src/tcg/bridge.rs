@@ -41,10 +41,7 @@ pub(super) fn bridge(
         typed,
         waiting: Vec::new(),
     };
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || bridge.run())
-        .map_err(system)
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || bridge.run()).map_err(system)
 }
 
 struct Bridge {
@@ -122,10 +119,7 @@ impl Bridge {
 }
 
 fn later(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 #[cfg(test)]

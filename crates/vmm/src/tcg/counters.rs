@@ -61,10 +61,7 @@ impl Accounts {
                 devices.insert(name, counters);
             }
         }
-        devices.insert(
-            "qemu".to_owned(),
-            processor_time(&read(&self.whole)?, self.ticks),
-        );
+        devices.insert("qemu".to_owned(), processor_time(&read(&self.whole)?, self.ticks));
         let processors = self.processors.iter();
         Ok(Statistics {
             processors: processors
@@ -118,10 +115,7 @@ fn disk(block: &Value) -> Option<(String, Counters)> {
     let path = block["qdev"].as_str()?;
     let name = path.split('/').find(|part| part.starts_with("block"))?;
     let sum = |prefix: &str, kinds: &[&str]| -> Option<u64> {
-        kinds
-            .iter()
-            .map(|kind| block["stats"][format!("{prefix}{kind}_operations")].as_u64())
-            .sum()
+        kinds.iter().map(|kind| block["stats"][format!("{prefix}{kind}_operations")].as_u64()).sum()
     };
     let bytes = |key: &str| block["stats"][key].as_u64();
     let all = ["rd", "wr", "flush", "unmap"];
@@ -133,9 +127,7 @@ fn disk(block: &Value) -> Option<(String, Counters)> {
         ("errors", sum("failed_", &all)),
         ("refused", sum("invalid_", &all)),
     ];
-    let counters = counters
-        .into_iter()
-        .filter_map(|(name, count)| Some((name.to_owned(), count?)));
+    let counters = counters.into_iter().filter_map(|(name, count)| Some((name.to_owned(), count?)));
     Some((name.to_owned(), counters.collect()))
 }
 
@@ -165,10 +157,7 @@ mod tests {
         assert_eq!(name, "block1");
         assert_eq!(counters["requests"], 6);
         assert_eq!(counters["bytes-read"], 4096);
-        assert!(
-            !counters.contains_key("errors"),
-            "QEMU said nothing of them"
-        );
+        assert!(!counters.contains_key("errors"), "QEMU said nothing of them");
         assert!(disk(&json!({"qdev": "/machine/system.flash0"})).is_none());
     }
 }

@@ -10,15 +10,10 @@ use std::path::Path;
 /// The image of `disk` and its backing files. Opened once the way engine `kvm` would, so that a
 /// missing, locked, corrupt or reaching-out image is refused with the same words; QEMU then takes
 /// its own locks on the same bytes.
-pub(super) fn layers(disk: &Disk) -> Result<Vec<Layer>, MachineError> {
-    let refused = |error: DiskError| MachineError::Part {
-        part: "disk",
-        reason: error.to_string(),
-    };
-    let options = OpenOptions {
-        read_only: disk.read_only,
-        ..OpenOptions::new(to_format(disk.format))
-    };
+pub(super) fn layers(index: usize, disk: &Disk) -> Result<Vec<Layer>, MachineError> {
+    let refused = |error: DiskError| crate::disks::refused(index, &disk.path, &error);
+    let options =
+        OpenOptions { read_only: disk.read_only, ..OpenOptions::new(to_format(disk.format)) };
     let files = options.open(&disk.path).map_err(refused)?.files();
     let mut layers = Vec::with_capacity(files.len());
     let mut format = Some(disk.format);
@@ -27,11 +22,7 @@ pub(super) fn layers(disk: &Disk) -> Result<Vec<Layer>, MachineError> {
         let Some(known) = format else { break };
         let below = disk::information(&path, to_format(known)).map_err(refused)?;
         format = below.backing_format.as_deref().and_then(from_name);
-        layers.push(Layer {
-            device: is_device(&path)?,
-            path,
-            format: known,
-        });
+        layers.push(Layer { device: is_device(&path)?, path, format: known });
     }
     Ok(layers)
 }
@@ -72,12 +63,7 @@ mod tests {
     }
 
     fn qcow2(path: &Path) -> Disk {
-        Disk {
-            path: path.to_owned(),
-            format: DiskFormat::Qcow2,
-            read_only: false,
-            limit: None,
-        }
+        Disk { path: path.to_owned(), format: DiskFormat::Qcow2, read_only: false, limit: None }
     }
 
     #[test]
@@ -88,12 +74,9 @@ mod tests {
         std::fs::write(&base, vec![0; 1 << 20]).unwrap();
         image(&middle, Some((&base, Format::Raw)));
         image(&top, Some((&middle, Format::Qcow2)));
-        let layers = layers(&qcow2(&top)).unwrap();
+        let layers = layers(0, &qcow2(&top)).unwrap();
         let formats: Vec<_> = layers.iter().map(|layer| layer.format).collect();
-        assert_eq!(
-            formats,
-            [DiskFormat::Qcow2, DiskFormat::Qcow2, DiskFormat::Raw]
-        );
+        assert_eq!(formats, [DiskFormat::Qcow2, DiskFormat::Qcow2, DiskFormat::Raw]);
         assert!(layers[2].path.ends_with("base.img"));
     }
 
@@ -105,14 +88,15 @@ mod tests {
         std::fs::write(&secret, vec![0; 1 << 20]).unwrap();
         let top = folder.path().join("top.qcow2");
         image(&top, Some((&secret, Format::Raw)));
-        let message = layers(&qcow2(&top)).unwrap_err().to_string();
+        let message = layers(0, &qcow2(&top)).unwrap_err().to_string();
         assert!(message.contains("secret"), "{message}");
     }
 
     #[test]
     fn a_missing_image_is_named() {
         let missing = qcow2(Path::new("/no/such/image"));
-        let message = layers(&missing).unwrap_err().to_string();
+        let message = layers(1, &missing).unwrap_err().to_string();
+        assert!(message.starts_with("disk[1].path = "), "{message}");
         assert!(message.contains("/no/such/image"), "{message}");
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn ending(end: ServiceEnd, signs: &Signs) -> Ending {
                 return failed();
             }
             Ending::DebugExit {
-                code: u8::try_from(code >> 1 & 0x7f).unwrap_or(0),
+                // As on engine kvm the first byte of what was written.
+                code: u8::try_from(code >> 1 & 0xff).unwrap_or(0),
             }
         }
         Some("host-signal" | "host-qmp-quit") => Ending::Stopped,
@@ -47,22 +48,22 @@ mod tests {
     use super::*;
 
     fn signs(shutdown: Option<&str>, last_words: &str) -> Signs {
-        Signs {
-            shutdown: shutdown.map(str::to_owned),
-            last_words: last_words.to_owned(),
-        }
+        Signs { shutdown: shutdown.map(str::to_owned), last_words: last_words.to_owned() }
     }
 
     #[test]
     fn a_debug_exit_gives_its_value() {
-        for code in [0, 1, 16, 127] {
+        for code in [0, 1, 16, 127, 200, 255] {
             let end = ServiceEnd::Code(code << 1 | 1);
-            let expected = Ending::DebugExit {
-                code: u8::try_from(code).unwrap(),
-            };
+            let expected = Ending::DebugExit { code: u8::try_from(code).unwrap() };
             assert_eq!(ending(end, &signs(Some("guest-shutdown"), "")), expected);
             assert_eq!(ending(end, &signs(None, "")), expected);
         }
+        let wide = ServiceEnd::Code((0x1234_56c8 << 1) | 1);
+        assert_eq!(
+            ending(wide, &signs(Some("guest-shutdown"), "")),
+            Ending::DebugExit { code: 200 }
+        );
     }
 
     #[test]
@@ -79,16 +80,9 @@ mod tests {
         let said = ending(ServiceEnd::Code(1), &signs(None, "qemu: no memory"));
         assert_eq!(
             said,
-            Ending::Failed {
-                message: "QEMU ended with code 1: qemu: no memory".to_owned()
-            }
+            Ending::Failed { message: "QEMU ended with code 1: qemu: no memory".to_owned() }
         );
         let killed = ending(ServiceEnd::Signal(11), &signs(None, ""));
-        assert_eq!(
-            killed,
-            Ending::Failed {
-                message: "QEMU was killed by signal 11".to_owned()
-            }
-        );
+        assert_eq!(killed, Ending::Failed { message: "QEMU was killed by signal 11".to_owned() });
     }
 }

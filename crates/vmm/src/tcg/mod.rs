@@ -14,8 +14,8 @@ mod qmp;
 mod reset;
 
 use crate::flash::FlashFiles;
-use crate::service::{self, Service};
-use crate::{Machine, MachineError, Surroundings};
+use crate::service::{self, ExitCode, Service};
+use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use arguments::{Flash, NetworkEnd, Wiring};
 use counters::Accounts;
 use definition::{NetworkMode, ShareKind, VmDefinition};
@@ -27,8 +27,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -37,6 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use units::Bytes;
+use virtio::net::Tap;
 use virtio::vhost_user::Server;
 use virtio::vsock::Vsock;
 use vm_control::{Ending, Files, LaunchSpec, Statistics};
@@ -84,11 +86,17 @@ impl TcgMachine {
     /// a process beside it does not start.
     pub fn new(spec: &LaunchSpec, surroundings: &Surroundings) -> Result<Self, MachineError> {
         let vm = &spec.definition;
+        if let Some(unikernel) = &vm.boot.hvt {
+            return Err(no_tender(unikernel));
+        }
         let files = Files::new(&spec.runtime, &spec.state);
         let multiboot = match kernel_kind(vm)? {
             Some(ImageKind::Tiny) => return Err(tiny_guest(vm)),
             kind => kind == Some(ImageKind::Multiboot),
         };
+        if multiboot {
+            module_without_spaces(vm)?;
+        }
         let (monitor, qemu_monitor) = pair()?;
         let (serial, qemu_serial) = pair()?;
         let (debug, qemu_debug) = pair()?;
@@ -96,7 +104,7 @@ impl TcgMachine {
         let (trace, qemu_trace) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|e| MachineError::system("cannot make a pipe for QEMU", e.into()))?;
         let vsock_socket = spec.runtime.join("vsock-device.sock");
-        let vsock = serve_vsock(&files, &vsock_socket)?;
+        let vsock = serve_vsock(&files, &vsock_socket, surroundings)?;
         let mut services = Vec::new();
         let (networks, network_ends) = networks(vm, &mut services)?;
         let wiring = Wiring {
@@ -105,12 +113,15 @@ impl TcgMachine {
             debug: qemu_debug.as_raw_fd(),
             virtio_console: qemu_virtio_console.as_raw_fd(),
             trace: qemu_trace.as_raw_fd(),
+            agent_token: agent_token(spec, &files)?,
+            agent_port: files.agent_port(),
             vsock: vsock_socket.clone(),
             networks,
             disks: vm
                 .disks
                 .iter()
-                .map(disks::layers)
+                .enumerate()
+                .map(|(index, disk)| disks::layers(index, disk))
                 .collect::<Result<_, _>>()?,
             shares: shares(vm, spec, &mut services)?,
             flash: flash(vm, &files)?,
@@ -127,7 +138,7 @@ impl TcgMachine {
         pass.extend(network_ends.iter().map(AsFd::as_fd));
         let line = arguments::arguments(vm, &wiring);
         tracing::debug!(?line, "QEMU's command line");
-        let qemu = Service::start(QEMU, INSTALL, &line, &pass)?;
+        let qemu = Service::start(QEMU, INSTALL, &line, &pass, ExitCode::Whole)?;
         // From here on only QEMU holds its ends, so that its end closes them.
         drop((qemu_monitor, qemu_serial, qemu_debug, qemu_virtio_console));
         drop((qemu_trace, network_ends));
@@ -210,7 +221,7 @@ impl Machine for TcgMachine {
         self.qmp.execute("system_powerdown", json!({})).map(|_| ())
     }
 
-    fn quit(&self) {
+    fn quit(&self) -> Result<(), MachineError> {
         self.shared.quitting.store(true, SeqCst);
         // By signal: it works however the monitor stands.
         self.qemu.terminate();
@@ -221,18 +232,23 @@ impl Machine for TcgMachine {
             tracing::warn!("QEMU does not leave; it is killed");
             self.qemu.kill();
             // Nothing is ever sent: the other end goes when QEMU has been buried.
-            let _ = obituary.recv();
+            if obituary.recv_timeout(QUIT_PATIENCE - FAREWELL) == Err(RecvTimeoutError::Timeout) {
+                return Err(MachineError::Child {
+                    program: QEMU,
+                    reason: "it does not end, not even killed: the host does not answer a disk or \
+                             device of it"
+                        .to_owned(),
+                });
+            }
         }
+        Ok(())
     }
 
     fn statistics(&self) -> Result<Statistics, MachineError> {
         let mut statistics = self.accounts.statistics(&self.qmp)?;
-        let (name, counters) = self
-            .vsock
-            .with_device(|device| (device.name().to_owned(), device.counters()));
-        let counters = counters
-            .into_iter()
-            .map(|(name, count)| (name.to_owned(), count));
+        let (name, counters) =
+            self.vsock.with_device(|device| (device.name().to_owned(), device.counters()));
+        let counters = counters.into_iter().map(|(name, count)| (name.to_owned(), count));
         statistics.devices.insert(name, counters.collect());
         Ok(statistics)
     }
@@ -257,12 +273,11 @@ impl Machine for TcgMachine {
         /// What the guest keeps at least.
         const KEPT: u64 = 64 << 20;
         match self.memory.0.checked_sub(target.0) {
-            Some(left) if left >= KEPT => self
-                .qmp
-                .execute("balloon", json!({"value": left}))
-                .map(|_| ()),
+            Some(left) if left >= KEPT => {
+                self.qmp.execute("balloon", json!({"value": left})).map(|_| ())
+            }
             _ => Err(MachineError::Definition {
-                field: "balloon target",
+                field: "balloon target".into(),
                 value: target.to_string(),
                 reason: format!("the VM has {} and keeps at least {KEPT}", self.memory),
             }),
@@ -272,7 +287,8 @@ impl Machine for TcgMachine {
 
 impl Drop for TcgMachine {
     fn drop(&mut self) {
-        self.quit();
+        // What is stuck has been reported, or nobody is there to hear of it.
+        let _ = self.quit();
     }
 }
 
@@ -302,18 +318,30 @@ fn kernel_kind(vm: &VmDefinition) -> Result<Option<ImageKind>, MachineError> {
     let mut file =
         File::open(path).map_err(|e| MachineError::file("cannot open kernel", path, e))?;
     let kind = loader::detect(&mut file).map_err(|error| MachineError::Definition {
-        field: "boot.kernel",
+        field: "boot.kernel".into(),
         value: path.display().to_string(),
         reason: error.to_string(),
     })?;
     Ok(Some(kind))
 }
 
+/// Unikernels talk to a tender, and QEMU is none.
+fn no_tender(unikernel: &std::path::Path) -> MachineError {
+    MachineError::Definition {
+        field: "boot.hvt".into(),
+        value: unikernel.display().to_string(),
+        reason:
+            "a unikernel needs the tender of engine kvm, which QEMU does not have; use --engine \
+                 kvm"
+            .to_owned(),
+    }
+}
+
 /// Tiny guests talk to ports that QEMU has no device for.
 fn tiny_guest(vm: &VmDefinition) -> MachineError {
     let kernel = vm.boot.kernel.as_deref().unwrap_or("".as_ref());
     MachineError::Definition {
-        field: "boot.kernel",
+        field: "boot.kernel".into(),
         value: kernel.display().to_string(),
         reason: "a tiny guest needs the hypercall ports of engine kvm, which QEMU does not have; \
                  use --engine kvm"
@@ -321,25 +349,49 @@ fn tiny_guest(vm: &VmDefinition) -> MachineError {
     }
 }
 
+/// QEMU takes what follows a space for the module's command line.
+fn module_without_spaces(vm: &VmDefinition) -> Result<(), MachineError> {
+    match &vm.boot.initrd {
+        Some(path) if path.as_os_str().as_encoded_bytes().contains(&b' ') => {
+            Err(MachineError::Definition {
+                field: "boot.initrd".into(),
+                value: path.display().to_string(),
+                reason: "engine tcg takes no module of a Multiboot kernel from a path with a \
+                         space; rename it, or use --engine kvm"
+                    .to_owned(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn networks(
     vm: &VmDefinition,
     services: &mut Vec<Service>,
-) -> Result<(Vec<NetworkEnd>, Vec<UnixStream>), MachineError> {
+) -> Result<(Vec<NetworkEnd>, Vec<OwnedFd>), MachineError> {
     let mut ends = Vec::new();
-    let mut streams = Vec::new();
-    for network in &vm.networks {
-        ends.push(match network.mode {
+    let mut descriptors = Vec::new();
+    for (index, network) in vm.networks.iter().enumerate() {
+        let (end, descriptor): (fn(_) -> _, OwnedFd) = match &network.mode {
             NetworkMode::Passt => {
                 let (passt, stream) = service::passt()?;
                 services.push(passt);
-                let end = NetworkEnd::Stream(stream.as_raw_fd());
-                streams.push(stream);
-                end
+                (NetworkEnd::Stream, stream.into())
             }
-            NetworkMode::Tap { .. } => NetworkEnd::Tap,
-        });
+            // Opened, and brought up, as engine kvm does it; refused in the same words.
+            NetworkMode::Tap { interface } => {
+                let tap = Tap::open(interface).map_err(|error| MachineError::Definition {
+                    field: format!("net[{index}].interface").into(),
+                    value: interface.clone(),
+                    reason: error.to_string(),
+                })?;
+                (NetworkEnd::Tap, tap.into())
+            }
+        };
+        ends.push(end(descriptor.as_raw_fd()));
+        descriptors.push(descriptor);
     }
-    Ok((ends, streams))
+    Ok((ends, descriptors))
 }
 
 fn shares(
@@ -350,7 +402,7 @@ fn shares(
     let mut sockets = Vec::new();
     for (index, share) in vm.shares.iter().enumerate() {
         sockets.push(match share.kind {
-            ShareKind::Plan9 => None,
+            ShareKind::Plan9 | ShareKind::Vsock => None,
             ShareKind::VirtioFs => {
                 let socket = spec.runtime.join(format!("share{index}.sock"));
                 services.push(service::virtiofsd(share, &socket)?);
@@ -361,13 +413,35 @@ fn shares(
     Ok(sockets)
 }
 
+/// The agent's token in a file of its own: on QEMU's command line everybody could read it.
+fn agent_token(spec: &LaunchSpec, files: &Files<'_>) -> Result<Option<PathBuf>, MachineError> {
+    let Some(token) = &spec.agent_token else {
+        return Ok(None);
+    };
+    let path = files.agent_token();
+    let written = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|mut file| file.write_all(token.as_bytes()));
+    written.map_err(|error| MachineError::system("cannot write the agent's token", error))?;
+    Ok(Some(path))
+}
+
 /// Serves our own vsock device at `socket`, for QEMU to attach.
-fn serve_vsock(files: &Files<'_>, socket: &Path) -> Result<Server, MachineError> {
+fn serve_vsock(
+    files: &Files<'_>,
+    socket: &Path,
+    surroundings: &Surroundings,
+) -> Result<Server, MachineError> {
     let part = |error: &dyn std::fmt::Display| MachineError::Part {
         part: "vsock",
         reason: error.to_string(),
     };
-    let device = Vsock::new("vsock0", GUEST_CID, &files.vsock()).map_err(|e| part(&e))?;
+    let ports = surroundings.host_ports.clone();
+    let device = Vsock::new("vsock0", GUEST_CID, &files.vsock(), ports).map_err(|e| part(&e))?;
     let listener = service::listen_at(socket)?;
     Server::start(Box::new(device), listener).map_err(|e| part(&e))
 }
@@ -377,10 +451,7 @@ fn flash(vm: &VmDefinition, files: &Files<'_>) -> Result<Option<Flash>, MachineE
         return Ok(None);
     }
     let flash = FlashFiles::find(vm.boot.firmware.as_deref())?;
-    Ok(Some(Flash {
-        variables: flash.variables(&files.nvram())?,
-        code: flash.code,
-    }))
+    Ok(Some(Flash { variables: flash.variables(&files.nvram())?, code: flash.code }))
 }
 
 /// QEMU's own words say more than a monitor that was hung up.
@@ -438,20 +509,14 @@ fn watch(
             let _ = listener.join();
         }
         let signs = Signs {
-            shutdown: shared
-                .shutdown
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
+            shutdown: shared.shutdown.lock().unwrap_or_else(PoisonError::into_inner).take(),
             last_words: qemu.last_words(),
         };
         tracing::info!(?end, ?signs, "QEMU ended");
         if !shared.quitting.load(SeqCst) {
             ending.end(match end {
                 Ok(end) => ending::ending(end, &signs),
-                Err(error) => Ending::Failed {
-                    message: error.to_string(),
-                },
+                Err(error) => Ending::Failed { message: error.to_string() },
             });
         }
         drop(alive);

@@ -81,14 +81,7 @@ impl Qmp {
             .name("qmp".to_owned())
             .spawn(move || read(lines, &sender, on_event))
             .map_err(|e| MachineError::system("cannot start a thread", e))?;
-        let qmp = Self {
-            session: Mutex::new(Session {
-                stream,
-                replies,
-                last_id: 0,
-            }),
-            version,
-        };
+        let qmp = Self { session: Mutex::new(Session { stream, replies, last_id: 0 }), version };
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok((qmp, reader))
     }
@@ -108,10 +101,7 @@ impl Qmp {
         let id = session.last_id;
         let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         line.push('\n');
-        session
-            .stream
-            .write_all(line.as_bytes())
-            .map_err(|e| failed(command, &e))?;
+        session.stream.write_all(line.as_bytes()).map_err(|e| failed(command, &e))?;
         loop {
             match session.replies.recv_timeout(PATIENCE) {
                 // An answer to a command that was given up earlier.
@@ -129,10 +119,7 @@ impl Qmp {
 }
 
 fn failed(command: &str, why: &dyn std::fmt::Display) -> MachineError {
-    MachineError::Child {
-        program: "qemu-system-x86_64",
-        reason: format!("{command}: {why}"),
-    }
+    MachineError::Child { program: "qemu-system-x86_64", reason: format!("{command}: {why}") }
 }
 
 fn version_of(greeting: &Value) -> Version {
@@ -165,10 +152,7 @@ impl<R: Read> Lines<R> {
         let mut line = Vec::new();
         loop {
             line.clear();
-            self.0
-                .by_ref()
-                .take(LONGEST_LINE)
-                .read_until(b'\n', &mut line)?;
+            self.0.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
             match line.last() {
                 None => return Ok(None),
                 Some(b'\n') => {}
@@ -255,10 +239,7 @@ mod tests {
             Qmp::connect(stream, move |event| seen.lock().unwrap().push(event)).unwrap();
         assert_eq!(qmp.version(), (10, 0, 2));
         assert_eq!(qmp.execute("stop", json!({})).unwrap(), json!([7]));
-        let stop = Event {
-            name: "STOP".to_owned(),
-            data: json!({"a": 1}),
-        };
+        let stop = Event { name: "STOP".to_owned(), data: json!({"a": 1}) };
         assert_eq!(*events.lock().unwrap(), [stop]);
     }
 

@@ -36,16 +36,9 @@ pub(super) fn reset_events() -> (ResetEvents, ResetReports) {
     let by_guest = Arc::<AtomicU64>::default();
     let (outside, from_outside) = channel();
     let (guest, guest_reset) = channel();
-    let events = ResetEvents {
-        by_guest: Arc::clone(&by_guest),
-        from_outside: outside,
-        guest_reset: guest,
-    };
-    let reports = ResetReports {
-        by_guest,
-        from_outside,
-        guest_reset,
-    };
+    let events =
+        ResetEvents { by_guest: Arc::clone(&by_guest), from_outside: outside, guest_reset: guest };
+    let reports = ResetReports { by_guest, from_outside, guest_reset };
     (events, reports)
 }
 
@@ -84,25 +77,16 @@ impl ResetButton {
         end_on_reset: bool,
         through_bios: bool,
     ) -> Result<Self, MachineError> {
-        let state = Arc::new(Mutex::new(State {
-            from_outside: reports.from_outside,
-            lifted_until: None,
-        }));
-        let button = Self {
-            qmp: Arc::clone(&qmp),
-            state: Arc::clone(&state),
-            end_on_reset,
-            through_bios,
-        };
+        let state =
+            Arc::new(Mutex::new(State { from_outside: reports.from_outside, lifted_until: None }));
+        let button =
+            Self { qmp: Arc::clone(&qmp), state: Arc::clone(&state), end_on_reset, through_bios };
         if end_on_reset && through_bios {
             let (by_guest, guest_reset) = (reports.by_guest, reports.guest_reset);
             super::spawn("qemu reset", move || {
                 while guest_reset.recv().is_ok() {
                     let mut state = lock(&state);
-                    if state
-                        .lifted_until
-                        .is_some_and(|count| by_guest.load(SeqCst) > count)
-                    {
+                    if state.lifted_until.is_some_and(|count| by_guest.load(SeqCst) > count) {
                         state.lifted_until = None;
                         if let Err(error) = set_action(&qmp, "shutdown") {
                             tracing::warn!(%error, "a reset by the guest will not end the VM");
@@ -143,6 +127,5 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 fn set_action(qmp: &Qmp, reboot: &str) -> Result<(), MachineError> {
-    qmp.execute("set-action", json!({"reboot": reboot}))
-        .map(|_| ())
+    qmp.execute("set-action", json!({"reboot": reboot})).map(|_| ())
 }

@@ -5,11 +5,12 @@ mod still_engine;
 
 use super::NativeMachine;
 use super::processors::Board;
-use crate::{Console, EndingSlot, Machine, Surroundings};
+use crate::{Console, EndingSlot, Machine, QUIT_PATIENCE, Surroundings};
 use definition::{Boot, Disk, DiskFormat, EngineChoice, VmDefinition};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 use still_engine::{Script, StillEngine};
 use vm_control::{Ending, Files, LaunchSpec};
 
@@ -40,18 +41,12 @@ fn definition(folder: &Path, cpus: u32) -> VmDefinition {
         cpus,
         engine: EngineChoice::Kvm,
         huge_pages: false,
-        boot: Boot {
-            kernel: Some(kernel),
-            ..Boot::default()
-        },
-        disks: vec![Disk {
-            path: disk,
-            format: DiskFormat::Raw,
-            read_only: false,
-            limit: None,
-        }],
+        boot: Boot { kernel: Some(kernel), ..Boot::default() },
+        disks: vec![Disk { path: disk, format: DiskFormat::Raw, read_only: false, limit: None }],
         networks: Vec::new(),
         shares: Vec::new(),
+        clipboard: definition::Clipboard::default(),
+        integration: definition::Integration::default(),
     }
 }
 
@@ -64,6 +59,7 @@ fn rig(cpus: u32, end_on_reset: bool) -> Rig {
         runtime: folder.path().to_owned(),
         state: folder.path().to_owned(),
         foreground: false,
+        agent_token: None,
         timeout: None,
     };
     let files = Files::new(&spec.runtime, &spec.state);
@@ -74,17 +70,12 @@ fn rig(cpus: u32, end_on_reset: bool) -> Rig {
         virtio_console: Arc::new(Console::new(&files.virtio_console_log()).unwrap()),
         ending: Arc::clone(&ending),
         end_on_reset,
+        host_ports: None,
     };
     let script = Arc::new(Script::default());
     let engine = StillEngine(Arc::clone(&script));
     let machine = NativeMachine::new(&engine, &spec, surroundings).unwrap();
-    Rig {
-        machine,
-        script,
-        ending,
-        console,
-        _folder: folder,
-    }
+    Rig { machine, script, ending, console, _folder: folder }
 }
 
 fn wait_for(ending: &EndingSlot) -> Ending {
@@ -147,9 +138,7 @@ fn random_accesses_to_every_port_and_register_are_survived() {
                 let mut regions: Vec<(u64, u64)> = board.memory.map();
                 let bars = board.pci.regions();
                 regions.extend(
-                    bars.iter()
-                        .filter(|r| r.space == pci::Space::Memory)
-                        .map(|r| (r.base, r.size)),
+                    bars.iter().filter(|r| r.space == pci::Space::Memory).map(|r| (r.base, r.size)),
                 );
                 let (start, size) = regions[random.below(regions.len() as u64) as usize];
                 let address = start.wrapping_add(random.below(size));
@@ -174,7 +163,7 @@ fn random_accesses_to_every_port_and_register_are_survived() {
             "{:?}",
             rig.ending.get()
         );
-        rig.machine.quit();
+        rig.machine.quit().unwrap();
     }
 }
 
@@ -189,11 +178,7 @@ fn a_guest_that_resets_finds_every_device_as_after_power_on() {
     board.write_memory(layout::IOAPIC.0 + 0x10, &[1, 0, 0, 0]);
     assert_ne!(board.chipset.inspect(), fresh);
     rig.machine.start().unwrap();
-    rig.script
-        .writes
-        .lock()
-        .unwrap()
-        .push_back((0xcf9, vec![0x06]));
+    rig.script.writes.lock().unwrap().push_back((0xcf9, vec![0x06]));
     // The processor is in the guest; any event makes it come back.
     board.gate.kick(0);
     while *rig.script.resets.lock().unwrap() < 4 {
@@ -204,14 +189,11 @@ fn a_guest_that_resets_finds_every_device_as_after_power_on() {
     for part in ["pic", "ioapic"] {
         assert_eq!(after[part], fresh[part]);
     }
-    assert_eq!(
-        after["uart0"]["line_control"],
-        fresh["uart0"]["line_control"]
-    );
+    assert_eq!(after["uart0"]["line_control"], fresh["uart0"]["line_control"]);
     assert_eq!(rig.ending.get(), None);
     // The write to the reset port ended before the processor that made it was reset.
     assert!(!rig.script.torn.load(SeqCst));
-    rig.machine.quit();
+    rig.machine.quit().unwrap();
 }
 
 #[test]
@@ -223,33 +205,25 @@ fn halted_processors_come_to_a_pause_and_a_reset() {
     rig.machine.resume().unwrap();
     rig.machine.reset().unwrap();
     assert_eq!(*rig.script.resets.lock().unwrap(), 4);
-    rig.machine.quit();
+    rig.machine.quit().unwrap();
 }
 
 #[test]
 fn a_reset_ends_a_machine_that_is_not_to_be_restarted() {
     let rig = rig(1, true);
-    rig.script
-        .writes
-        .lock()
-        .unwrap()
-        .push_back((0xcf9, vec![0x06]));
+    rig.script.writes.lock().unwrap().push_back((0xcf9, vec![0x06]));
     rig.machine.start().unwrap();
     assert_eq!(wait_for(&rig.ending), Ending::Reset);
-    rig.machine.quit();
+    rig.machine.quit().unwrap();
 }
 
 #[test]
 fn the_debug_exit_code_is_the_ending() {
     let rig = rig(1, false);
-    rig.script
-        .writes
-        .lock()
-        .unwrap()
-        .push_back((0xf4, vec![42]));
+    rig.script.writes.lock().unwrap().push_back((0xf4, vec![42]));
     rig.machine.start().unwrap();
     assert_eq!(wait_for(&rig.ending), Ending::DebugExit { code: 42 });
-    rig.machine.quit();
+    rig.machine.quit().unwrap();
 }
 
 #[test]
@@ -260,7 +234,22 @@ fn a_thread_the_guest_depends_on_does_not_die_unnoticed() {
         panic!("{:?}", rig.ending.get());
     };
     assert!(message.contains("chipset thread panicked"), "{message}");
-    rig.machine.quit();
+    rig.machine.quit().unwrap();
+}
+
+#[test]
+fn every_processor_learns_after_a_pause_that_it_stood_still() {
+    let rig = rig(2, false);
+    let told = || rig.script.stood_still.each_ref().map(|n| n.load(SeqCst));
+    rig.machine.start().unwrap();
+    rig.machine.pause().unwrap();
+    let before = told();
+    rig.machine.resume().unwrap();
+    while told().iter().zip(&before).any(|(now, was)| now <= was) {
+        std::thread::yield_now();
+    }
+    assert_eq!(told(), before.map(|n| n + 1));
+    rig.machine.quit().unwrap();
 }
 
 #[test]
@@ -273,5 +262,25 @@ fn machine_time_stands_still_while_paused() {
     assert_eq!(rig.machine.board.timers.clock().now(), now);
     rig.machine.resume().unwrap();
     rig.machine.reset().unwrap();
-    rig.machine.quit();
+    rig.machine.quit().unwrap();
+}
+
+#[test]
+fn a_device_the_host_does_not_answer_is_named_and_the_others_are_stopped() {
+    let rig = rig(1, false);
+    rig.machine.start().unwrap();
+    let devices = &rig.machine.board.devices;
+    let before = devices.counters();
+    let stuck = devices.hold("block0");
+    // Its counters are those it had.
+    let mut counters = devices.counters();
+    assert_eq!(counters["block0"]["stopping"], 1);
+    counters.get_mut("block0").unwrap().remove("stopping");
+    assert_eq!(counters, before);
+    assert_eq!(rig.machine.inspect().unwrap()["devices"]["block0"]["state"], "being stopped");
+    let soon = Instant::now() + Duration::from_millis(50);
+    assert_eq!(devices.end(soon), ["block0"]);
+    drop(stuck);
+    assert_eq!(devices.end(Instant::now() + QUIT_PATIENCE), [""; 0]);
+    rig.machine.quit().unwrap();
 }

@@ -7,7 +7,7 @@ use engine::{
 };
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use units::GuestPhysical;
 
@@ -22,6 +22,8 @@ pub(super) struct Script {
     pub(super) halts: AtomicBool,
     /// A processor was reset in the middle of an instruction.
     pub(super) torn: AtomicBool,
+    /// How often each processor was told that it stood still.
+    pub(super) stood_still: [AtomicU32; 2],
 }
 
 pub(super) struct StillEngine(pub(super) Arc<Script>);
@@ -55,11 +57,7 @@ impl Partition for StillPartition {
         Ok(())
     }
     fn supported_cpuid(&self) -> Result<Vec<CpuidEntry>, EngineError> {
-        Ok(vec![CpuidEntry {
-            leaf: 0x8000_0008,
-            eax: 40,
-            ..CpuidEntry::default()
-        }])
+        Ok(vec![CpuidEntry { leaf: 0x8000_0008, eax: 40, ..CpuidEntry::default() }])
     }
     fn create_processor(&self, index: u32) -> Result<Box<dyn Processor>, EngineError> {
         Ok(Box::new(StillProcessor {
@@ -129,19 +127,12 @@ impl Processor for StillProcessor {
         self.index
     }
     fn run(&mut self) -> Result<Exit<'_>, EngineError> {
-        let next = if self.index == 0 {
-            self.script.writes.lock().unwrap().pop_front()
-        } else {
-            None
-        };
+        let next =
+            if self.index == 0 { self.script.writes.lock().unwrap().pop_front() } else { None };
         self.half_done = next.is_some();
         if let Some((port, data)) = next {
             self.data = data;
-            return Ok(Exit::PortWrite {
-                port,
-                width: self.data.len() as u8,
-                data: &self.data,
-            });
+            return Ok(Exit::PortWrite { port, width: self.data.len() as u8, data: &self.data });
         }
         let mut kicked = self.kick.kicked.lock().unwrap();
         if self.script.halts.load(SeqCst) && !*kicked {
@@ -193,6 +184,10 @@ impl Processor for StillProcessor {
     fn reset(&mut self) -> Result<(), EngineError> {
         *self.script.resets.lock().unwrap() += 1;
         self.script.torn.fetch_or(self.half_done, SeqCst);
+        Ok(())
+    }
+    fn stood_still(&mut self) -> Result<(), EngineError> {
+        self.script.stood_still[self.index as usize].fetch_add(1, SeqCst);
         Ok(())
     }
     fn statistics(&self) -> Arc<dyn Statistics> {

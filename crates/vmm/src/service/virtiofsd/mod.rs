@@ -1,0 +1,77 @@
+//! virtiofsd: one shared folder, served by vhost-user to QEMU or to a device of our own.
+
+#[cfg(test)]
+mod tests;
+
+use super::{ExitCode, Service, listen_at};
+use crate::MachineError;
+use definition::Share;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use virtio::fs::attach;
+use virtio::remote::RemoteDevice;
+
+const INSTALL: &str = "install the package virtiofsd, or run `cargo install virtiofsd` (needs libcap-ng-dev and \
+     libseccomp-dev), or share the folder as 9p";
+
+/// Starts virtiofsd for `share`; it takes one connection at the socket `path`.
+///
+/// # Errors
+/// virtiofsd is not installed or cannot be started, or the socket cannot be made.
+pub fn virtiofsd(share: &Share, path: &Path) -> Result<Service, MachineError> {
+    let listener = OwnedFd::from(listen_at(path)?);
+    let arguments = arguments(share, listener.as_raw_fd());
+    let pass = [listener.as_fd()];
+    Service::start("virtiofsd", INSTALL, &arguments, &pass, ExitCode::Usual)
+}
+
+/// The device `name` of engine `kvm` for `share`, and the virtiofsd behind it. The socket is at
+/// `path` only until both have met.
+///
+/// # Errors
+/// As [`virtiofsd`], or it does not answer.
+pub fn shared_folder(
+    name: &str,
+    share: &Share,
+    path: &Path,
+) -> Result<(RemoteDevice, Service), MachineError> {
+    let service = virtiofsd(share, path)?;
+    let connected = UnixStream::connect(path);
+    std::fs::remove_file(path).map_err(|e| MachineError::file("cannot remove", path, e))?;
+    let attached = connected
+        .map_err(|e| MachineError::file("cannot connect to", path, e))
+        .and_then(|socket| {
+            attach(name, &share.tag, socket).map_err(|error| MachineError::Definition {
+                field: "share.path".into(),
+                value: share.path.display().to_string(),
+                reason: error.to_string(),
+            })
+        });
+    match attached {
+        Ok(device) => Ok((device, service)),
+        Err(error) => {
+            service.kill();
+            match service.wait() {
+                // Its own words say more than a socket that was hung up.
+                Ok(end) if !service.last_words().is_empty() => Err(service.obituary(end)),
+                _ => Err(error),
+            }
+        }
+    }
+}
+
+fn arguments(share: &Share, listener: i32) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec![
+        format!("--fd={listener}").into(),
+        "--shared-dir".into(),
+        share.path.clone().into(),
+        "--cache=auto".into(),
+        "--log-level=warn".into(),
+    ];
+    if share.read_only {
+        arguments.push("--readonly".into());
+    }
+    arguments
+}

@@ -1,0 +1,26 @@
+//! The agent in a Linux guest.
+//!
+//! Two programs in one file. The system agent runs as root from the guest's start on: it powers off,
+//! sets the clock, and runs programs for the host. A session agent runs as a user from the login on and
+//! does what belongs to that user's session. Each holds its own connection to the host ([`link`]), on
+//! which it tells what it has and answers calls ([`service`]). The system agent gives each user's agent
+//! the proof of who it is ([`proofs`]).
+//!
+//! The host is trusted: it owns the machine. Other users of the guest are not.
+#![forbid(unsafe_code)]
+
+pub mod applications;
+pub mod clipboard;
+pub mod clock;
+pub mod exec;
+pub mod link;
+pub mod notifications;
+pub mod parts;
+pub mod power;
+pub mod proofs;
+pub mod relay;
+pub mod service;
+pub mod shares;
+pub mod status;
+pub mod update;
+pub mod user;

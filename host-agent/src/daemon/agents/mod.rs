@@ -1,0 +1,429 @@
+//! The agents of one running VM: who is connected, and the way to them.
+//!
+//! The daemon listens where the VM process brings the guest's connections to the agents' port. Each
+//! connection proves which agent it is; then the host's calls go over one and the agent's over another.
+//! Whatever a guest does here costs it its own connections and no more: their number, the time to the
+//! proof, and the size of every message are bounded.
+
+mod from_guest;
+mod languages;
+mod serial;
+
+use crate::daemon::integration::Integration;
+use crate::daemon::seldom::Seldom;
+use crate::daemon::update;
+use crate::problem::{Kind, Problem};
+use crate::untrusted::Untrusted;
+use agent_link::{Direction, Gone, MAX_MESSAGE, Role, Token, admit, channel, receive, serve};
+use from_guest::FromGuest;
+use proto::v1::guest_client::GuestClient;
+use proto::v1::host_server::HostServer;
+use proto::v1::{self, Feature, SetTimeRequest};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tonic::transport::Channel;
+
+/// Connections at once that have not proven themselves.
+const MOST_STRANGERS: usize = 8;
+/// Agents at once: the system's and some users'.
+const MOST_AGENTS: usize = 16;
+/// How long a guest may take to answer a call that does nothing lengthy.
+const CALL_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest message of a guest that is passed on, in bytes.
+const MESSAGE: usize = 512;
+
+/// Of one VM process; dropped, the socket is left and all connections end.
+#[derive(Debug)]
+pub(super) struct Agents {
+    desk: Arc<Desk>,
+    listening: JoinHandle<()>,
+    carrying: JoinHandle<()>,
+}
+
+/// What an agent said of itself, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) program: String,
+    pub(super) system: String,
+    pub(super) user: String,
+    pub(super) features: Vec<Feature>,
+    /// It speaks another protocol.
+    pub(super) foreign: bool,
+}
+
+/// An agent with both connections.
+#[derive(Clone, Debug)]
+pub(super) struct Agent {
+    pub(super) role: Role,
+    pub(super) facts: Facts,
+    /// Of its connection: another when it has come anew.
+    pub(super) number: u64,
+    channel: Channel,
+}
+
+#[derive(Debug)]
+struct Desk {
+    vm: String,
+    token: Token,
+    agents: Mutex<BTreeMap<Role, Entry>>,
+    changed: watch::Sender<()>,
+    integration: Arc<Integration>,
+    lines: Seldom,
+}
+
+/// One agent as its connections come and go.
+#[derive(Debug, Default)]
+struct Entry {
+    serves: Option<(u64, Channel)>,
+    calls: Option<Facts>,
+    /// It was there, and the integration knows.
+    known: bool,
+    /// The connection on which it calls.
+    answered: Option<(u64, AbortHandle)>,
+}
+
+impl Agents {
+    /// Listens at `path` for agents of VM `vm`, also of those that come over its serial port.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub(super) fn listen(
+        vm: &str,
+        path: PathBuf,
+        port: PathBuf,
+        token: Token,
+        integration: Arc<Integration>,
+    ) -> Result<Self, Problem> {
+        let failed = |error| {
+            Problem::failed(format!("cannot listen for agents at {}: {error}", path.display()))
+        };
+        // An earlier daemon's.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        let desk = Arc::new(Desk {
+            vm: vm.to_owned(),
+            token,
+            agents: Mutex::default(),
+            changed: watch::channel(()).0,
+            integration,
+            lines: Seldom::default(),
+        });
+        let listening = tokio::spawn(Arc::clone(&desk).accept(listener));
+        let carrying = tokio::spawn(serial::carry(vm.to_owned(), port, path.clone()));
+        Ok(Self { desk, listening, carrying })
+    }
+
+    /// Those that are there, the system's first.
+    pub(super) fn all(&self) -> Vec<Agent> {
+        let agents = self.desk.agents();
+        agents.iter().filter_map(|(role, entry)| entry.agent(*role)).collect()
+    }
+
+    /// Waits until `found` finds what it looks for, for as long as `patience`.
+    pub(super) async fn wait_for<T>(
+        &self,
+        patience: Duration,
+        found: impl Fn(&[Agent]) -> Option<T>,
+    ) -> Option<T> {
+        let mut changed = self.desk.changed.subscribe();
+        let waiting = async {
+            loop {
+                if let Some(found) = found(&self.all()) {
+                    return found;
+                }
+                // The sender lives as long as this.
+                let _ = changed.changed().await;
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.ok()
+    }
+
+    /// Tells the guest what time it is: its clock stood still.
+    pub(super) async fn set_time(&self) {
+        let Some(agent) = self.all().into_iter().find(|agent| agent.can(Feature::Time)) else {
+            return;
+        };
+        let request = SetTimeRequest { unix_nanoseconds: unix_nanoseconds() };
+        match tokio::time::timeout(CALL_PATIENCE, agent.client().set_time(request)).await {
+            Ok(Ok(reply)) => {
+                let moved = reply.into_inner().moved;
+                tracing::info!(vm = self.desk.vm, moved, "the guest's clock is set");
+            }
+            Ok(Err(status)) => {
+                let problem = problem(status);
+                tracing::warn!(vm = self.desk.vm, %problem, "the guest's clock is not set");
+            }
+            Err(_) => tracing::warn!(vm = self.desk.vm, "the guest's agent does not answer"),
+        }
+    }
+}
+
+impl Drop for Agents {
+    fn drop(&mut self) {
+        self.listening.abort();
+        self.carrying.abort();
+        for (role, entry) in std::mem::take(&mut *self.desk.agents()) {
+            if entry.known {
+                self.desk.integration.left(role);
+            }
+            if let Some((_, answered)) = entry.answered {
+                answered.abort();
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// One whose calls reach nobody.
+    #[cfg(test)]
+    pub(super) fn to_nowhere(role: Role, facts: Facts) -> Self {
+        let channel = tonic::transport::Endpoint::from_static("http://nowhere").connect_lazy();
+        Self { role, facts, number: 0, channel }
+    }
+
+    pub(super) fn can(&self, feature: Feature) -> bool {
+        self.facts.features.contains(&feature)
+    }
+
+    pub(super) fn client(&self) -> GuestClient<Channel> {
+        GuestClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+impl Entry {
+    fn agent(&self, role: Role) -> Option<Agent> {
+        let (number, channel) = self.serves.clone()?;
+        Some(Agent { role, facts: self.calls.clone()?, number, channel })
+    }
+}
+
+/// The host's time as it travels.
+pub(super) fn unix_nanoseconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What a guest's refusal means to a client of the daemon.
+pub(super) fn problem(status: tonic::Status) -> Problem {
+    use tonic::Code;
+    let kind = match status.code() {
+        Code::InvalidArgument => Kind::Usage,
+        Code::NotFound => Kind::Failed,
+        Code::FailedPrecondition | Code::PermissionDenied => Kind::Refused,
+        Code::DeadlineExceeded => Kind::TimedOut,
+        _ => Kind::Failed,
+    };
+    // A status with a source was made on this side: no answer came.
+    if std::error::Error::source(&status).is_some() {
+        return Problem::failed("the guest's agent went away before it answered");
+    }
+    let message = Untrusted::new(status.message().to_owned()).shown(MESSAGE);
+    Problem::new(kind, format!("the guest answered: {message}"))
+}
+
+impl Desk {
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<Role, Entry>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn accept(self: Arc<Self>, listener: UnixListener) {
+        let mut strangers = VecDeque::new();
+        for number in 0.. {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let hearing = tokio::spawn(Self::hear(Arc::downgrade(&self), stream, number));
+                    strangers.push_back(hearing.abort_handle());
+                }
+                Err(error) => {
+                    tracing::warn!(vm = self.vm, %error, "cannot accept an agent");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            // Those that only hold the line give way to those that come.
+            if strangers.len() > MOST_STRANGERS
+                && let Some(oldest) = strangers.pop_front()
+            {
+                oldest.abort();
+            }
+        }
+    }
+
+    /// Hears who it is.
+    async fn hear(desk: Weak<Self>, mut stream: UnixStream, number: u64) {
+        let Some(token) = desk.upgrade().map(|desk| desk.token.clone()) else {
+            return;
+        };
+        match receive(&mut stream, &token).await {
+            Ok(hello) => {
+                if let Some(desk) = desk.upgrade() {
+                    tokio::spawn(desk.welcome(stream, hello.role, hello.direction, number));
+                }
+            }
+            Err(refusal) => {
+                let refusal = Untrusted::new(refusal.to_string()).shown(MESSAGE);
+                if let Some(desk) = desk.upgrade() {
+                    desk.warn(&format!("a program of the guest is turned away: {refusal}"));
+                }
+            }
+        }
+    }
+
+    /// Takes a connection into use until it ends.
+    async fn welcome(
+        self: Arc<Self>,
+        mut stream: UnixStream,
+        role: Role,
+        direction: Direction,
+        number: u64,
+    ) {
+        if let Direction::Share { .. } = direction {
+            // Each share has a port of its own.
+            self.warn(&format!("{role}: no folder is shared at the agents' port"));
+            return;
+        }
+        if !self.make_room(role) {
+            self.warn(&format!("{role}: more agents than {MOST_AGENTS}: turned away"));
+            return;
+        }
+        if admit(&mut stream).await.is_err() {
+            return;
+        }
+        match direction {
+            Direction::Calls => self.answer(stream, role, number).await,
+            Direction::Serves => match channel(stream).await {
+                Ok((channel, gone)) => self.call(channel, gone, role, number).await,
+                Err(error) => tracing::warn!(vm = self.vm, %role, %error, "an agent is lost"),
+            },
+            Direction::Share { .. } => {}
+        }
+    }
+
+    /// Whether another agent, or another connection of one, may come.
+    fn make_room(&self, role: Role) -> bool {
+        let mut agents = self.agents();
+        agents.retain(|_, entry| entry.serves.is_some() || entry.answered.is_some());
+        agents.contains_key(&role) || agents.len() < MOST_AGENTS
+    }
+
+    /// Keeps the way to an agent. A newer one takes the place of an older.
+    async fn call(self: Arc<Self>, channel: Channel, mut gone: Gone, role: Role, number: u64) {
+        self.agents().entry(role).or_default().serves = Some((number, channel));
+        self.changed(role);
+        // The channel, and with it the connection, lives in the table alone.
+        let desk = Arc::downgrade(&self);
+        drop(self);
+        gone.wait().await;
+        if let Some(desk) = desk.upgrade() {
+            let mut agents = desk.agents();
+            if let Some(entry) = agents.get_mut(&role)
+                && entry.serves.as_ref().is_some_and(|(held, _)| *held == number)
+            {
+                entry.serves = None;
+                drop(agents);
+                desk.changed(role);
+            }
+        }
+    }
+
+    /// Answers an agent's calls. A newer connection takes the place of an older.
+    async fn answer(self: Arc<Self>, stream: UnixStream, role: Role, number: u64) {
+        let service = HostServer::new(FromGuest::new(Arc::downgrade(&self), role, number))
+            .max_decoding_message_size(MAX_MESSAGE);
+        let serving = tokio::spawn(serve(stream, service));
+        let answered = Some((number, serving.abort_handle()));
+        let before = {
+            let mut agents = self.agents();
+            let entry = agents.entry(role).or_default();
+            // What the one before has said of itself goes with it.
+            entry.calls = None;
+            std::mem::replace(&mut entry.answered, answered)
+        };
+        if let Some((_, before)) = before {
+            before.abort();
+            self.changed(role);
+        }
+        let desk = Arc::downgrade(&self);
+        drop(self);
+        // It ends as it may: that it has ended is what counts.
+        let _ = serving.await;
+        if let Some(desk) = desk.upgrade() {
+            let mut agents = desk.agents();
+            if let Some(entry) = agents.get_mut(&role)
+                && entry.answered.as_ref().is_some_and(|(held, _)| *held == number)
+            {
+                (entry.answered, entry.calls) = (None, None);
+                drop(agents);
+                desk.changed(role);
+            }
+        }
+    }
+
+    /// An agent has said what it is. False when it had said so before.
+    fn ready(&self, role: Role, number: u64, facts: Facts) -> bool {
+        let mut agents = self.agents();
+        // One of an older connection comes too late.
+        if let Some(entry) = agents.get_mut(&role)
+            && entry.answered.as_ref().is_some_and(|(held, _)| *held == number)
+        {
+            if entry.calls.is_some() {
+                return false;
+            }
+            entry.calls = Some(facts);
+            drop(agents);
+            self.changed(role);
+        }
+        true
+    }
+
+    /// A line about something that a guest can repeat.
+    fn warn(&self, what: &str) {
+        if let Some(kept) = self.lines.due() {
+            tracing::warn!(vm = self.vm, kept, "{what}");
+        }
+    }
+
+    fn changed(&self, role: Role) {
+        let (there, came, left) = {
+            let mut agents = self.agents();
+            let entry = agents.get_mut(&role);
+            let agent = entry.as_ref().and_then(|entry| entry.agent(role));
+            // One of another protocol has nothing for the desktop.
+            let known = agent.clone().filter(|agent| !agent.facts.foreign);
+            let knew = entry.map(|entry| std::mem::replace(&mut entry.known, known.is_some()));
+            (agent.is_some(), known, knew.unwrap_or_default())
+        };
+        // One that comes anew is told of as gone first: what was agreed with it is gone.
+        if left {
+            self.integration.left(role);
+        }
+        if let Some(agent) = &came {
+            self.integration.came(agent);
+        }
+        if let Some(kept) = self.lines.due() {
+            tracing::info!(vm = self.vm, %role, there, kept, "agent");
+        }
+        self.changed.send_replace(());
+    }
+}
+
+/// An agent as a client of the daemon sees it.
+impl From<Agent> for v1::Agent {
+    fn from(agent: Agent) -> Self {
+        Self {
+            update: update::offer(&agent).unwrap_or_default(),
+            user: agent.facts.user,
+            program: agent.facts.program,
+            system: agent.facts.system,
+        }
+    }
+}

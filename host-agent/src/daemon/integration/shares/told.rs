@@ -1,0 +1,104 @@
+//! What the guest's system agent is told, and what it answers.
+
+use super::State;
+use crate::daemon::agents::{Agent, problem};
+use crate::untrusted::Untrusted;
+use definition::ShareKind;
+use proto::v1::share::Way;
+use proto::v1::{SetSharesRequest, Share, ShareDevice, ShareProblem};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Shares of one message, as the protocol says.
+const MOST_SHARES: usize = 64;
+/// Longest reason of a problem, as the protocol says.
+const LONGEST_REASON: usize = 512;
+/// How long a guest may take to mount them all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a share is not mounted, by tag and user.
+pub(super) type Problems = BTreeMap<(String, u32), String>;
+
+/// What is to be mounted now, for each user.
+pub(super) fn request(state: &State) -> SetSharesRequest {
+    let mut shares = Vec::new();
+    for user in state.all_users() {
+        let of = |tag: &str, read_only: bool, way: Way| Share {
+            tag: tag.to_owned(),
+            read_only,
+            user,
+            way: Some(way),
+        };
+        for served in state.served.values() {
+            let (wanted, port) = (&served.record.wanted, served.record.port);
+            shares.push(of(&wanted.tag, wanted.read_only, Way::Plan9Port(port)));
+        }
+        for share in &state.devices {
+            let way = match share.kind {
+                ShareKind::Plan9 => Way::Plan9Device(ShareDevice {}),
+                ShareKind::VirtioFs => Way::VirtioFs(ShareDevice {}),
+                ShareKind::Vsock => continue,
+            };
+            shares.push(of(&share.tag, share.read_only, way));
+        }
+    }
+    if shares.len() > MOST_SHARES {
+        let left_out = shares.len() - MOST_SHARES;
+        tracing::warn!(left_out, "more shares for all users than the guest can be told of");
+        shares.truncate(MOST_SHARES);
+    }
+    SetSharesRequest { shares }
+}
+
+/// Tells the agent; why what is not mounted.
+pub(super) async fn tell(agent: &Agent, request: SetSharesRequest) -> Result<Problems, String> {
+    let asked: Vec<(String, u32)> =
+        request.shares.iter().map(|share| (share.tag.clone(), share.user)).collect();
+    let answered = tokio::time::timeout(PATIENCE, agent.client().set_shares(request)).await;
+    match answered {
+        Ok(Ok(reply)) => Ok(check(&asked, reply.into_inner().problems)),
+        Ok(Err(status)) => Err(problem(status).to_string()),
+        Err(_) => Err("the guest's agent does not answer".to_owned()),
+    }
+}
+
+/// The problems of shares that there are; a guest may say anything.
+fn check(asked: &[(String, u32)], problems: Vec<ShareProblem>) -> Problems {
+    let mut found = Problems::new();
+    for problem in problems.into_iter().take(MOST_SHARES) {
+        let ShareProblem { tag, user, reason } = problem;
+        let of = (tag, user);
+        if asked.contains(&of) {
+            found.insert(of, Untrusted::new(reason).shown(LONGEST_REASON));
+        } else {
+            tracing::warn!(user, "the guest's agent names a share that it was not told of");
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_says_nothing_of_shares_it_was_not_told_of_and_nothing_long() {
+        let asked = [("home".to_owned(), 1000)];
+        let problem = |tag: &str, user, reason: &str| ShareProblem {
+            tag: tag.to_owned(),
+            user,
+            reason: reason.to_owned(),
+        };
+        let problems = vec![
+            problem("home", 1000, &format!("no\x1b[2J{}", "x".repeat(5000))),
+            problem("home", 1001, "other user"),
+            problem("../x", 1000, "other tag"),
+        ];
+        let found = check(&asked, problems);
+        assert_eq!(found.len(), 1);
+        let reason = &found[&asked[0]];
+        assert!(reason.starts_with("no\u{fffd}[2J") && reason.len() <= LONGEST_REASON);
+        let flood = vec![problem("home", 1000, "a"); 100_000];
+        assert_eq!(check(&asked, flood).len(), 1);
+    }
+}

@@ -1,0 +1,42 @@
+//! How far away a guest's agent is.
+
+use super::agents::problem;
+use super::exec::patience;
+use super::vms::Vms;
+use crate::problem::Problem;
+use agent_link::Role;
+use proto::v1::{PingAgentReply, PingAgentRequest, PingRequest};
+use std::time::{Duration, Instant};
+
+/// Most calls of one request.
+const MOST_CALLS: u32 = 10_000;
+/// How long one call may take.
+const CALL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Calls the system's agent, or another where there is none.
+///
+/// # Errors
+/// There is no agent, or it does not answer.
+pub(super) async fn ping(vms: &Vms, request: PingAgentRequest) -> Result<PingAgentReply, Problem> {
+    let PingAgentRequest { name, count, patience: seconds } = request;
+    if !(1..=MOST_CALLS).contains(&count) {
+        return Err(Problem::usage(format!("the count is {count}; allowed: 1 to {MOST_CALLS}")));
+    }
+    let agent = vms
+        .wait_for_agent(&name, patience(seconds)?, |agents| {
+            let system = agents.iter().find(|agent| agent.role == Role::System);
+            system.or(agents.first()).cloned()
+        })
+        .await?;
+    let mut client = agent.client();
+    let mut reply = PingAgentReply::default();
+    for _ in 0..count {
+        let start = Instant::now();
+        tokio::time::timeout(CALL_PATIENCE, client.ping(PingRequest {}))
+            .await
+            .map_err(|_| Problem::failed("the guest's agent does not answer"))?
+            .map_err(problem)?;
+        reply.nanoseconds.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+    Ok(reply)
+}

@@ -1,0 +1,4 @@
+mod alu;
+mod claims;
+mod execute;
+mod oracle;

@@ -1,0 +1,254 @@
+//! Root's virtual CPUs: one on each physical CPU, with the machine's own interrupts, ports and devices.
+//! The loop here is what every physical CPU does for as long as it runs: root until it exits, the
+//! exit's answer, root again. Running a guest is one of root's calls and happens inside the answer.
+
+mod exits;
+mod memory_types;
+
+pub(crate) use exits::has_error;
+
+use crate::exit::Event;
+use crate::machine::machine;
+use crate::memory::{CoreTables, Frames};
+use crate::memory_type::{MemoryType, Mtrrs};
+use crate::processor::{self, Cpu, wake};
+use crate::registers::{CR0_ET, CR0_PE};
+use crate::second_level::{Access, Format, SecondLevel};
+use crate::sync::Lock;
+use crate::vcpu::{Context, Extended, Setup, own_signature, reset_state, startup_state};
+use core::sync::atomic::{AtomicPtr, Ordering};
+use hypervisor_abi::{GeneralRegisters, Segment, SegmentName, SystemRegisters};
+use hypervisor_boot::memory_map::{Kind, MemoryMap, Span};
+use units::{Bytes, GuestPhysical, HostPhysical, PAGE_SIZE};
+
+/// Tag of root's translations.
+pub const ROOT_TAG: u32 = 1;
+
+/// What all of root's virtual CPUs share.
+pub struct Root {
+    tables: Lock<SecondLevel>,
+    pointer: u64,
+    msr_map: HostPhysical,
+    port_map: HostPhysical,
+    /// What was mapped at the start ends here.
+    mapped: u64,
+    /// What the tables repeat of the MTRRs, where they must.
+    mtrrs: Lock<Option<Mtrrs>>,
+    /// Physical addresses end here.
+    end: u64,
+}
+
+/// How a virtual CPU of root's starts.
+#[derive(Clone, Copy, Debug)]
+pub enum Start {
+    /// At a PVH entry, with start information.
+    Boot {
+        /// Where to.
+        entry: HostPhysical,
+        /// For EBX.
+        information: HostPhysical,
+    },
+    /// Waiting for root's own INIT and SIPI.
+    Wait,
+}
+
+impl Root {
+    /// Root with all of the machine but `core`. `None` when the core is out of memory.
+    pub fn new(
+        format: Format,
+        core: [Span; 2],
+        memory_end: u64,
+        address_bits: u32,
+    ) -> Option<Self> {
+        let mut tables = SecondLevel::new(format, CoreTables)?;
+        let end = memory_end.max(1 << 32).next_multiple_of(1 << 30);
+        let mut free = MemoryMap::<8>::new();
+        free.insert(Span::of(HostPhysical(0), Bytes(end)), Kind::Usable).ok()?;
+        for span in core {
+            free.subtract(span).ok()?;
+        }
+        let mtrrs = memory_types::current();
+        for range in free.ranges() {
+            memory_types::map(&mut tables, range.span, mtrrs.as_ref())?;
+        }
+        let mut msr_map = Frames::allocate(2)?;
+        exits::fill_msr_map(msr_map.bytes_mut());
+        Some(Self {
+            pointer: tables.root_pointer(),
+            tables: Lock::new(tables),
+            msr_map: msr_map.into_raw(),
+            port_map: Frames::allocate(3)?.into_raw(),
+            mapped: end,
+            mtrrs: Lock::new(mtrrs),
+            end: 1 << address_bits.min(48),
+        })
+    }
+
+    /// Takes `span` away from root on every CPU, or gives it back; what is so already stays. False when
+    /// the core is out of memory for the tables.
+    fn set_access(&self, span: Span, allowed: bool) -> bool {
+        let mut tables = self.tables.lock();
+        if !allowed {
+            let done = tables.unmap(GuestPhysical(span.start.0), span.size()).is_ok();
+            forget_everywhere();
+            tables.release_retired();
+            return done;
+        }
+        let mut at = span.start.0;
+        while at < span.end.0 {
+            if let Some(found) = tables.translate(GuestPhysical(at)) {
+                at += found.left();
+                continue;
+            }
+            let is_mapped = |page: &u64| tables.translate(GuestPhysical(*page)).is_some();
+            let end = (at..span.end.0).step_by(PAGE_SIZE as usize).find(is_mapped);
+            let hole = Span { start: HostPhysical(at), end: end.map_or(span.end, HostPhysical) };
+            if map(&mut tables, hole, MemoryType::WriteBack).is_none() {
+                return false;
+            }
+            at = hole.end.0;
+        }
+        true
+    }
+}
+
+/// Maps `span` for root one to one. `None` when the core is out of memory.
+fn map(tables: &mut SecondLevel, span: Span, memory_type: MemoryType) -> Option<()> {
+    let guest = GuestPhysical(span.start.0);
+    tables.map(guest, span.start, span.size(), Access::ALL, memory_type).ok()
+}
+
+/// Makes every CPU forget what root's tables said. One that is in the core does so before it enters
+/// root again; one that is in root is made to leave it, and waited for.
+fn forget_everywhere() {
+    for cpu in processor::all() {
+        cpu.notify_if_inside(wake::FLUSH);
+    }
+    for cpu in processor::all() {
+        while cpu.is_inside(wake::FLUSH) {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+static ROOT: AtomicPtr<Root> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Takes `span` away from root on every CPU, or gives it back. False when the core is out of memory.
+pub fn set_access(span: Span, allowed: bool) -> bool {
+    let root = ROOT.load(Ordering::Acquire);
+    // SAFETY: `run` stores a reference that lives for good.
+    #[expect(unsafe_code, reason = "root's own data, which lives for good")]
+    unsafe { root.as_ref() }.is_some_and(|root| root.set_access(span, allowed))
+}
+
+/// Runs root on this CPU for good.
+pub fn run(mut cpu: Cpu, root: &'static Root, start: Start) -> ! {
+    ROOT.store(core::ptr::from_ref(root).cast_mut(), Ordering::Release);
+    let setup = Setup {
+        root: true,
+        second_level: root.pointer,
+        msr_map: root.msr_map,
+        port_map: root.port_map,
+        tag: ROOT_TAG,
+        tsc_offset: 0,
+    };
+    let mut root = RootCpu {
+        root,
+        context: Context::new(&cpu.vendor, &setup).expect("a control block was set aside for root"),
+        waits: true,
+        nmi: false,
+        extended: Extended::new(&machine().extended).expect("an area was set aside for root"),
+    };
+    if let Start::Boot { entry, information } = start {
+        root.start_pvh(entry, information);
+    }
+    loop {
+        root.attend(&mut cpu);
+        if root.waits {
+            cpu.vendor.idle(&cpu.shared.wake);
+            cpu.nmi_is_foreign();
+            continue;
+        }
+        // Said before the last look: whoever asks for something after it sends an NMI.
+        cpu.shared.go_inside();
+        if cpu.shared.wake.load(Ordering::SeqCst) != 0 {
+            cpu.shared.come_out();
+            continue;
+        }
+        let exit = root.context.enter(&mut cpu.vendor, None);
+        cpu.shared.come_out();
+        cpu.shared.count(&exit);
+        exits::answer(&mut root, &mut cpu, exit);
+    }
+}
+
+/// One of root's virtual CPUs.
+struct RootCpu {
+    root: &'static Root,
+    context: Context,
+    /// It waits for a start-up IPI.
+    waits: bool,
+    /// An NMI waits to be delivered.
+    nmi: bool,
+    /// Its floating point and kin while a guest runs here.
+    extended: Extended,
+}
+
+/// Flat 32-bit segments as PVH and 32-bit programs expect them.
+fn flat(selector: u16, kind: u16) -> Segment {
+    Segment {
+        base: 0,
+        limit: u32::MAX,
+        selector,
+        // Present, S, 32-bit, 4 KiB granularity.
+        attributes: 0xc090 | kind,
+    }
+}
+
+impl RootCpu {
+    fn start_pvh(&mut self, entry: HostPhysical, information: HostPhysical) {
+        let (mut system, mut general) = reset_state(own_signature());
+        general.rip = entry.0;
+        for segment in &mut system.segments[..6] {
+            *segment = flat(16, 3);
+        }
+        system.segments[SegmentName::Cs as usize] = flat(8, 0xb);
+        system.segments[SegmentName::Task as usize].limit = 0x67;
+        system.cr0 = CR0_PE | CR0_ET;
+        general.general[3] = information.0;
+        self.set_state(&(system, general), false);
+    }
+
+    fn set_state(&mut self, state: &(SystemRegisters, GeneralRegisters), waits: bool) {
+        self.context.write_system(&state.0);
+        self.context.set_registers(&state.1);
+        self.waits = waits;
+    }
+
+    /// Does what other CPUs asked for.
+    fn attend(&mut self, cpu: &mut Cpu) {
+        let shared = cpu.shared;
+        if shared.wake.load(Ordering::Relaxed) != 0 {
+            let bits = shared.wake.swap(0, Ordering::SeqCst);
+            if bits & wake::INIT != 0 {
+                self.set_state(&reset_state(own_signature()), true);
+            }
+            if bits & wake::STARTUP != 0 && self.waits {
+                self.set_state(&startup_state(bits as u8, own_signature()), false);
+            }
+            if bits & wake::FLUSH != 0 {
+                self.context.flush_tlb(&cpu.vendor);
+            }
+            self.nmi |= bits & wake::NMI != 0;
+        }
+        if self.nmi && !self.waits {
+            if self.context.accepts_nmi() {
+                self.nmi = false;
+                self.context.inject(Event::Nmi);
+            } else {
+                // Root's own NMI may wait for any exit.
+                let _ = self.context.await_nmi();
+            }
+        }
+    }
+}

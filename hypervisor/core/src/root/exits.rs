@@ -1,0 +1,241 @@
+//! The core's answers to root's exits.
+
+use super::{RootCpu, memory_types};
+use crate::cpu::{control, exceptions, msr, physical_apic};
+use crate::cpuid::{Features, spell};
+use crate::exit::{Event, Exit, Failure, GENERAL_PROTECTION, INVALID_OPCODE, MemoryFault};
+use crate::machine::machine;
+use crate::msr::{KEPT_ON_VMX, set_exits};
+use crate::processor::{self, Cpu, wake};
+use crate::registers::{CR4_OSXSAVE, EFER_FFXSR, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, EFER_TCE};
+use crate::second_level::{Access, FaultCause};
+use crate::{instruction, validate};
+use core::sync::atomic::Ordering;
+use hypervisor_abi::{CPUID_LEAF, CPUID_SIGNATURE, VERSION};
+use hypervisor_boot::memory_map::Span;
+use units::{Bytes, HostPhysical, PAGE_SIZE};
+
+/// MSRs of root's that the core answers on AMD; all others are root's own.
+const WATCHED_SVM: [u32; 5] =
+    [msr::APIC_BASE, msr::X2APIC_ICR, msr::EFER, msr::VM_CR, msr::VM_HSAVE_PA];
+/// On Intel, besides IA32_VMX_*: EFER is switched with the VMCS.
+const WATCHED_VMX: [u32; 3] = [msr::APIC_BASE, msr::X2APIC_ICR, msr::FEATURE_CONTROL];
+/// IA32_VMX_BASIC to IA32_VMX_EXIT_CTLS2 (SDM 4 table 2-2).
+const VMX_CAPABILITIES: core::ops::RangeInclusive<u32> = 0x480..=0x493;
+
+/// Fills root's MSR bitmap, in which nothing exits yet.
+pub(super) fn fill_msr_map(map: &mut [u8]) {
+    let vmx = processor::has_vmx();
+    if !vmx {
+        WATCHED_SVM.into_iter().for_each(|index| set_exits(map, vmx, index, true, true));
+        return;
+    }
+    let watched = WATCHED_VMX.into_iter().chain(VMX_CAPABILITIES);
+    watched.for_each(|index| set_exits(map, vmx, index, true, true));
+    let written = KEPT_ON_VMX.chain(memory_types::MTRRS);
+    let written = written.chain([memory_types::DEFAULT_TYPE]);
+    written.for_each(|index| set_exits(map, vmx, index, false, true));
+}
+
+impl RootCpu {
+    /// Goes on behind the instruction that caused `exit`.
+    #[inline(always)]
+    fn advance(&mut self, cpu: &Cpu, exit: &Exit) {
+        let length = instruction::length_of_root(&self.context, &cpu.vendor, exit);
+        self.context.advance(length);
+    }
+
+    /// Ends an access to an MSR, which is done or faults.
+    fn end_access(&mut self, cpu: &Cpu, exit: &Exit, done: bool) {
+        if done {
+            self.advance(cpu, exit);
+        } else {
+            self.context.inject(GENERAL_PROTECTION);
+        }
+    }
+}
+
+pub(super) fn answer(root: &mut RootCpu, cpu: &mut Cpu, exit: Exit) {
+    match exit {
+        Exit::Hypercall => {
+            root.advance(cpu, &exit);
+            crate::hypercall::of_root(&mut root.context, cpu, &mut root.extended);
+        }
+        Exit::Cpuid => cpuid(root, cpu),
+        Exit::ReadMsr => read_msr(root, cpu),
+        Exit::WriteMsr => write_msr(root, cpu),
+        Exit::Nmi => root.nmi |= cpu.nmi_is_foreign(),
+        Exit::NmiWindow | Exit::Handled | Exit::InterruptWindow | Exit::Interrupt | Exit::Timer => {
+        }
+        Exit::Memory(fault) => memory(root, cpu, &fault),
+        Exit::SetExtendedControl => {
+            let value = root.context.edx_eax();
+            let index = root.context.general()[1] as u32;
+            let features = Features::of(machine().supported);
+            let (cpl, cr4) = (root.context.cpl(), root.context.cr4());
+            match validate::xsetbv(index, value, cpl, cr4, &features) {
+                Ok(value) => {
+                    control::set_xcr0(value);
+                    root.advance(cpu, &exit);
+                }
+                Err(validate::Invalid::Undefined) => root.context.inject(INVALID_OPCODE),
+                Err(_) => root.context.inject(GENERAL_PROTECTION),
+            }
+        }
+        // INVD would also lose what the core has in the caches (Intel: it always exits).
+        Exit::CacheFlush => {
+            control::flush_caches();
+            root.advance(cpu, &exit);
+        }
+        Exit::Init => {
+            let _ = cpu.shared.wake.fetch_or(wake::INIT, Ordering::SeqCst);
+        }
+        Exit::Startup(vector) => {
+            let bits = wake::STARTUP | u32::from(vector);
+            let _ = cpu.shared.wake.fetch_or(bits, Ordering::SeqCst);
+        }
+        Exit::Exception { vector, error } => {
+            let error = has_error(vector).then_some(error);
+            root.context.inject(Event::Exception { vector, error });
+        }
+        Exit::Forbidden => root.context.inject(INVALID_OPCODE),
+        Exit::Protected => root.context.inject(GENERAL_PROTECTION),
+        Exit::Shutdown => {
+            let (rip, cr3) = (root.context.rip(), root.context.cr3());
+            let (cr0, cr4) = (root.context.cr0(), root.context.cr4());
+            panic!("root met a triple fault at {rip:#x} (cr0 {cr0:#x}, cr3 {cr3:#x}, cr4 {cr4:#x})")
+        }
+        Exit::Failure(Failure { what, codes }) => {
+            panic!("root cannot go on at {:#x}: {what} {codes:#x?}", root.context.rip())
+        }
+        other => panic!("root's exit is not one the core asked for: {other:?}"),
+    }
+}
+
+/// Exceptions with an error code (SDM 3A table 6-1).
+pub(crate) const fn has_error(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}
+
+fn cpuid(root: &mut RootCpu, cpu: &Cpu) {
+    let general = root.context.general();
+    let (leaf, subleaf) = (general[0] as u32, general[1] as u32);
+    let mut answer = control::cpuid(leaf, subleaf);
+    match leaf {
+        // VMX is taken; OSXSAVE follows root's own CR4.
+        1 => {
+            let osxsave = u32::from(root.context.cr4() & CR4_OSXSAVE != 0);
+            answer[2] = answer[2] & !(1 << 5 | 1 << 27) | osxsave << 27;
+        }
+        0x8000_0001 => answer[2] &= !(1 << 2),
+        0x8000_000a => answer = [0; 4],
+        CPUID_LEAF => answer = spell(VERSION, CPUID_SIGNATURE),
+        _ => {}
+    }
+    let general = root.context.general_mut();
+    for (register, value) in [0, 3, 1, 2].into_iter().zip(answer) {
+        general[register] = u64::from(value);
+    }
+    root.advance(cpu, &Exit::Cpuid);
+}
+
+fn read_msr(root: &mut RootCpu, cpu: &Cpu) {
+    let index = root.context.general()[1] as u32;
+    let value = match index {
+        msr::EFER => Some(root.context.efer()),
+        // VMX is taken: "locked and off" (SDM 3C 24.7).
+        msr::FEATURE_CONTROL if processor::has_vmx() => Some(1),
+        // SVM is taken: "disabled and locked" (APM 2 15.30.1).
+        msr::VM_CR if !processor::has_vmx() => Some(1 << 4 | 1 << 3),
+        msr::APIC_BASE => Some(msr::read(msr::APIC_BASE)),
+        msr::X2APIC_ICR => exceptions::try_read_msr(index),
+        _ => None,
+    };
+    if let Some(value) = value {
+        root.context.set_edx_eax(value);
+    }
+    root.end_access(cpu, &Exit::ReadMsr, value.is_some());
+}
+
+/// What root may set in EFER (APM 2 3.1.7).
+const EFER_ALLOWED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR | EFER_TCE;
+
+fn write_msr(root: &mut RootCpu, cpu: &mut Cpu) {
+    let index = root.context.general()[1] as u32;
+    let value = root.context.edx_eax();
+    let taken = match index {
+        msr::EFER if value & !EFER_ALLOWED == 0 => {
+            // LMA is the processor's (APM 2 14.6.1).
+            let active = root.context.efer() & EFER_LMA;
+            root.context.set_efer(value & !EFER_LMA | active);
+            true
+        }
+        // The mode the core found or set stays.
+        msr::APIC_BASE => value == msr::read(msr::APIC_BASE),
+        msr::X2APIC_ICR => command(value),
+        _ if KEPT_ON_VMX.contains(&index) => {
+            root.context.write_kept_register(&mut cpu.vendor, index, value)
+        }
+        _ if processor::has_vmx()
+            && (memory_types::MTRRS.contains(&index) || index == memory_types::DEFAULT_TYPE) =>
+        {
+            root.root.write_mtrr(index, value)
+        }
+        _ => false,
+    };
+    root.end_access(cpu, &Exit::WriteMsr, taken);
+}
+
+/// Root sends an interprocessor interrupt (SDM 3A 11.12.9). INIT and start-up IPIs go to root's virtual
+/// CPUs, which the core keeps; all others are the machine's own.
+fn command(value: u64) -> bool {
+    const INIT: u64 = 5;
+    const STARTUP: u64 = 6;
+    let mode = value >> 8 & 7;
+    if mode != INIT && mode != STARTUP {
+        // SAFETY is the machine's: the command carries a vector of root's.
+        physical_apic::send((value >> 32) as u32, value as u32);
+        return true;
+    }
+    // An INIT level de-assert does nothing on these processors (SDM 3A 11.6.1).
+    if mode == INIT && value & 1 << 14 == 0 {
+        return true;
+    }
+    let bits = if mode == INIT { wake::INIT } else { wake::STARTUP | value as u32 & 0xff };
+    let own = physical_apic::id();
+    for cpu in processor::all() {
+        let addressed = match value >> 18 & 3 {
+            0 => cpu.apic_id == (value >> 32) as u32,
+            3 => cpu.apic_id != own,
+            _ => false,
+        };
+        if addressed {
+            cpu.notify(bits);
+        }
+    }
+    true
+}
+
+fn memory(root: &mut RootCpu, cpu: &Cpu, fault: &MemoryFault) {
+    let page = HostPhysical(fault.address.0 & !(PAGE_SIZE - 1));
+    let mut tables = root.root.tables.lock();
+    let wanted = Access { write: fault.write, execute: fault.fetch };
+    match tables.explain(fault.address, wanted).0 {
+        FaultCause::Stale => {
+            drop(tables);
+            root.context.flush_tlb(&cpu.vendor);
+            return;
+        }
+        FaultCause::NotMapped if page.0 >= root.root.mapped && page.0 < root.root.end => {
+            // Past the memory that was mapped at boot: a device's registers. AMD takes the memory type
+            // from the MTRRs, Intel from the entry.
+            let span = Span::of(page, Bytes(PAGE_SIZE));
+            if super::map(&mut tables, span, memory_types::of_page(page)).is_some() {
+                return;
+            }
+        }
+        _ => crate::log!("root was kept from {} (at {:#x})", fault.address, root.context.rip()),
+    }
+    drop(tables);
+    root.context.inject(GENERAL_PROTECTION);
+}

@@ -1,0 +1,9 @@
+//! Hands the image's linker script to the linker.
+
+fn main() {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("monitor.ld");
+    println!("cargo::rerun-if-changed={}", script.display());
+    println!("cargo::rustc-link-arg-bins=-T{}", script.display());
+    // The image runs where it is linked and has nobody to relocate it.
+    println!("cargo::rustc-link-arg-bins=--no-pie");
+}

@@ -1,0 +1,139 @@
+#!/bin/bash
+# Guest and desktop as a person has them: applications in the menu, files opened with them, clipboard both ways,
+# folders shared while the VM runs, with the agents killed in the middle. Run on the host, with a display in $DISPLAY
+# and the VM running; its guest has a user `guest` in session with a display of its own, and these programs: xclip,
+# l3afpad, git, notify-send. Every check is made by a program that is not ours.
+#
+# end-to-end.sh VM
+set -uo pipefail
+vm=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+hypervisor=macrohard-hypervisor
+data=${XDG_DATA_HOME:-$HOME/.local/share}
+
+step() { echo "* $*"; }
+fail() {
+    echo "FAILED: $*"
+    $hypervisor status "$vm"
+    $hypervisor logs "$vm" | tail -n 20
+    exit 1
+}
+# wait_for SECONDS WHAT COMMAND...: waits until a command succeeds; three times as long as it should take at most, for
+# machines that have more to do.
+wait_for() {
+    local end=$((SECONDS + 3 * $1)) what=$2
+    shift 2
+    until "$@" >"$work/last" 2>&1; do
+        [ $SECONDS -lt $end ] || fail "waited in vain for: $what; the last said: $(cat "$work/last")"
+        sleep 0.5
+    done
+}
+# guest PROGRAM...: in the guest, as its user.
+guest() { $hypervisor exec --wait 120 "$vm" -- "$@"; }
+root() { $hypervisor exec --wait 120 --user root "$vm" -- "$@"; }
+# in_session COMMAND: a shell's command in the guest with its display. What it leaves behind, as xclip does, needs a
+# session of its own and none of the call's outputs.
+in_session() { $hypervisor exec --wait 120 --env DISPLAY=:0 "$vm" -- sh -c "$1"; }
+# runs PATTERN: a process of the guest has this command line.
+runs() { guest pgrep -u guest -f -- "$1"; }
+# gone COMMAND...: the command fails.
+gone() { ! "$@"; }
+# host_has TEXT: what a paste on the host gives.
+host_has() { [ "$(timeout 20 xclip -selection clipboard -o 2>/dev/null)" = "$1" ]; }
+guest_has() { [ "$(in_session 'timeout 20 xclip -selection clipboard -o')" = "$1" ]; }
+
+step "the agents"
+wait_for 300 "both agents" sh -c "$hypervisor status $vm | grep '^agents' | grep system | grep -q guest"
+
+step "applications in the menu"
+wait_for 120 "the editor in the list" sh -c "$hypervisor apps $vm | grep -q l3afpad"
+launcher() { find "$data/applications" -name 'org.macrohard.*l3afpad*.desktop' 2>/dev/null | grep .; }
+wait_for 60 "the editor's launcher" launcher
+desktop-file-validate "$data"/applications/org.macrohard.*.desktop || fail "a launcher is not valid"
+icon() { find "$data/icons" -name "org.macrohard.*l3afpad*" | grep .; }
+wait_for 60 "the editor's icon" icon
+root sh -c 'printf "[Desktop Entry]\nType=Application\nName=Made later\nExec=true\n" >/usr/share/applications/later.desktop'
+wait_for 60 "an application that was installed" sh -c "$hypervisor apps $vm | grep -q 'Made later'"
+root rm /usr/share/applications/later.desktop
+wait_for 60 "its end" sh -c "! $hypervisor apps $vm | grep -q 'Made later'"
+
+step "gtk-launch starts it in the guest"
+gtk-launch "$(basename "$(launcher)" .desktop)" || fail "gtk-launch"
+wait_for 120 "the editor in the guest" runs l3afpad
+guest pkill l3afpad
+wait_for 30 "its end" gone runs l3afpad
+
+step "text from the host"
+printf 'of the host: grüße' | xclip -selection clipboard -i >/dev/null 2>&1
+wait_for 60 "the host's text in the guest" guest_has 'of the host: grüße'
+step "text from the guest"
+in_session "printf 'of the guest: ça va' | setsid xclip -selection clipboard -i >/dev/null 2>&1"
+wait_for 60 "the guest's text on the host" host_has 'of the guest: ça va'
+step "a mebibyte of text"
+head -c 786432 /dev/urandom | base64 -w 0 >"$work/large"
+xclip -selection clipboard -i "$work/large" >/dev/null 2>&1
+sum=$(sha256sum <"$work/large")
+large_there() { [ "$(in_session 'timeout 60 xclip -selection clipboard -o | sha256sum')" = "$sum" ]; }
+wait_for 120 "a mebibyte in the guest" large_there
+step "policy"
+$hypervisor clipboard "$vm" --policy to-guest || fail "clipboard --policy"
+printf 'for both' | xclip -selection clipboard -i >/dev/null 2>&1
+wait_for 60 "text to the guest" guest_has 'for both'
+in_session "printf 'kept inside' | setsid xclip -selection clipboard -i >/dev/null 2>&1"
+sleep 3
+host_has 'kept inside' && fail "the policy does not hold the guest's text back"
+$hypervisor clipboard "$vm" --policy both || fail "clipboard --policy both"
+
+step "a folder shared while the VM runs"
+mkdir "$work/shared"
+cp -a /etc/apt "$work/shared/tree" 2>/dev/null || cp -a /etc/default "$work/shared/tree"
+ln -s /etc/shadow "$work/shared/outside"
+$hypervisor share add "$vm" "$work/shared" --tag lively || fail "share add"
+wait_for 60 "the share" guest test -d Host/lively/tree
+guest sh -c 'cd ~/Host/lively && tar -c tree' | tar -x -C "$work" || fail "reading the share"
+diff -r "$work/shared/tree" "$work/tree" || fail "the trees differ"
+guest sh -c 'cat ~/Host/lively/outside' 2>/dev/null | grep -q '^root:[*!$]' && [ "$(guest id -u)" != 0 ] && fail "a link led outside"
+guest sh -c 'cd ~/Host/lively && git init -q repository && cd repository && echo text >file && git add file && git -c user.name=g -c user.email=g@example.org commit -q -m one && flock file true' ||
+    fail "git and flock on the share"
+git -c safe.directory='*' -C "$work/shared/repository" fsck --no-progress || fail "the guest's repository is damaged on the host"
+[ "$(stat -c %u "$work/shared/repository/file")" = "$(id -u)" ] || fail "the guest's file has another owner"
+
+step "files opened with an application of the guest"
+echo "in a share" >"$work/shared/in share.txt"
+$hypervisor launch "$vm" l3afpad "$work/shared/in share.txt" || fail "launch with a file of a share"
+wait_for 120 "the editor with the file" runs 'l3afpad .*Host/lively/in share.txt'
+guest pkill l3afpad
+mkdir "$work/elsewhere" && echo "through a portal" >"$work/elsewhere/note.txt" && echo secret >"$work/elsewhere/secret.txt"
+$hypervisor launch "$vm" l3afpad "$work/elsewhere/note.txt" || fail "launch with a file outside"
+wait_for 120 "the editor with the other file" runs 'l3afpad .*Host/.*/note.txt'
+guest sh -c 'cat ~/Host/*/note.txt' | grep -q "through a portal" || fail "the file is not there"
+guest sh -c 'cat ~/Host/*/secret.txt' 2>/dev/null && fail "the portal shows another file"
+guest pkill l3afpad
+
+step "the agents are killed in the middle"
+root sh -c 'pkill -KILL -x macrohard-guest' 2>/dev/null
+wait_for 120 "both agents again" sh -c "$hypervisor status $vm | grep '^agents' | grep system | grep -q guest"
+wait_for 120 "the share again" guest test -d Host/lively/tree
+printf 'after the kill' | xclip -selection clipboard -i >/dev/null 2>&1
+wait_for 60 "text to the guest" guest_has 'after the kill'
+in_session "printf 'and back' | setsid xclip -selection clipboard -i >/dev/null 2>&1"
+wait_for 60 "text from the guest" host_has 'and back'
+
+step "the daemon is killed"
+kill -KILL "$($hypervisor daemon status --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')" || fail "no daemon"
+wait_for 60 "both agents" sh -c "$hypervisor status $vm | grep '^agents' | grep system | grep -q guest"
+guest test -d Host/lively/tree || fail "the share is gone with the daemon"
+printf 'after the daemon' | xclip -selection clipboard -i >/dev/null 2>&1
+wait_for 60 "text to the guest" guest_has 'after the daemon'
+
+step "the share is taken back"
+$hypervisor share remove "$vm" lively || fail "share remove"
+wait_for 60 "its end" gone guest test -d Host/lively/tree
+
+step "a URL"
+$hypervisor integration "$vm" --open-url off || fail "integration"
+guest macrohard-guest-agent open-url https://example.org/ && fail "a URL was opened against the policy"
+$hypervisor integration "$vm" --open-url allow || fail "integration"
+printf '#!/bin/sh\necho "$@" >%s\n' "$work/opened" >"$work/browser" && chmod +x "$work/browser"
+echo "all of it held"
