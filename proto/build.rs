@@ -3,11 +3,12 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    const FILES: [&str; 4] = [
+    const FILES: [&str; 5] = [
         "proto/macrohard/v1/clipboard.proto",
         "proto/macrohard/v1/control.proto",
         "proto/macrohard/v1/guest.proto",
         "proto/macrohard/v1/host.proto",
+        "proto/macrohard/v1/windows.proto",
     ];
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;

@@ -5,7 +5,7 @@
 //! host:   ok\n     or     no REASON\n  and the end
 //! ```
 //!
-//! ROLE is `system` or `user:UID`; DIRECTION is `calls`, `serves`, or `share:UID:GID`.
+//! ROLE is `system` or `user:UID`; DIRECTION is `calls`, `serves`, `windows`, or `share:UID:GID`.
 
 use std::fmt;
 use std::io;
@@ -41,6 +41,8 @@ pub enum Direction {
     Calls,
     /// The host calls the agent.
     Serves,
+    /// The agent tells of its session's windows (crate `window-link`).
+    Windows,
     /// The guest's kernel mounts a folder of the host (9P2000.L) for one of its users.
     Share {
         /// Number of the user.
@@ -123,6 +125,7 @@ impl fmt::Display for Direction {
         match self {
             Self::Calls => f.write_str("calls"),
             Self::Serves => f.write_str("serves"),
+            Self::Windows => f.write_str("windows"),
             Self::Share { user, group } => write!(f, "share:{user}:{group}"),
         }
     }
@@ -136,6 +139,7 @@ impl FromStr for Direction {
         let direction = match (words.next(), words.next(), words.next(), words.next()) {
             (Some("calls"), None, ..) => Some(Self::Calls),
             (Some("serves"), None, ..) => Some(Self::Serves),
+            (Some("windows"), None, ..) => Some(Self::Windows),
             (Some("share"), Some(user), Some(group), None) => {
                 number(user).zip(number(group)).map(|(user, group)| Self::Share { user, group })
             }

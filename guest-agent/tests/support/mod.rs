@@ -181,7 +181,7 @@ impl Desk {
                     }));
                 }
                 Direction::Serves => guest = Some(channel(stream).await.unwrap()),
-                Direction::Share { .. } => panic!("nobody asked for a share"),
+                Direction::Windows | Direction::Share { .. } => panic!("nobody asked for it"),
             }
         }
         let (guest, gone) = guest.unwrap();

@@ -291,6 +291,10 @@ impl Desk {
             self.warn(&format!("{role}: no folder is shared at the agents' port"));
             return;
         }
+        if let Direction::Windows = direction {
+            self.warn(&format!("{role}: its windows are not shown: this daemon has no compositor"));
+            return;
+        }
         if !self.make_room(role) {
             self.warn(&format!("{role}: more agents than {MOST_AGENTS}: turned away"));
             return;
@@ -304,7 +308,7 @@ impl Desk {
                 Ok((channel, gone)) => self.call(channel, gone, role, number).await,
                 Err(error) => tracing::warn!(vm = self.vm, %role, %error, "an agent is lost"),
             },
-            Direction::Share { .. } => {}
+            Direction::Windows | Direction::Share { .. } => {}
         }
     }
 
