@@ -1,0 +1,110 @@
+//! `cargo xtask test`: everything that can be checked here, each step with a limit, and closing
+//! lines that say what failed and count.
+
+mod report;
+mod units;
+
+use crate::failure::{Failure, Result};
+use crate::process::{Output, Step, during};
+use crate::{bare_metal, binaries, demo, docs, fuzz, lab, packages, workspace};
+use report::Report;
+use std::path::Path;
+
+/// Runs every test; with `all` also those that take long. 0 when none failed.
+pub(crate) fn run(all: bool) -> Result<i32> {
+    let mut report = Report::new();
+    packages::require(packages::BUILD)?;
+    packages::require(packages::DEMO)?;
+    packages::require(packages::DESKTOP)?;
+    report.check("formatting", || {
+        during("checking the formatting", || {
+            binaries::cargo().arguments(["fmt", "--all", "--check"]).run(Output::Shown)
+        })
+    });
+    if binaries::cargo().arguments(["clippy", "--version"]).text().is_some() {
+        report.check("clippy", clippy);
+    } else {
+        report.skip("clippy", "this toolchain has none (rustup component add clippy)");
+    }
+    report.check("documentation", docs::check);
+    // Tests run them.
+    report.check("unikernels", || bare_metal::unikernels().map(drop));
+    let variables = lab::guest::for_tests().unwrap_or_else(|failure| {
+        report.check("what tests use of the lab", || Err(failure));
+        Vec::new()
+    });
+    if let Err(failure) = units::run(&mut report, &variables) {
+        report.check("cargo test", || Err(failure));
+    }
+    report.check("no_std crates for bare metal", bare_metal::check);
+    core_scenarios(&mut report);
+    scenarios(&mut report, all);
+    report.check_machine("demo on tcg", demo::check);
+    if all {
+        fuzz::smoke(&mut |name, result| report.check(name, || result));
+        report.check("bench", || crate::bench::run(None).map(drop));
+    }
+    Ok(i32::from(!report.close()))
+}
+
+/// The workspace's own lints are errors where it says so; newer toolchains' opinions are not.
+fn clippy() -> Result {
+    let log = workspace::folder("test")?.join("clippy.log");
+    let _ = std::fs::remove_file(&log);
+    during("clippy", || {
+        binaries::cargo()
+            .arguments(["clippy", "--workspace", "--all-targets", "--quiet"])
+            .run(Output::Logged(log))
+    })
+}
+
+fn core_scenarios(report: &mut Report) {
+    let scenarios = match lab::core::scenario::all() {
+        Ok(scenarios) => scenarios,
+        Err(failure) => return report.check("lab core", || Err(failure)),
+    };
+    for scenario in scenarios {
+        for machine in &scenario.machines {
+            let name = format!("lab {}@{machine}", scenario.name);
+            if let Some(why) = scenario.open.get(machine) {
+                report.skip(&name, &format!("known not to hold: {why}"));
+                continue;
+            }
+            println!("--- {name}: {}", scenario.claim);
+            report.check_machine(&name, || scenario.run(*machine).map(drop));
+        }
+    }
+}
+
+fn scenarios(report: &mut Report, all: bool) {
+    let prepared =
+        lab::scenario::prepare().and_then(|machines| Ok((machines, lab::scenario::all()?)));
+    let (machines, scenarios) = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) => return report.check("lab", || Err(failure)),
+    };
+    for scenario in scenarios {
+        if scenario.long && !all {
+            continue;
+        }
+        println!("--- lab {}: {}", scenario.name, scenario.claim);
+        report.check_machine(&format!("lab {}", scenario.name), || {
+            match scenario.run(&machines)? {
+                Some(_) => Ok(()),
+                None => Err(Failure::new(format!(
+                    "does not hold; again with: cargo xtask lab {}",
+                    scenario.name
+                ))),
+            }
+        });
+    }
+}
+
+/// A program of the system that a step calls, or the reason it cannot.
+pub(crate) fn present(program: &str) -> bool {
+    Step::new("sh")
+        .arguments(["-c", &format!("command -v {program}")])
+        .within(Path::new("/"))
+        .text()
+        .is_some()
+}
