@@ -21,6 +21,7 @@ pub mod proofs;
 pub mod relay;
 pub mod service;
 pub mod shares;
+pub mod signals;
 pub mod status;
 pub mod update;
 pub mod user;

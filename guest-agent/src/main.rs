@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use guest_agent::exec::{Begin, begin};
 use guest_agent::link::Identity;
 use guest_agent::notifications::urls::{self, NotOpened};
+use guest_agent::signals::Ends;
 use guest_agent::user::User;
 use guest_agent::{proofs, relay};
 
@@ -103,6 +104,17 @@ fn main() -> ExitCode {
 
 /// Runs until it cannot go on, and says why.
 async fn run(command: Command) -> String {
+    let mut ends = match Ends::take() {
+        Ok(ends) => ends,
+        Err(error) => return format!("cannot take signals: {error}"),
+    };
+    tokio::select! {
+        ended = serve(command) => ended,
+        signal = ends.came() => format!("ended by {signal}"),
+    }
+}
+
+async fn serve(command: Command) -> String {
     let served = match command {
         Command::System { host, token, proofs, relay } => {
             let host = host.unwrap_or_else(Address::of_this_guest);

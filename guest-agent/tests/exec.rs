@@ -94,6 +94,22 @@ async fn more_than_any_buffer_goes_through_a_program_and_comes_back() {
 }
 
 #[tokio::test]
+async fn an_agent_that_was_started_with_signals_ignored_starts_programs_that_take_them() {
+    let desk = Desk::new();
+    let agent = desk.agent_command("system");
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP INT QUIT TERM USR1 USR2; exec \"$0\" \"$@\""]);
+    shell.arg(agent.as_std().get_program()).args(agent.as_std().get_args());
+    let _agent = shell.kill_on_drop(true).spawn().unwrap();
+    let mut agent = desk.connected(Role::System).await;
+    let (_inputs, mut outputs) =
+        agent.start(arguments(&["grep", "SigIgn", "/proc/self/status"])).await.unwrap();
+    let ran = tokio::time::timeout(PATIENCE, finish(&mut outputs)).await.unwrap().unwrap();
+    let ignored = ran.out.split_whitespace().last().unwrap();
+    assert_eq!(u64::from_str_radix(ignored, 16), Ok(0), "{}", ran.out);
+}
+
+#[tokio::test]
 async fn a_signal_reaches_the_program_and_what_it_started() {
     let desk = Desk::new();
     let _agent = desk.agent("system");
