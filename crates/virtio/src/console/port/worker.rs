@@ -103,10 +103,19 @@ impl PortWorker {
         self.lane.feed(memory, self.interrupts.as_ref())
     }
 
+    /// Output. What nobody waits for is dropped a few chunks at a time; no end says when more of it can be taken.
+    fn drain(&mut self, memory: &MemoryGuard) -> Result<(), WorkerError> {
+        self.lane.drain(memory, self.interrupts.as_ref())?;
+        if self.lane.pending.is_some() && !self.is_connected() {
+            self.lane.transmit.iter().for_each(Queue::ring_again);
+        }
+        Ok(())
+    }
+
     /// The one at the host's end has gone: what nobody waits for any more is dropped, and the next who waits is
     /// taken.
     fn part(&mut self, memory: &MemoryGuard) -> Result<(), WorkerError> {
-        self.lane.drain(memory, self.interrupts.as_ref())?;
+        self.drain(memory)?;
         if let Some(end) = &mut self.lane.end {
             end.accept();
         }
@@ -151,7 +160,7 @@ impl Worker for PortWorker {
             }
             TOKEN_TRANSMIT => {
                 self.lane.transmit.iter().for_each(Queue::take_kick);
-                self.lane.drain(&memory, self.interrupts.as_ref())?;
+                self.drain(&memory)?;
             }
             TOKEN_TO_DRIVER => self.to_driver.iter().for_each(Queue::take_kick),
             TOKEN_FROM_DRIVER => {
@@ -162,7 +171,7 @@ impl Worker for PortWorker {
             _ if connected => {
                 self.feed(&memory)?;
                 if self.lane.pending.is_some() {
-                    self.lane.drain(&memory, self.interrupts.as_ref())?;
+                    self.drain(&memory)?;
                 }
             }
             _ => {
