@@ -1,16 +1,17 @@
 //! Copy on one desktop, paste on the other: the host's and the guest's are X servers of their own, programs
 //! on both are xclip. The VM runs a tiny guest; its session's agent is the real one, a process here.
 
+#[path = "support/session.rs"]
+mod session;
 mod support;
 
 use agent_link::{Address, Direction, Hello, Role, channel, introduce, serve};
 use clipboard::{Boxed, Content, FetchError, Format, Offer, Selection, Source};
-use proto::v1::guest_server::GuestServer;
+use proto::stand_in::guest_server::GuestServer;
 use proto::v1::host_client::HostClient;
 use proto::v1::{self, Feature, ReadyRequest};
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use session::{Notes, bus, there};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::displays::{Two, displays};
@@ -226,78 +227,17 @@ fn nothing_stays_of_an_agent_a_daemon_or_a_vm_that_is_killed() {
     two.host.wait_for_nothing();
 }
 
-/// A bus with a desktop on it that answers each question.
-struct Bus {
-    process: Child,
-    address: String,
-}
-
-impl Bus {
-    fn start() -> Option<Self> {
-        let mut command = Command::new("dbus-daemon");
-        command.args(["--session", "--nofork", "--print-address"]).stderr(Stdio::null());
-        let Ok(mut process) = command.stdout(Stdio::piped()).spawn() else {
-            eprintln!("SKIPPED: dbus-daemon cannot be started");
-            return None;
-        };
-        let mut address = String::new();
-        BufReader::new(process.stdout.take()?).read_line(&mut address).unwrap();
-        Some(Self { process, address: address.trim().to_owned() })
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-struct Person {
-    asked: tokio::sync::mpsc::UnboundedSender<String>,
-}
-
-#[zbus::interface(name = "org.freedesktop.Notifications")]
-impl Person {
-    fn get_capabilities(&self) -> Vec<String> {
-        vec!["actions".into()]
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "the specification's method")]
-    async fn notify(
-        &self,
-        _application: String,
-        _replaces: u32,
-        _icon: String,
-        summary: String,
-        body: String,
-        _actions: Vec<String>,
-        _hints: HashMap<String, zbus::OwnedVariant>,
-        _timeout: i32,
-        #[zbus(signal_emitter)] emitter: zbus::object_server::SignalEmitter<'_>,
-    ) -> u32 {
-        self.asked.send(format!("{summary}|{body}")).unwrap();
-        Self::action_invoked(&emitter, 1, "allow").await.unwrap();
-        1
-    }
-
-    fn close_notification(&self, _id: u32) {}
-
-    #[zbus(signal)]
-    async fn action_invoked(
-        emitter: &zbus::object_server::SignalEmitter<'_>,
-        id: u32,
-        key: &str,
-    ) -> zbus::Result<()>;
-}
-
 #[test]
 fn asked_for_each_paste_nobody_is_a_no_and_a_person_may_say_yes() {
     if !here() {
         return;
     }
-    let Some(bus) = Bus::start() else { return };
-    let mut two = Two::with_bus(Some(&bus.address));
+    if !there("dbus-daemon") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let _bus = bus(folder.path());
+    let mut two = Two::with_bus(Some(&format!("unix:path={}/bus", folder.path().display())));
     two.set(&["--policy", "ask"]);
     two.start_agent();
     let _host = two.host.copy(TEXT, b"of the host");
@@ -305,24 +245,20 @@ fn asked_for_each_paste_nobody_is_a_no_and_a_person_may_say_yes() {
     assert!(two.guest.paste(TEXT).is_none_or(|got| got.is_empty()));
     assert!(two.log().contains("to-guest \"vm\" text 0 bytes: denied"), "{}", two.log());
 
-    let runtime = Runtime::new().unwrap();
-    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
-    let _person = runtime.block_on(async {
-        zbus::connection::Builder::address(bus.address.as_str())
-            .serve_at("/org/freedesktop/Notifications", Person { asked })
-            .name("org.freedesktop.Notifications")
-            .build()
-            .await
-            .unwrap()
-    });
+    let notes = Notes::serve(folder.path());
+    notes.answer(Some("allow"));
     // A word counts for a while for the same content; this is other content.
     let _host = two.host.copy(TEXT, b"of the host once more");
     two.guest.wait_for(TEXT, b"of the host once more");
-    let question = questions.try_recv().unwrap();
+    let asked = |notes: &Notes| {
+        let note = notes.all().pop().unwrap();
+        format!("{}|{}", note.summary, note.body)
+    };
+    let question = asked(&notes);
     assert!(question.starts_with("vm: ") && question.contains("copied on the host"), "{question}");
     let _guest = two.guest.copy(TEXT, b"of the guest");
     two.host.wait_for(TEXT, b"of the guest");
-    assert!(questions.try_recv().unwrap().contains("copied in this VM"));
+    assert!(asked(&notes).contains("copied in this VM"), "{}", asked(&notes));
 }
 
 #[test]

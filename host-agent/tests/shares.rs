@@ -6,8 +6,9 @@ mod support;
 
 use agent_link::{Address, Direction, Hello, Role, Token, channel, introduce, serve};
 use plan9::client::Client;
+use proto::stand_in::guest_server::GuestServer;
+use proto::v1::ReadyRequest;
 use proto::v1::host_client::HostClient;
-use proto::v1::{ReadyRequest, guest_server::GuestServer};
 use rustix::io::Errno;
 use std::fs;
 use std::io::{Read, Write};

@@ -6,7 +6,7 @@ mod session;
 mod support;
 
 use agent_link::{Address, Direction, Hello, Role, Token, channel, introduce, serve};
-use proto::v1::guest_server::{Guest, GuestServer};
+use proto::stand_in::guest_server::{Guest, GuestServer};
 use proto::v1::host_client::HostClient;
 use proto::v1::update_chunk::Chunk;
 use proto::v1::{self, Feature, ReadyRequest, UpdateStart};
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use support::{Desk, kvm, wait_until};
+use support::{Desk, Said, kill, kvm, wait_until};
 use tokio::runtime::Runtime;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -120,89 +120,6 @@ impl Guest for StandIn {
         *taken = Ok((start, data));
         Ok(Response::new(v1::UpdateReply {}))
     }
-
-    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
-        Ok(Response::new(v1::PingReply {}))
-    }
-
-    type ExecStream = tokio_stream::wrappers::ReceiverStream<Result<v1::ExecOutput, Status>>;
-
-    async fn exec(
-        &self,
-        _: Request<Streaming<v1::ExecInput>>,
-    ) -> Result<Response<Self::ExecStream>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn power(
-        &self,
-        _: Request<v1::PowerRequest>,
-    ) -> Result<Response<v1::PowerReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn set_time(
-        &self,
-        _: Request<v1::SetTimeRequest>,
-    ) -> Result<Response<v1::SetTimeReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn guest_status(
-        &self,
-        _: Request<v1::GuestStatusRequest>,
-    ) -> Result<Response<v1::GuestStatusReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn resync(
-        &self,
-        _: Request<v1::ResyncRequest>,
-    ) -> Result<Response<v1::ResyncReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn icon(&self, _: Request<v1::IconRequest>) -> Result<Response<v1::IconReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn launch(
-        &self,
-        _: Request<v1::LaunchRequest>,
-    ) -> Result<Response<v1::LaunchReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn offer_clipboard(
-        &self,
-        _: Request<v1::ClipboardOffer>,
-    ) -> Result<Response<v1::ClipboardOfferReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    type FetchClipboardStream =
-        tokio_stream::wrappers::ReceiverStream<Result<v1::ClipboardChunk, Status>>;
-
-    async fn fetch_clipboard(
-        &self,
-        _: Request<v1::ClipboardFetch>,
-    ) -> Result<Response<Self::FetchClipboardStream>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn set_shares(
-        &self,
-        _: Request<v1::SetSharesRequest>,
-    ) -> Result<Response<v1::SetSharesReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn notification_event(
-        &self,
-        _: Request<v1::NotificationEventRequest>,
-    ) -> Result<Response<v1::NotificationEventReply>, Status> {
-        Err(Status::internal("no"))
-    }
 }
 
 #[test]
@@ -247,6 +164,23 @@ fn an_agent_of_another_version_is_offered_this_one_and_takes_it_whole() {
         new.abort();
         wait_until("it is gone", || host.agents().is_empty());
     }
+}
+
+#[test]
+fn a_vm_that_ends_in_the_middle_of_an_update_ends_the_wait_for_its_agent() {
+    let Some(host) = Host::new() else { return };
+    let runtime = Runtime::new().unwrap();
+    let taken: Taken = Arc::new(Mutex::new(Err(String::new())));
+    let _old = host.stand_in(&runtime, "0.0.9", proto::PROTOCOL, Arc::clone(&taken));
+    wait_until("the old agent", || host.agents().len() == 1);
+    // It would wait for an hour.
+    let mut updating = host.desk.prepared(&["agent", "update", VM, "--wait", "3600"]);
+    let mut updating = updating.stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the package is there", || taken.lock().unwrap().is_ok());
+    kill(host.desk.vm_pid(VM));
+    wait_until("the wait ends", || updating.try_wait().unwrap().is_some());
+    let said: Said = updating.wait_with_output().unwrap().into();
+    said.refused(1, &["its VM ended before the agent came back"]);
 }
 
 fn spawn(mut command: Command) -> std::process::Child {

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Guest and desktop as a person has them: applications in the menu, files opened with them, clipboard both ways,
-# folders shared while the VM runs, with the agents killed in the middle. Run on the host, with a display in $DISPLAY
-# and the VM running; its guest has a user `guest` in session with a display of its own, and these programs: xclip,
-# l3afpad, git, notify-send. Every check is made by a program that is not ours.
+# folders shared while the VM runs, with the agents killed in the middle and updated by a real package manager. Run
+# on the host, with a display in $DISPLAY and the VM running; its guest has a user `guest` in session with a display of
+# its own, and these programs: xclip, l3afpad, git, notify-send. Every check is made by a program that is not ours.
 #
 # end-to-end.sh VM
 set -uo pipefail
@@ -126,6 +126,27 @@ wait_for 60 "both agents" sh -c "$hypervisor status $vm | grep '^agents' | grep 
 guest test -d Host/lively/tree || fail "the share is gone with the daemon"
 printf 'after the daemon' | xclip -selection clipboard -i >/dev/null 2>&1
 wait_for 60 "text to the guest" guest_has 'after the daemon'
+
+step "the agent is updated by the guest's package manager"
+package=$(dirname "$(readlink -f "$(command -v $hypervisor)")")/macrohard-guest-agent.deb
+new=$(dpkg-deb -f "$package" Version) || fail "no package of the agent beside the programs"
+installed() { root dpkg-query -W -f '${Status} ${Version}' macrohard-guest-agent; }
+has_version() { [ "$(installed)" = "install ok installed $1" ]; }
+# The guest gets the same agent as an older package, so that its dpkg has an upgrade to do.
+dpkg-deb -R "$package" "$work/older" && sed -i 's/^Version: .*/Version: 0.0.1~older/' "$work/older/DEBIAN/control" &&
+    dpkg-deb --root-owner-group -b "$work/older" "$work/older.deb" >/dev/null || fail "an older package"
+root sh -c 'cat >/run/older.deb' <"$work/older.deb" || fail "the older package's way"
+# In a unit of its own: installing it ends the agent that runs this.
+root systemd-run --quiet --collect --unit=older dpkg --force-downgrade --install /run/older.deb || fail "the older package's installation"
+wait_for 120 "the older package" has_version 0.0.1~older
+wait_for 120 "its agents" sh -c "$hypervisor status $vm | grep '^agents' | grep system | grep -q guest"
+before=$(root pidof -s macrohard-guest-agent)
+$hypervisor agent update "$vm" --force --wait 600 || fail "agent update"
+wait_for 120 "the new package" has_version "$new"
+[ -z "$(root dpkg --audit)" ] || fail "the installation is not complete"
+[ "$(root pidof -s macrohard-guest-agent)" != "$before" ] || fail "the old agent runs on"
+wait_for 120 "both agents" sh -c "$hypervisor status $vm | grep '^agents' | grep system | grep -q guest"
+wait_for 60 "the share" guest test -d Host/lively/tree
 
 step "the share is taken back"
 $hypervisor share remove "$vm" lively || fail "share remove"

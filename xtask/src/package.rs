@@ -42,6 +42,11 @@ pub(crate) fn run() -> Result<i32> {
             put(&entry.path(), &tree.join("usr/lib/systemd/user").join(entry.file_name()))?;
         }
     }
+    let activation = "org.macrohard.Hypervisor1.service";
+    put(
+        &workspace::root().join("packaging/dbus").join(activation),
+        &tree.join("usr/share/dbus-1/services").join(activation),
+    )?;
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
         put(
             &workspace::root().join(licence),

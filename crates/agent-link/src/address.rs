@@ -24,8 +24,11 @@ const HOST: u32 = 2;
 
 /// The virtio-serial port of a VM that leads to its host, by its name in the guest.
 const SERIAL: &str = "/dev/virtio-ports/org.macrohard.agent";
-/// What a guest with vsock has.
+/// What a guest with a driver for vsock has, with a device or without.
 const VSOCK: &str = "/dev/vsock";
+/// Devices of a VM, and the type of its vsock device (virtio 1.2, 5.10) as each says its own.
+const DEVICES: &str = "/sys/bus/virtio/devices";
+const VSOCK_DEVICE: &str = "0x0013";
 
 /// `vsock` or `vsock:CID:PORT`, `serial` or `serial:PATH`, `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +61,8 @@ impl Address {
     /// The way that this guest has: vsock, or a serial port where there is no vsock.
     #[must_use]
     pub fn of_this_guest() -> Self {
-        match !Path::new(VSOCK).exists() && Path::new(SERIAL).exists() {
+        let vsock = Path::new(VSOCK).exists() && has_vsock_device(Path::new(DEVICES));
+        match !vsock && Path::new(SERIAL).exists() {
             true => Self::Serial(SERIAL.into()),
             false => Self::default(),
         }
@@ -77,6 +81,14 @@ impl Address {
             Self::Unix(path) => Box::pin(UnixStream::connect(path).await?),
         })
     }
+}
+
+fn has_vsock_device(devices: &Path) -> bool {
+    let is_vsock = |device: PathBuf| {
+        std::fs::read_to_string(device.join("device")).is_ok_and(|id| id.trim() == VSOCK_DEVICE)
+    };
+    std::fs::read_dir(devices)
+        .is_ok_and(|devices| devices.flatten().any(|device| is_vsock(device.path())))
 }
 
 impl fmt::Display for Address {
@@ -112,6 +124,19 @@ impl FromStr for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_without_a_device_is_no_vsock() {
+        let devices = tempfile::tempdir().unwrap();
+        assert!(!has_vsock_device(&devices.path().join("none")));
+        for (name, id) in [("virtio0", "0x0003\n"), ("virtio1", "0x0004\n")] {
+            std::fs::create_dir(devices.path().join(name)).unwrap();
+            std::fs::write(devices.path().join(name).join("device"), id).unwrap();
+        }
+        assert!(!has_vsock_device(devices.path()));
+        std::fs::write(devices.path().join("virtio0/device"), "0x0013\n").unwrap();
+        assert!(has_vsock_device(devices.path()));
+    }
 
     #[test]
     fn addresses_come_back_from_their_text() {

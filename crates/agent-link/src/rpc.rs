@@ -70,9 +70,9 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::stand_in::host_server::{Host, HostServer};
+    use proto::v1;
     use proto::v1::host_client::HostClient;
-    use proto::v1::host_server::{Host, HostServer};
-    use proto::v1::{self};
     use tonic::{Request, Response, Status};
 
     struct Echo;
@@ -85,51 +85,6 @@ mod tests {
         ) -> Result<Response<v1::ReadyReply>, Status> {
             let program = request.into_inner().program;
             Ok(Response::new(v1::ReadyReply { program, ..Default::default() }))
-        }
-
-        async fn set_applications(
-            &self,
-            _: Request<v1::ApplicationList>,
-        ) -> Result<Response<v1::SetApplicationsReply>, Status> {
-            Err(Status::internal("no"))
-        }
-
-        async fn offer_clipboard(
-            &self,
-            _: Request<v1::ClipboardOffer>,
-        ) -> Result<Response<v1::ClipboardOfferReply>, Status> {
-            Err(Status::internal("no"))
-        }
-
-        type FetchClipboardStream =
-            tokio_stream::wrappers::ReceiverStream<Result<v1::ClipboardChunk, Status>>;
-
-        async fn fetch_clipboard(
-            &self,
-            _: Request<v1::ClipboardFetch>,
-        ) -> Result<Response<Self::FetchClipboardStream>, Status> {
-            Err(Status::internal("no"))
-        }
-
-        async fn notify(
-            &self,
-            _: Request<v1::Notification>,
-        ) -> Result<Response<v1::NotifyReply>, Status> {
-            Err(Status::internal("no"))
-        }
-
-        async fn close_notification(
-            &self,
-            _: Request<v1::CloseNotificationRequest>,
-        ) -> Result<Response<v1::CloseNotificationReply>, Status> {
-            Err(Status::internal("no"))
-        }
-
-        async fn open_url(
-            &self,
-            _: Request<v1::OpenUrlRequest>,
-        ) -> Result<Response<v1::OpenUrlReply>, Status> {
-            Err(Status::internal("no"))
         }
     }
 

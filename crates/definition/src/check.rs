@@ -3,7 +3,7 @@
 
 use crate::name::check_name;
 use crate::network::MacAddress;
-use crate::{Boot, Disk, Network, NetworkMode, Share, VmDefinition};
+use crate::{AgentWay, Boot, Disk, Network, NetworkMode, Share, VmDefinition};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
@@ -171,6 +171,13 @@ impl VmDefinition {
         let mut tags = BTreeSet::new();
         for (index, share) in self.shares.iter().enumerate() {
             share.check(index)?;
+            if !share.kind.has_device() && self.agent == AgentWay::Serial {
+                return Err(FieldProblem::new(
+                    Field::element("share", index, "kind"),
+                    share.kind,
+                    "\"9p\" or \"virtio-fs\", with agent = \"serial\": the VM has no vsock device",
+                ));
+            }
             if !tags.insert(&share.tag) {
                 return Err(FieldProblem::new(
                     Field::element("share", index, "tag"),

@@ -83,6 +83,8 @@ pub struct Integration {
     pub launchers: bool,
     /// They are offered for files of their types, too.
     pub open_with: bool,
+    /// Programs of the session may start and stop it and launch its applications over the session's bus.
+    pub bus_control: bool,
 }
 
 impl Default for Integration {
@@ -92,6 +94,7 @@ impl Default for Integration {
             notifications: true,
             launchers: true,
             open_with: false,
+            bus_control: true,
         }
     }
 }

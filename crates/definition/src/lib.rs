@@ -23,8 +23,8 @@ pub use desktop::{Clipboard, ClipboardFormat, ClipboardPolicy, Integration, Perm
 pub use edit::{add_share, remove_share, set};
 pub use host::HostFacts;
 pub use machine::{
-    Boot, Disk, DiskFormat, EngineChoice, Network, NetworkMode, RateLimit, Share, ShareKind,
-    VmDefinition,
+    AgentWay, Boot, Disk, DiskFormat, EngineChoice, Network, NetworkMode, RateLimit, Share,
+    ShareKind, VmDefinition,
 };
 pub use name::check_name;
 pub use network::MacAddress;

@@ -18,6 +18,18 @@ pub enum EngineChoice {
     Tcg,
 }
 
+/// How the guest's agent reaches the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentWay {
+    /// A vsock device.
+    #[default]
+    Vsock,
+    /// A virtio-serial port, for guests without a driver for vsock; the VM has no vsock device then, and so no
+    /// shares that come and go while it runs.
+    Serial,
+}
+
 /// One VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -34,6 +46,9 @@ pub struct VmDefinition {
     /// Back guest RAM with huge pages where the host has them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub huge_pages: bool,
+    /// How the guest's agent reaches the host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub agent: AgentWay,
     /// What the machine starts.
     #[serde(default, skip_serializing_if = "Boot::is_empty")]
     pub boot: Boot,

@@ -53,6 +53,17 @@ pub struct Places {
 }
 
 impl Places {
+    /// All below one folder, as at a desk of its own. Makes nothing.
+    #[must_use]
+    pub fn below(folder: &Path) -> Self {
+        Self {
+            config: folder.join("config"),
+            state: folder.join("state"),
+            data: folder.join("data"),
+            runtime: folder.join("runtime"),
+        }
+    }
+
     /// By the XDG base directory specification; the runtime folder falls back to
     /// `/tmp/macrohard-UID`. Makes the folders, private to the user.
     ///

@@ -216,6 +216,7 @@ fn definition() -> impl Strategy<Value = VmDefinition> {
                 cpus,
                 engine,
                 huge_pages,
+                agent: definition::AgentWay::default(),
                 boot,
                 disks,
                 networks,

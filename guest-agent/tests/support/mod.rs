@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent_link::{Direction, Gone, Role, Token, admit, channel, receive, serve};
+use proto::stand_in::host_server::{Host, HostServer};
 use proto::v1::guest_client::GuestClient;
-use proto::v1::host_server::{Host, HostServer};
 use proto::v1::{self, ReadyReply, ReadyRequest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -71,43 +70,6 @@ impl Host for Told {
             return Err(Status::internal("no"));
         }
         Ok(Response::new(v1::SetApplicationsReply {}))
-    }
-
-    async fn offer_clipboard(
-        &self,
-        _: Request<v1::ClipboardOffer>,
-    ) -> Result<Response<v1::ClipboardOfferReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    type FetchClipboardStream = ReceiverStream<Result<v1::ClipboardChunk, Status>>;
-
-    async fn fetch_clipboard(
-        &self,
-        _: Request<v1::ClipboardFetch>,
-    ) -> Result<Response<Self::FetchClipboardStream>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn notify(
-        &self,
-        _: Request<v1::Notification>,
-    ) -> Result<Response<v1::NotifyReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn close_notification(
-        &self,
-        _: Request<v1::CloseNotificationRequest>,
-    ) -> Result<Response<v1::CloseNotificationReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn open_url(
-        &self,
-        _: Request<v1::OpenUrlRequest>,
-    ) -> Result<Response<v1::OpenUrlReply>, Status> {
-        Err(Status::internal("no"))
     }
 }
 

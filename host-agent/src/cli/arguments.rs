@@ -1,9 +1,15 @@
 //! The command line as a person types it. Shell completions and man pages are made from this too.
 
+mod desktop;
+
 use super::parse::{DiskArgument, NetArgument, ShareArgument, disk, memory, net, share};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use definition::EngineChoice;
+pub(super) use desktop::{
+    ClipboardArguments, FormatArgument, IntegrationArguments, LaunchArguments, PermissionArgument,
+    PolicyArgument, ShareCommand, Switch,
+};
 use std::path::PathBuf;
 
 /// Run Linux and Windows guests, hardware-isolated, on a Linux desktop.
@@ -185,6 +191,26 @@ pub(super) struct MachineArguments {
     /// Back guest memory with huge pages where the host has them
     #[arg(long)]
     pub(super) huge_pages: bool,
+    /// How the guest's agent reaches the host
+    #[arg(long, value_enum, default_value_t = AgentArgument::Vsock)]
+    pub(super) agent: AgentArgument,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum AgentArgument {
+    /// A vsock device
+    Vsock,
+    /// A virtio-serial port, for guests without a driver for vsock
+    Serial,
+}
+
+impl From<AgentArgument> for definition::AgentWay {
+    fn from(argument: AgentArgument) -> Self {
+        match argument {
+            AgentArgument::Vsock => Self::Vsock,
+            AgentArgument::Serial => Self::Serial,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -280,110 +306,6 @@ pub(super) struct PingArguments {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ClipboardArguments {
-    /// Name of the VM
-    pub(super) name: String,
-    /// Which way content may go; with `ask` both ways, and the desktop asks at each paste
-    #[arg(long, value_enum)]
-    pub(super) policy: Option<PolicyArgument>,
-    /// What may go, separated by commas
-    #[arg(long, value_enum, value_delimiter = ',', num_args = 1..)]
-    pub(super) formats: Vec<FormatArgument>,
-    /// Whether what is selected with the mouse goes, too
-    #[arg(long, value_enum)]
-    pub(super) primary: Option<Switch>,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum PolicyArgument {
-    /// No way
-    Off,
-    /// From the host to the guest
-    ToGuest,
-    /// From the guest to the host
-    ToHost,
-    /// Both ways
-    Both,
-    /// Both ways, and each paste is asked for
-    Ask,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum FormatArgument {
-    /// Plain text
-    Text,
-    /// Text with its looks
-    Html,
-    /// Pictures
-    Image,
-    /// Files, through a share
-    Files,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct LaunchArguments {
-    /// Name of the VM
-    pub(super) name: String,
-    /// Id of the application, as `apps` shows it
-    pub(super) application: String,
-    /// Files of the host and URLs to open with it
-    #[arg(value_name = "FILE")]
-    pub(super) targets: Vec<std::ffi::OsString>,
-    /// One of the application's actions, instead of the application itself
-    #[arg(long, value_name = "ACTION")]
-    pub(super) action: Option<String>,
-    /// Wait this long for the guest and its desktop session
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    pub(super) wait: u32,
-    /// Also show a failure as a notification: nobody sees what a launcher prints
-    #[arg(long, hide = true)]
-    pub(super) menu: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum PermissionArgument {
-    /// It is refused
-    Off,
-    /// You are asked
-    Ask,
-    /// It is done
-    Allow,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Switch {
-    /// Yes
-    On,
-    /// No
-    Off,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct IntegrationArguments {
-    /// Name of the VM
-    pub(super) name: String,
-    /// URLs opened in the guest are opened on the host
-    #[arg(long, value_enum, value_name = "WHEN")]
-    pub(super) open_url: Option<PermissionArgument>,
-    /// The guest's notifications are shown
-    #[arg(long, value_enum)]
-    pub(super) notifications: Option<Switch>,
-    /// The guest's applications stand in the host's menu
-    #[arg(long, value_enum)]
-    pub(super) launchers: Option<Switch>,
-    /// They are offered for files of their types, too
-    #[arg(long, value_enum)]
-    pub(super) open_with: Option<Switch>,
-
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct ListArguments {
     /// Also those that do not run
     #[arg(long)]
@@ -430,32 +352,6 @@ pub(super) struct LogsArguments {
     /// Go on until the VM ends
     #[arg(long, short)]
     pub(super) follow: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum ShareCommand {
-    /// Share a folder, now and at every later start; or let the guest see one file until the VM ends
-    Add {
-        /// Name of the VM
-        name: String,
-        /// The folder, or a file
-        path: PathBuf,
-        /// What the guest calls it, below ~/Host; the folder's name unless given
-        #[arg(long)]
-        tag: Option<String>,
-        /// The guest cannot write
-        #[arg(long)]
-        read_only: bool,
-    },
-    /// List the shares of a VM and where its guest has them
-    List(JsonName),
-    /// Share a folder no more
-    Remove {
-        /// Name of the VM
-        name: String,
-        /// What the guest calls it
-        tag: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -20,6 +20,7 @@ pub(super) fn settings(arguments: IntegrationArguments) -> Result<(), Problem> {
         notifications: switch(arguments.notifications),
         launchers: switch(arguments.launchers),
         open_with: switch(arguments.open_with),
+        bus_control: switch(arguments.bus_control),
     };
     let reply = block_on(async { Ok(daemon().await?.integration(request).await?.into_inner()) })?;
     let open_url = word(&reply);
@@ -29,6 +30,7 @@ pub(super) fn settings(arguments: IntegrationArguments) -> Result<(), Problem> {
             "notifications": reply.notifications,
             "launchers": reply.launchers,
             "open-with": reply.open_with,
+            "bus-control": reply.bus_control,
         }));
     }
     let switch = |on: bool| if on { "on" } else { "off" };
@@ -37,6 +39,7 @@ pub(super) fn settings(arguments: IntegrationArguments) -> Result<(), Problem> {
         ("notifications", switch(reply.notifications)),
         ("launchers", switch(reply.launchers)),
         ("open-with", switch(reply.open_with)),
+        ("bus-control", switch(reply.bus_control)),
     ];
     output::print(&output::table(&rows.map(|(key, value)| vec![key.to_owned(), value.to_owned()])))
 }

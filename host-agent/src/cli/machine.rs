@@ -39,6 +39,7 @@ pub(super) fn definition(
         cpus: options.cpus,
         engine: options.engine.into(),
         huge_pages: options.huge_pages,
+        agent: options.agent.into(),
         boot: Boot {
             kernel: optional(options.kernel.as_deref())?,
             hvt: optional(options.hvt.as_deref())?,

@@ -15,6 +15,7 @@ mod process;
 mod records;
 mod seldom;
 mod service;
+mod shells;
 mod socket;
 mod update;
 mod vm;
@@ -29,6 +30,7 @@ use socket::Listener;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tonic::transport::Server;
@@ -96,22 +98,33 @@ fn run(announced: bool) -> Result<(), Problem> {
         Listener::Passed(listener) => (listener, true),
         Listener::Made(listener) => (listener, false),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::failed(format!("cannot start worker threads: {error}")))?;
-    let done = runtime.block_on(serve(places.clone(), listener, announced));
+    let runtime = threads("clients", 2)?;
+    // A call to a guest passes several tasks. On one thread none of them has to wake another thread, which
+    // costs as much as all the rest; and whatever guests do, clients are answered elsewhere.
+    let guests = threads("guests", 1)?;
+    let vms = vms::Vms::new(places.clone(), guests.handle().clone());
+    let done = runtime.block_on(serve(vms, listener, announced));
     // Waiting for answers of VM processes is not worth holding up the end.
     runtime.shutdown_background();
+    guests.shutdown_background();
     if !passed {
         socket::remove(&places);
     }
     done
 }
 
+/// So many threads that run tasks.
+fn threads(name: &str, count: usize) -> Result<Runtime, Problem> {
+    Builder::new_multi_thread()
+        .worker_threads(count)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(format!("cannot start worker threads: {error}")))
+}
+
 async fn serve(
-    places: Places,
+    vms: vms::Vms,
     listener: std::os::unix::net::UnixListener,
     announced: bool,
 ) -> Result<(), Problem> {
@@ -119,9 +132,9 @@ async fn serve(
     let incoming = socket::own_clients(listener).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let vms = vms::Vms::new(places);
     vms.adopt_all().await;
     let end = Arc::new(Notify::new());
+    let on_bus = tokio::spawn(shells::serve(vms.clone()));
     let service = service::Service::new(vms, Arc::clone(&end));
     tracing::info!(pid = std::process::id(), "ready");
     if announced {
@@ -136,7 +149,7 @@ async fn serve(
     };
     let serving =
         Server::builder().add_service(ControlServer::new(service)).serve_with_incoming(incoming);
-    tokio::select! {
+    let done = tokio::select! {
         served = serving => served.map_err(Problem::failed),
         // Streams that follow a log never end by themselves, so a graceful end would wait for them;
         // a moment suffices for the answer to the one who asked.
@@ -144,5 +157,7 @@ async fn serve(
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             Ok(())
         }
-    }
+    };
+    on_bus.abort();
+    done
 }

@@ -1,12 +1,13 @@
 //! How far away a guest's agent is.
 
-use super::agents::problem;
+use super::agents::{Agent, problem};
 use super::exec::patience;
 use super::vms::Vms;
 use crate::problem::Problem;
 use agent_link::Role;
 use proto::v1::{PingAgentReply, PingAgentRequest, PingRequest};
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// Most calls of one request.
 const MOST_CALLS: u32 = 10_000;
@@ -28,15 +29,27 @@ pub(super) async fn ping(vms: &Vms, request: PingAgentRequest) -> Result<PingAge
             system.or(agents.first()).cloned()
         })
         .await?;
+    // Dropped with the client's request, which ends the calls.
+    let mut calls = JoinSet::new();
+    calls.spawn_on(times(agent, count), vms.guests());
+    let nanoseconds = calls.join_next().await.map_or_else(
+        || Err(Problem::failed("no call was made")),
+        |times| times.unwrap_or_else(|error| Err(Problem::failed(error))),
+    )?;
+    Ok(PingAgentReply { nanoseconds })
+}
+
+/// Nanoseconds that each of `count` calls takes.
+async fn times(agent: Agent, count: u32) -> Result<Vec<u64>, Problem> {
     let mut client = agent.client();
-    let mut reply = PingAgentReply::default();
+    let mut times = Vec::new();
     for _ in 0..count {
         let start = Instant::now();
         tokio::time::timeout(CALL_PATIENCE, client.ping(PingRequest {}))
             .await
             .map_err(|_| Problem::failed("the guest's agent does not answer"))?
             .map_err(problem)?;
-        reply.nanoseconds.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        times.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
-    Ok(reply)
+    Ok(times)
 }

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use vm_control::{Reply, Request as VmQuestion};
 
 /// Longest polite stop a client may wait for, in seconds.
-const STOP_PATIENCE: u32 = 24 * 3600;
+pub(super) const STOP_PATIENCE: u32 = 24 * 3600;
 
 /// The service; cheap to clone.
 #[derive(Clone, Debug)]
@@ -243,7 +243,9 @@ impl Control for Service {
     ) -> Answer<v1::IntegrationReply> {
         let request = request.into_inner();
         let vm = self.vms.get(&request.name).await?;
-        answer(vm.integration().settings(request))
+        let settings = vm.integration().settings(request);
+        self.vms.edited();
+        answer(settings)
     }
 
     async fn update_agent(&self, request: Request<v1::UpdateAgentRequest>) -> Answer<Vm> {

@@ -64,6 +64,11 @@ pub(super) async fn update(vms: &Vms, request: UpdateAgentRequest) -> Result<(),
     send(&agent, package).await?;
     tracing::info!(vm = request.name, "the guest installs its new agent");
     come_back(&agents, agent.number, Duration::from_secs(patience.into())).await.ok_or_else(|| {
+        if agents.is_over() {
+            let message = "the guest took the package, but its VM ended before the agent came back";
+            return Problem::failed(message)
+                .advise("start it again: `dpkg --audit` in the guest tells whether the installation is complete");
+        }
         let message = format!(
             "the guest took the package, but agent {VERSION} did not come back within {patience} seconds"
         );

@@ -1,6 +1,6 @@
 //! One VM as the daemon sees it: what state it is in, and the steps that change it.
 
-use super::agents::Agents;
+use super::agents::{Agents, Audience};
 use super::desktop::Desktop;
 use super::integration::{About, Integration};
 use super::process::{Process, ask, describe_end};
@@ -12,6 +12,7 @@ use proto::v1;
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 use vm_control::{Ending, LaunchSpec, Phase, Reply, Request, Status};
 
@@ -31,7 +32,11 @@ pub(super) struct Vm {
     places: Places,
     records: Records,
     integration: Arc<Integration>,
+    /// The integration, but in tests.
+    audience: Arc<dyn Audience>,
     events: broadcast::Sender<v1::Event>,
+    /// Where its agents are heard.
+    guests: Handle,
     /// Held during a step, so that steps come one at a time.
     turn: tokio::sync::Mutex<()>,
     live: Mutex<Live>,
@@ -74,6 +79,7 @@ impl Vm {
         store: &Store,
         desktop: &Arc<Desktop>,
         events: broadcast::Sender<v1::Event>,
+        guests: Handle,
     ) -> Arc<Self> {
         let about = About {
             vm: name.to_owned(),
@@ -81,12 +87,15 @@ impl Vm {
             store: store.clone(),
             desktop: Arc::clone(desktop),
         };
+        let integration = Arc::new(Integration::new(about));
         Arc::new(Self {
             name: name.to_owned(),
             places: places.clone(),
             records: Records::new(places, name),
-            integration: Arc::new(Integration::new(about)),
+            audience: Arc::clone(&integration) as Arc<dyn Audience>,
+            integration,
             events,
+            guests,
             turn: tokio::sync::Mutex::default(),
             live: Mutex::new(Live::Idle),
         })
@@ -156,7 +165,7 @@ impl Vm {
             vm.finish(status);
             let _ = ended.send(true);
         });
-        self.integration.started();
+        self.audience.started();
         Live::Process(Held {
             process,
             ended: end,
@@ -172,8 +181,9 @@ impl Vm {
         let token = self.records.launch_spec()?.agent_token?.parse().ok()?;
         let path = self.records.files().host_port(agent_link::PORT);
         let port = self.records.files().agent_port();
-        let listening =
-            Agents::listen(&self.name, path, port, token, Arc::clone(&self.integration));
+        let _there = self.guests.enter();
+        let (integration, audience) = (Arc::clone(&self.integration), Arc::clone(&self.audience));
+        let listening = Agents::listen(&self.name, path, port, token, integration, audience);
         listening.inspect_err(|problem| tracing::error!(vm = self.name, %problem)).ok()
     }
 
@@ -196,9 +206,13 @@ impl Vm {
                 tracing::error!(vm = self.name, %problem, "the end of the VM is not recorded");
             }
         }
+        // Before a new process may start: it begins with what this one left.
+        if let Live::Process(Held { agents: Some(agents), .. }) = &*live {
+            agents.end();
+        }
+        self.audience.ended();
         *live = Live::Idle;
         drop(live);
-        self.integration.ended();
         let record = self.records.exit();
         let state = observe(Facts::NoProcess {
             started_before: self.records.started_before(),
@@ -526,3 +540,6 @@ pub(super) fn state_number(state: VmState) -> i32 {
     };
     state.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use super::integration::applications::sweep;
 use super::records::launched_in;
 use super::vm::Vm;
 use crate::engines;
-use crate::lifecycle::Action;
+use crate::lifecycle::{Action, VmState};
 use crate::problem::{Kind, Problem};
 use definition::{HostFacts, Places, Store, VmDefinition, check_name};
 use proto::v1;
@@ -15,7 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 /// Events a slow watcher may fall behind before it loses the oldest.
@@ -29,21 +30,62 @@ pub(super) struct Vms {
     desktop: Arc<Desktop>,
     known: Arc<Mutex<BTreeMap<String, Arc<Vm>>>>,
     events: broadcast::Sender<v1::Event>,
+    guests: Handle,
+    /// Says that definitions came, went or changed.
+    edits: watch::Sender<()>,
 }
 
 impl Vms {
-    pub(super) fn new(places: Places) -> Self {
+    /// Guests are heard on the threads of `guests`.
+    pub(super) fn new(places: Places, guests: Handle) -> Self {
         Self {
             store: Store::new(places.definitions()),
             desktop: Arc::default(),
             known: Arc::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             places,
+            guests,
+            edits: watch::channel(()).0,
         }
+    }
+
+    /// Where tasks run that do nothing but talk with guests.
+    pub(super) fn guests(&self) -> &Handle {
+        &self.guests
     }
 
     pub(super) fn events(&self) -> broadcast::Receiver<v1::Event> {
         self.events.subscribe()
+    }
+
+    /// A definition was made, changed or removed.
+    pub(super) fn edited(&self) {
+        self.edits.send_replace(());
+    }
+
+    /// Tells when this daemon has made, changed or removed a definition.
+    pub(super) fn definitions(&self) -> watch::Receiver<()> {
+        self.edits.subscribe()
+    }
+
+    /// Every VM that is defined or runs, and where it stands.
+    pub(super) async fn states(&self) -> Result<BTreeMap<String, VmState>, Problem> {
+        let mut names: BTreeSet<String> = self.store.names()?.into_iter().collect();
+        names.extend(self.running_folders());
+        let mut looks = JoinSet::new();
+        for name in names {
+            let vm = self.vm(&name);
+            let defined = self.store.text(&name).is_ok();
+            looks.spawn(async move { (name, vm.look().await.state, defined) });
+        }
+        let mut states = BTreeMap::new();
+        while let Some(looked) = looks.join_next().await {
+            let (name, state, defined) = looked.map_err(Problem::failed)?;
+            if defined || state.is_active() {
+                states.insert(name, state);
+            }
+        }
+        Ok(states)
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -93,7 +135,8 @@ impl Vms {
     fn vm(&self, name: &str) -> Arc<Vm> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = known.entry(name.to_owned()).or_insert_with(|| {
-            Vm::new(name, &self.places, &self.store, &self.desktop, self.events.clone())
+            let (events, guests) = (self.events.clone(), self.guests.clone());
+            Vm::new(name, &self.places, &self.store, &self.desktop, events, guests)
         });
         Arc::clone(vm)
     }
@@ -205,7 +248,9 @@ impl Vms {
             crate::contents::check(&definition)?;
             Ok(store.create(&text)?)
         });
-        created.await.map_err(Problem::failed)?
+        let created = created.await.map_err(Problem::failed)?;
+        self.edited();
+        created
     }
 
     pub(super) fn update(&self, name: &str, text: &str) -> Result<(), Problem> {
@@ -213,6 +258,7 @@ impl Vms {
         // are there.
         self.store.replace(name, text)?;
         self.vm(name).integration().changed();
+        self.edited();
         Ok(())
     }
 
@@ -264,6 +310,7 @@ impl Vms {
         let vm = self.get(name).await?;
         vm.delete(|| Ok(self.store.remove(name)?)).await?;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.edited();
         Ok(())
     }
 }

@@ -1,22 +1,25 @@
 //! Applications of a guest in the host's menu. The VM runs a tiny guest; its session is the test's, so that
 //! it can also tell what no agent would.
 
+mod menu;
+#[path = "../support/notes.rs"]
+mod notes;
 mod session;
 #[path = "../support/mod.rs"]
 mod support;
 
 use agent_link::Role;
+use menu::{Display, entries, entry, has, icons, launchers, validate};
+use notes::{Notes, bus, there};
 use proto::v1::icon_reply::Icon;
 use proto::v1::launch_target::Target;
 use proto::v1::{Action, Application, LaunchRequest, LaunchTarget, Text, Translation};
 use session::{Fake, Session};
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 use support::{Desk, kill, kvm, wait_until};
-use tokio::runtime::Runtime;
 
 const ANN: Role = Role::User(1000);
 const SVG: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\"><path d=\"M0 0h9v9z\"/></svg>";
@@ -56,92 +59,6 @@ fn png(size: u32) -> Icon {
     let pixels = vec![7; (size * size * 4) as usize];
     encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
     Icon::Png(file)
-}
-
-fn entries(desk: &Desk) -> PathBuf {
-    desk.path("home/.local/share/applications")
-}
-
-fn entry(desk: &Desk, name: &str) -> PathBuf {
-    entries(desk).join(format!("org.macrohard.{name}.desktop"))
-}
-
-/// Names of all launchers of the product.
-fn launchers(desk: &Desk) -> Vec<String> {
-    let names = std::fs::read_dir(entries(desk)).into_iter().flatten();
-    let mut names: Vec<_> =
-        names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| name.contains("org.macrohard."));
-    names.sort();
-    names
-}
-
-/// All icons, by their path in the theme.
-fn icons(desk: &Desk) -> Vec<String> {
-    let theme = desk.path("home/.local/share/icons/hicolor");
-    let mut waiting = vec![theme.clone()];
-    let mut found = Vec::new();
-    while let Some(folder) = waiting.pop() {
-        for path in
-            std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path())
-        {
-            if path.is_dir() {
-                waiting.push(path);
-            } else {
-                found.push(path.strip_prefix(&theme).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// Whether a program is here; says so loudly otherwise.
-fn has(program: &str, package: &str) -> bool {
-    let found =
-        Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if found.is_err() {
-        eprintln!("SKIPPED: no {program} (package {package})");
-    }
-    found.is_ok()
-}
-
-/// Every launcher is one without a word of the desktop's own check.
-fn validate(desk: &Desk) {
-    for name in launchers(desk) {
-        let mut check = Command::new("desktop-file-validate");
-        let output = check.arg("--no-hints").arg(entries(desk).join(&name)).output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        assert!(
-            output.status.success() && said.is_empty(),
-            "{name}: {}",
-            String::from_utf8_lossy(&said)
-        );
-    }
-}
-
-/// An X server without a screen.
-struct Display {
-    server: Child,
-    name: String,
-}
-
-impl Display {
-    fn new() -> Self {
-        let mut server = Command::new("Xvfb");
-        server.args(["-displayfd", "1", "-nolisten", "tcp", "-screen", "0", "640x480x24"]);
-        let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut number = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut number).unwrap();
-        Self { server, name: format!(":{}", number.trim()) }
-    }
-}
-
-impl Drop for Display {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
 }
 
 fn launched(fake: &Fake) -> Vec<LaunchRequest> {
@@ -282,89 +199,28 @@ fn a_menu_entry_starts_its_application_through_the_desktop_s_launcher() {
     assert_eq!(launched[0].targets, [LaunchTarget { target: Some(url) }]);
 }
 
-/// A desktop that shows notifications: its session bus, and what was shown.
-struct Bus {
-    daemon: Child,
-    address: String,
-    shown: Arc<Mutex<Vec<(String, String)>>>,
-    _runtime: Runtime,
-}
-
-struct Shown(Arc<Mutex<Vec<(String, String)>>>);
-
-#[zbus::interface(name = "org.freedesktop.Notifications")]
-impl Shown {
-    #[allow(clippy::too_many_arguments, reason = "the specification's")]
-    fn notify(
-        &self,
-        _application: &str,
-        _replaces: u32,
-        _icon: &str,
-        summary: &str,
-        body: &str,
-        _actions: Vec<String>,
-        _hints: std::collections::HashMap<String, zbus::OwnedVariant>,
-        _timeout: i32,
-    ) -> u32 {
-        self.0.lock().unwrap().push((summary.to_owned(), body.to_owned()));
-        1
-    }
-}
-
-impl Bus {
-    fn new() -> Self {
-        let mut daemon = Command::new("dbus-daemon");
-        daemon.args(["--session", "--nofork", "--print-address=1"]);
-        daemon.stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut daemon = daemon.spawn().unwrap();
-        let mut address = String::new();
-        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        let address = address.trim().to_owned();
-        let (runtime, shown) = (Runtime::new().unwrap(), Arc::<Mutex<Vec<_>>>::default());
-        let service = Shown(Arc::clone(&shown));
-        let connection = runtime.block_on(async {
-            zbus::connection::Builder::address(address.as_str())
-                .name("org.freedesktop.Notifications")
-                .serve_at("/org/freedesktop/Notifications", service)
-                .build()
-                .await
-        });
-        // It serves as long as it is held.
-        runtime.spawn(async move {
-            let _connection = connection.unwrap();
-            std::future::pending::<()>().await;
-        });
-        Self { daemon, address, shown, _runtime: runtime }
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
 #[test]
 fn a_failure_behind_a_menu_entry_is_shown_on_the_desktop() {
-    if !has("dbus-daemon", "dbus-daemon") {
+    if !there("dbus-daemon") {
         return;
     }
     let desk = Desk::new();
-    let bus = Bus::new();
+    let folder = tempfile::tempdir().unwrap();
+    let _bus = bus(folder.path());
+    let address = format!("unix:path={}/bus", folder.path().display());
+    let notes = Notes::serve(folder.path());
     let launch = |menu: &[&str]| {
         let arguments = [&["launch"], menu, &["--", "a <b>", "x"]].concat();
         let mut client = desk.prepared(&arguments);
-        client.env("DBUS_SESSION_BUS_ADDRESS", &bus.address).output().unwrap()
+        client.env("DBUS_SESSION_BUS_ADDRESS", &address).output().unwrap()
     };
     // No VM may be called so.
     assert_eq!(launch(&[]).status.code(), Some(2));
-    assert!(bus.shown.lock().unwrap().is_empty());
+    assert!(notes.all().is_empty());
     assert_eq!(launch(&["--menu"]).status.code(), Some(2));
-    let shown = std::mem::take(&mut *bus.shown.lock().unwrap());
-    assert_eq!(shown.len(), 1);
-    assert_eq!(shown[0].0, "x of VM \"a <b>\" cannot be started");
-    assert!(shown[0].1.contains("&lt;b&gt;") && !shown[0].1.contains('<'), "{shown:?}");
+    let [note] = &notes.all()[..] else { panic!("{:?}", notes.all()) };
+    assert_eq!(note.summary, "x of VM \"a <b>\" cannot be started");
+    assert!(note.body.contains("&lt;b&gt;") && !note.body.contains('<'), "{note:?}");
     // Without a desktop it is told where it always is.
     let said = desk.cli(&["launch", "--menu", "--", "a", "x"]);
     said.refused(1, &["no notification could be shown", "there is no VM"]);
@@ -388,7 +244,7 @@ fn launchers_follow_the_definition_at_once() {
     let text = std::fs::read_to_string(&definition).unwrap();
     std::fs::write(&definition, format!("# mine\n{text}")).unwrap();
     let said = desk.cli(&["integration", "vm"]).ok();
-    let expected = "open-url       ask\nnotifications  on\nlaunchers      on\nopen-with      off\n";
+    let expected = "open-url       ask\nnotifications  on\nlaunchers      on\nopen-with      off\nbus-control    on\n";
     assert_eq!(said.out, expected);
     let json = desk.cli(&["integration", "vm", "--open-with", "on", "--open-url", "off", "--json"]);
     let json = json.ok().json();

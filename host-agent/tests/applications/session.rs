@@ -4,7 +4,7 @@
 use super::support::Desk;
 use agent_link::{Address, Direction, Hello, Role, Token, channel, introduce, serve};
 use prost::Message;
-use proto::v1::guest_server::{Guest, GuestServer};
+use proto::stand_in::guest_server::{Guest, GuestServer};
 use proto::v1::host_client::HostClient;
 use proto::v1::icon_reply::Icon;
 use proto::v1::{self, Application, ApplicationList, Feature, LaunchRequest, ReadyRequest};
@@ -89,10 +89,6 @@ impl Session {
     }
 }
 
-fn no<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("this session only has applications"))
-}
-
 #[tonic::async_trait]
 impl Guest for Fake {
     async fn icon(
@@ -120,84 +116,5 @@ impl Guest for Fake {
         }
         self.launched.lock().unwrap().push(request);
         Ok(Response::new(v1::LaunchReply { pid: 77 }))
-    }
-
-    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
-        no()
-    }
-
-    type ExecStream = tokio_stream::wrappers::ReceiverStream<Result<v1::ExecOutput, Status>>;
-
-    async fn exec(
-        &self,
-        _: Request<tonic::Streaming<v1::ExecInput>>,
-    ) -> Result<Response<Self::ExecStream>, Status> {
-        no()
-    }
-
-    async fn power(
-        &self,
-        _: Request<v1::PowerRequest>,
-    ) -> Result<Response<v1::PowerReply>, Status> {
-        no()
-    }
-
-    async fn set_time(
-        &self,
-        _: Request<v1::SetTimeRequest>,
-    ) -> Result<Response<v1::SetTimeReply>, Status> {
-        no()
-    }
-
-    async fn guest_status(
-        &self,
-        _: Request<v1::GuestStatusRequest>,
-    ) -> Result<Response<v1::GuestStatusReply>, Status> {
-        no()
-    }
-
-    async fn resync(
-        &self,
-        _: Request<v1::ResyncRequest>,
-    ) -> Result<Response<v1::ResyncReply>, Status> {
-        no()
-    }
-
-    async fn offer_clipboard(
-        &self,
-        _: Request<v1::ClipboardOffer>,
-    ) -> Result<Response<v1::ClipboardOfferReply>, Status> {
-        no()
-    }
-
-    type FetchClipboardStream =
-        tokio_stream::wrappers::ReceiverStream<Result<v1::ClipboardChunk, Status>>;
-
-    async fn fetch_clipboard(
-        &self,
-        _: Request<v1::ClipboardFetch>,
-    ) -> Result<Response<Self::FetchClipboardStream>, Status> {
-        no()
-    }
-
-    async fn set_shares(
-        &self,
-        _: Request<v1::SetSharesRequest>,
-    ) -> Result<Response<v1::SetSharesReply>, Status> {
-        no()
-    }
-
-    async fn notification_event(
-        &self,
-        _: Request<v1::NotificationEventRequest>,
-    ) -> Result<Response<v1::NotificationEventReply>, Status> {
-        no()
-    }
-
-    async fn update(
-        &self,
-        _: Request<tonic::Streaming<v1::UpdateChunk>>,
-    ) -> Result<Response<v1::UpdateReply>, Status> {
-        no()
     }
 }

@@ -12,7 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tonic::codegen::BoxStream;
 
 /// A tiny guest in real mode (nasm):
 ///
@@ -323,23 +325,12 @@ pub fn detached(command: &mut Command) -> std::process::Child {
 #[derive(Clone, Copy)]
 pub struct LyingGuest;
 
-type Outputs = tokio_stream::wrappers::ReceiverStream<Result<v1::ExecOutput, Status>>;
-
 #[tonic::async_trait]
-impl v1::guest_server::Guest for LyingGuest {
-    async fn ping(
-        &self,
-        _: tonic::Request<v1::PingRequest>,
-    ) -> Result<tonic::Response<v1::PingReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    type ExecStream = Outputs;
-
+impl proto::stand_in::guest_server::Guest for LyingGuest {
     async fn exec(
         &self,
         request: tonic::Request<tonic::Streaming<v1::ExecInput>>,
-    ) -> Result<tonic::Response<Outputs>, Status> {
+    ) -> Result<tonic::Response<BoxStream<v1::ExecOutput>>, Status> {
         use v1::exec_output::Output;
         let first = request.into_inner().message().await?.and_then(|input| input.input);
         let Some(v1::exec_input::Input::Start(start)) = first else {
@@ -355,65 +346,13 @@ impl v1::guest_server::Guest for LyingGuest {
         };
         let (to, outputs) = tokio::sync::mpsc::channel(1);
         to.send(Ok(v1::ExecOutput { output })).await.unwrap();
-        Ok(tonic::Response::new(outputs.into()))
+        Ok(tonic::Response::new(Box::pin(ReceiverStream::new(outputs))))
     }
-
-    async fn power(
-        &self,
-        _: tonic::Request<v1::PowerRequest>,
-    ) -> Result<tonic::Response<v1::PowerReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn set_time(
-        &self,
-        _: tonic::Request<v1::SetTimeRequest>,
-    ) -> Result<tonic::Response<v1::SetTimeReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn guest_status(
-        &self,
-        _: tonic::Request<v1::GuestStatusRequest>,
-    ) -> Result<tonic::Response<v1::GuestStatusReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn resync(
-        &self,
-        _: tonic::Request<v1::ResyncRequest>,
-    ) -> Result<tonic::Response<v1::ResyncReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn icon(
-        &self,
-        _: tonic::Request<v1::IconRequest>,
-    ) -> Result<tonic::Response<v1::IconReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn launch(
-        &self,
-        _: tonic::Request<v1::LaunchRequest>,
-    ) -> Result<tonic::Response<v1::LaunchReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn offer_clipboard(
-        &self,
-        _: tonic::Request<v1::ClipboardOffer>,
-    ) -> Result<tonic::Response<v1::ClipboardOfferReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    type FetchClipboardStream =
-        tokio_stream::wrappers::ReceiverStream<Result<v1::ClipboardChunk, Status>>;
 
     async fn fetch_clipboard(
         &self,
         request: tonic::Request<v1::ClipboardFetch>,
-    ) -> Result<tonic::Response<Self::FetchClipboardStream>, Status> {
+    ) -> Result<tonic::Response<BoxStream<v1::ClipboardChunk>>, Status> {
         let (to, chunks) = tokio::sync::mpsc::channel(1);
         let chunk = |size, data: &[u8]| Ok(v1::ClipboardChunk { size, data: data.to_vec() });
         // What is wrong is told by the number of the copy.
@@ -433,7 +372,7 @@ impl v1::guest_server::Guest for LyingGuest {
             }
             _ => {}
         }
-        Ok(tonic::Response::new(chunks.into()))
+        Ok(tonic::Response::new(Box::pin(ReceiverStream::new(chunks))))
     }
 
     async fn set_shares(
@@ -454,19 +393,5 @@ impl v1::guest_server::Guest for LyingGuest {
             .collect();
         problems.push(problem("../../etc", 0));
         Ok(tonic::Response::new(v1::SetSharesReply { problems }))
-    }
-
-    async fn notification_event(
-        &self,
-        _: tonic::Request<v1::NotificationEventRequest>,
-    ) -> Result<tonic::Response<v1::NotificationEventReply>, Status> {
-        Err(Status::internal("no"))
-    }
-
-    async fn update(
-        &self,
-        _: tonic::Request<tonic::Streaming<v1::UpdateChunk>>,
-    ) -> Result<tonic::Response<v1::UpdateReply>, Status> {
-        Err(Status::internal("no"))
     }
 }

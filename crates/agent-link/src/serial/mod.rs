@@ -6,6 +6,7 @@
 //! stream both ways with a window of its own, so that one that stands still holds up no other.
 
 mod frame;
+mod inbox;
 pub(crate) mod port;
 mod pump;
 
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frame::{Finder, Frame, Kind, MOST_DATA};
-use pump::{Heard, Said};
+use inbox::Inbox;
+use pump::Said;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -98,7 +100,7 @@ enum End {
 /// One channel.
 struct Channel {
     /// To the one who reads it.
-    heard: mpsc::UnboundedSender<Heard>,
+    inbox: Arc<Inbox>,
     /// Bytes that the other side may send before it is told more.
     allowed: usize,
     /// Bytes that may be sent.
@@ -278,8 +280,9 @@ impl Carrier {
             Kind::Data(data) if !channel.ended_there => {
                 let left = channel.allowed.checked_sub(data.len());
                 channel.allowed = left.unwrap_or(0);
-                // One who does not listen any more says so itself.
-                let _ = channel.heard.send(Heard::Data(data));
+                if left.is_some() {
+                    channel.inbox.put(&data);
+                }
                 left.is_some()
             }
             Kind::Window(more) => {
@@ -293,7 +296,7 @@ impl Carrier {
             }
             Kind::End if !channel.ended_there => {
                 channel.ended_there = true;
-                let _ = channel.heard.send(Heard::End);
+                channel.inbox.end();
                 true
             }
             Kind::Reset => {
@@ -364,13 +367,13 @@ impl Carrier {
         let (ours, theirs) = tokio::io::duplex(MOST_DATA);
         let (from_stream, to_stream) = tokio::io::split(ours);
         let credit = Arc::new(Semaphore::new(WINDOW));
-        let (heard, hearing) = mpsc::unbounded_channel();
+        let inbox = Arc::new(Inbox::default());
         let mouth = pump::Mouth { channel: number, birth: self.births, to: self.said.clone() };
         let talk = tokio::spawn(pump::talk(from_stream, Arc::clone(&credit), mouth.clone()));
-        let listen = tokio::spawn(pump::listen(to_stream, hearing, mouth));
+        let listen = tokio::spawn(pump::listen(to_stream, Arc::clone(&inbox), mouth));
         let tasks = [talk.abort_handle(), listen.abort_handle()];
         let (ended_here, ended_there) = (false, false);
-        let channel = Channel { heard, allowed: WINDOW, credit, ended_here, ended_there, tasks };
+        let channel = Channel { inbox, allowed: WINDOW, credit, ended_here, ended_there, tasks };
         self.channels.insert(number, channel);
         self.born.insert(number, self.births);
         theirs

@@ -6,13 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::frame::{Kind, MOST_DATA};
-
-/// What came on the line for a channel.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Data(Vec<u8>),
-    End,
-}
+use super::inbox::Inbox;
 
 /// What a channel has for the line.
 #[derive(Debug)]
@@ -61,27 +55,22 @@ pub(super) async fn talk(mut stream: ReadHalf<DuplexStream>, credit: Arc<Semapho
 }
 
 /// Gives the stream what comes, and tells the other side when there is room again.
-pub(super) async fn listen(
-    mut stream: WriteHalf<DuplexStream>,
-    mut hearing: mpsc::UnboundedReceiver<Heard>,
-    mouth: Mouth,
-) {
-    while let Some(heard) = hearing.recv().await {
-        match heard {
-            Heard::Data(data) => {
-                if stream.write_all(&data).await.is_err() {
-                    mouth.say(Kind::Reset).await;
-                    return;
-                }
-                let room = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                if !mouth.say(Kind::Window(room)).await {
-                    return;
-                }
-            }
-            Heard::End => {
-                let _ = stream.shutdown().await;
-                return;
-            }
+pub(super) async fn listen(mut stream: WriteHalf<DuplexStream>, inbox: Arc<Inbox>, mouth: Mouth) {
+    let mut data = Vec::with_capacity(MOST_DATA);
+    loop {
+        data.clear();
+        inbox.take(&mut data).await;
+        if data.is_empty() {
+            let _ = stream.shutdown().await;
+            return;
+        }
+        if stream.write_all(&data).await.is_err() {
+            mouth.say(Kind::Reset).await;
+            return;
+        }
+        let room = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        if !mouth.say(Kind::Window(room)).await {
+            return;
         }
     }
 }

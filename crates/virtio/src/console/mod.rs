@@ -1,6 +1,8 @@
 //! The console (virtio 1.2, 5.3): one port whose bytes go to and come from a [`ConsoleEnd`] of the
 //! host, and a size that follows the host's terminal.
 
+mod lane;
+pub mod port;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -9,6 +11,7 @@ use crate::{
     Counter, Device, DeviceId, Interrupts, RING_FEATURES, RestoreError, Session, StartError,
     Worker, config,
 };
+use lane::Lane;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -168,18 +171,13 @@ impl Device for Console {
             }
         }
         *self.size.interrupts() = Some(session.interrupts.clone());
+        let written = std::mem::take(&mut self.written);
+        let lane = Lane::new([receive, transmit], self.end.take(), written, self.counters.clone());
         Ok(vec![Box::new(ConsoleWorker {
             name: self.name.clone(),
-            receive,
-            transmit,
-            starved: true,
-            pending: None,
-            written: std::mem::take(&mut self.written),
-            end: self.end.take(),
-            ended: false,
+            lane,
             memory: session.memory,
             interrupts: session.interrupts,
-            counters: self.counters.clone(),
         })])
     }
 
@@ -187,8 +185,8 @@ impl Device for Console {
         *self.size.interrupts() = None;
         for worker in workers {
             if let Ok(worker) = worker.into_any().downcast::<ConsoleWorker>() {
-                self.end = worker.end;
-                self.written = worker.written;
+                self.end = worker.lane.end;
+                self.written = worker.lane.written;
             }
         }
     }

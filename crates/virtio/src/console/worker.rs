@@ -1,164 +1,17 @@
-//! The data half: bytes between the queues and the end.
+//! The data half: one lane.
 
-use super::{CHUNK, ConsoleEnd, Counters, MOST_CHUNKS, TOKEN_END, TOKEN_RECEIVE, TOKEN_TRANSMIT};
-use crate::scatter::Buffers;
-use crate::{
-    Chain, GuestMemory, Interrupts, MemoryGuard, Queue, QueueState, Source, Worker, WorkerError,
-};
+use super::lane::{Lane, kick_source};
+use super::{ConsoleEnd, TOKEN_END, TOKEN_RECEIVE, TOKEN_TRANSMIT};
+use crate::{GuestMemory, Interrupts, QueueState, Source, Worker, WorkerError};
 use std::any::Any;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vm_memory::GuestAddressSpace;
 
 pub(super) struct ConsoleWorker {
     pub(super) name: String,
-    pub(super) receive: Option<Queue>,
-    pub(super) transmit: Option<Queue>,
-    /// The driver has given no buffers for input; the end is not read until it does.
-    pub(super) starved: bool,
-    /// Output the end has not taken all of: [`Self::written`] bytes are gone.
-    pub(super) pending: Option<Chain>,
-    pub(super) written: usize,
-    /// `None` when the worker that had it died: the guest talks to nobody.
-    pub(super) end: Option<Box<dyn ConsoleEnd>>,
-    /// The end gives nothing any more.
-    pub(super) ended: bool,
+    pub(super) lane: Lane<dyn ConsoleEnd>,
     pub(super) memory: GuestMemory,
     pub(super) interrupts: Arc<dyn Interrupts>,
-    pub(super) counters: Counters,
-}
-
-impl ConsoleWorker {
-    /// Moves input to the guest.
-    fn feed(&mut self) -> Result<(), WorkerError> {
-        let (Some(queue), Some(end)) = (&mut self.receive, &mut self.end) else {
-            return Ok(());
-        };
-        if self.ended {
-            return Ok(());
-        }
-        let memory = self.memory.memory();
-        let mut moved = false;
-        for _ in 0..MOST_CHUNKS {
-            let Some(chain) = queue.pop(&memory)? else {
-                // Until the driver rings with new buffers, input waits in the end.
-                self.starved = !queue.enable_kicks(&memory)?;
-                if self.starved {
-                    break;
-                }
-                continue;
-            };
-            self.starved = false;
-            let head = chain.head_index();
-            let Ok(buffers) = Buffers::of(chain, &memory) else {
-                self.counters.requests.add(1);
-                self.counters.refused.add(1);
-                queue.add_used(&memory, head, 0)?;
-                moved = true;
-                continue;
-            };
-            let mut bytes = [0; CHUNK];
-            let room = buffers.writable.len().min(CHUNK);
-            let count = match end.receive(&mut bytes[..room]) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    queue.put_back();
-                    break;
-                }
-                Err(_) => 0,
-            };
-            if count == 0 && room > 0 {
-                self.ended = true;
-                queue.put_back();
-                break;
-            }
-            // `count` is at most CHUNK.
-            buffers.writable.copy_from(&bytes[..count]);
-            queue.add_used(&memory, head, count as u32)?;
-            self.counters.requests.add(1);
-            self.counters.to_guest.add(count as u64);
-            moved = true;
-        }
-        if moved { queue.notify(&memory, self.interrupts.as_ref()) } else { Ok(()) }
-    }
-
-    /// Moves the guest's output to the end.
-    fn drain(&mut self) -> Result<(), WorkerError> {
-        let Some(mut queue) = self.transmit.take() else {
-            return Ok(());
-        };
-        let memory = self.memory.memory();
-        let result = self.drain_queue(&mut queue, &memory);
-        self.transmit = Some(queue);
-        result
-    }
-
-    fn drain_queue(&mut self, queue: &mut Queue, memory: &MemoryGuard) -> Result<(), WorkerError> {
-        let mut moved = false;
-        for _ in 0..MOST_CHUNKS {
-            let chain = match self.pending.take() {
-                Some(chain) => chain,
-                None => match queue.pop(memory)? {
-                    Some(chain) => chain,
-                    None if queue.enable_kicks(memory)? => continue,
-                    None => break,
-                },
-            };
-            let head = chain.head_index();
-            match self.say(chain.clone(), memory) {
-                Said::All => {
-                    self.written = 0;
-                    self.counters.requests.add(1);
-                    queue.add_used(memory, head, 0)?;
-                    moved = true;
-                }
-                Said::Some => self.pending = Some(chain),
-                Said::None => {
-                    self.pending = Some(chain);
-                    break;
-                }
-            }
-        }
-        if moved {
-            queue.notify(memory, self.interrupts.as_ref())?;
-        }
-        // With output pending, the end wakes us when it takes more.
-        if self.pending.is_none() && queue.more(memory)? {
-            queue.ring_again();
-        }
-        Ok(())
-    }
-
-    /// One chunk of a request.
-    fn say(&mut self, chain: Chain, memory: &MemoryGuard) -> Said {
-        let Ok(mut buffers) = Buffers::of(chain, memory) else {
-            self.counters.refused.add(1);
-            return Said::All;
-        };
-        buffers.readable.skip(self.written);
-        let mut bytes = [0; CHUNK];
-        let count = buffers.readable.copy_to(&mut bytes);
-        if count == 0 {
-            return Said::All;
-        }
-        let taken = match self.end.as_mut().map(|end| end.send(&bytes[..count])) {
-            Some(Ok(taken)) => taken,
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Said::None,
-            // Nobody listens: the guest must not hang on it.
-            Some(Err(_)) | None => count,
-        };
-        self.written += taken;
-        self.counters.from_guest.add(taken as u64);
-        if taken == buffers.readable.len() { Said::All } else { Said::Some }
-    }
-}
-
-/// How much of a request's rest was taken.
-enum Said {
-    All,
-    Some,
-    None,
 }
 
 impl Worker for ConsoleWorker {
@@ -167,51 +20,34 @@ impl Worker for ConsoleWorker {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let kick = |queue: &Option<Queue>, token| {
-            queue.as_ref().map(|queue| Source {
-                descriptor: queue.kick.as_raw_fd(),
-                readable: true,
-                writable: false,
-                token,
-            })
-        };
-        let end = self.end.as_ref().map(|end| Source {
-            descriptor: end.descriptor().as_raw_fd(),
-            readable: !self.starved && !self.ended,
-            writable: self.pending.is_some(),
-            token: TOKEN_END,
-        });
-        [kick(&self.receive, TOKEN_RECEIVE), kick(&self.transmit, TOKEN_TRANSMIT), end]
-            .into_iter()
-            .flatten()
-            .collect()
+        let Lane { receive, transmit, .. } = &self.lane;
+        [
+            kick_source(receive.as_ref(), TOKEN_RECEIVE),
+            kick_source(transmit.as_ref(), TOKEN_TRANSMIT),
+            self.lane.end_source(TOKEN_END),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn ready(&mut self, token: u32) -> Result<(), WorkerError> {
-        let queue = match token {
-            TOKEN_RECEIVE => &self.receive,
-            TOKEN_TRANSMIT => &self.transmit,
-            _ => &None,
-        };
-        if let Some(queue) = queue {
-            queue.take_kick();
-        }
+        let (memory, interrupts) = (self.memory.memory(), self.interrupts.as_ref());
         match token {
-            TOKEN_RECEIVE => self.feed(),
-            TOKEN_TRANSMIT => self.drain(),
-            _ => {
-                self.feed()?;
-                if self.pending.is_some() { self.drain() } else { Ok(()) }
+            TOKEN_RECEIVE => {
+                self.lane.receive.iter().for_each(|queue| queue.take_kick());
+                self.lane.feed(&memory, interrupts)
             }
+            TOKEN_TRANSMIT => {
+                self.lane.transmit.iter().for_each(|queue| queue.take_kick());
+                self.lane.drain(&memory, interrupts)
+            }
+            _ => self.lane.end_ready(&memory, interrupts),
         }
     }
 
     fn stop(&mut self) -> Vec<QueueState> {
-        if let (Some(queue), true) = (&mut self.transmit, self.pending.take().is_some()) {
-            // The next worker takes it again and goes on after `written` bytes.
-            queue.put_back();
-        }
-        [&self.receive, &self.transmit].into_iter().flatten().map(Queue::state).collect()
+        self.lane.stop()
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -4,7 +4,7 @@ use super::console_end::HubEnd;
 use super::lines::MessageSink;
 use crate::service::{Service, passt, shared_folder};
 use crate::{MachineError, Surroundings};
-use definition::{DiskFormat, NetworkMode, Share, ShareKind, VmDefinition};
+use definition::{AgentWay, DiskFormat, NetworkMode, Share, ShareKind, VmDefinition};
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use units::Bytes;
 use virtio::balloon::{Balloon, BalloonControl, BalloonError, MappedMemory};
 use virtio::block::{Block, BlockOptions, RateLimit};
+use virtio::console::port::NamedPort;
 use virtio::net::{Backend, Net, Stream, Tap};
 use virtio::pci::VirtioPci;
 use virtio::plan9::Plan9;
@@ -231,13 +232,24 @@ fn make(
         .map_err(|e| MachineError::system("cannot make the balloon", e))?;
     devices.push(Box::new(balloon));
     let ports = surroundings.host_ports.clone();
-    let vsock = virtio::vsock::Vsock::new("vsock0", GUEST_CID, &files.vsock(), ports)
-        .map_err(|e| super::motherboard::part("vsock")(&e))?;
-    devices.push(Box::new(vsock));
+    devices.push(match definition.agent {
+        AgentWay::Vsock => Box::new(
+            virtio::vsock::Vsock::new("vsock0", GUEST_CID, &files.vsock(), ports)
+                .map_err(|e| super::motherboard::part("vsock")(&e))?,
+        ),
+        AgentWay::Serial => Box::new(agent_port(&files)?),
+    });
     for (index, share) in definition.shares.iter().enumerate() {
         devices.extend(folder(share, index, &spec.runtime, &mut services)?);
     }
     Ok(Made { devices, balloon: control, services })
+}
+
+/// The serial port, for the daemon to connect to.
+fn agent_port(files: &Files<'_>) -> Result<NamedPort, MachineError> {
+    let listener = crate::service::listen_at(&files.agent_port())?;
+    NamedPort::new("port0", vm_control::AGENT_PORT, listener)
+        .map_err(|e| MachineError::system("cannot listen at the agent's port", e))
 }
 
 fn folder(

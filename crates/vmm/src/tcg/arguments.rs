@@ -1,7 +1,7 @@
 //! A VM's definition in QEMU's words: the machine that engine `kvm` builds itself, asked of QEMU.
 //! Pure: looks at nothing but its arguments.
 
-use definition::{DiskFormat, RateLimit, ShareKind, VmDefinition};
+use definition::{AgentWay, DiskFormat, RateLimit, ShareKind, VmDefinition};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -70,7 +70,7 @@ pub(super) struct Flash {
 pub(super) fn arguments(vm: &VmDefinition, wiring: &Wiring) -> Vec<OsString> {
     let mut line = Line::default();
     machine(&mut line, vm, wiring);
-    channels(&mut line, wiring);
+    channels(&mut line, vm, wiring);
     boot(&mut line, vm, wiring);
     for (index, layers) in wiring.disks.iter().enumerate() {
         let bootable = vm.boot.kernel.is_none();
@@ -139,7 +139,7 @@ fn machine(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
     line.value(format!("/proc/self/fd/{}", wiring.trace));
 }
 
-fn channels(line: &mut Line, wiring: &Wiring) {
+fn channels(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
     for (id, descriptor) in [
         ("monitor", wiring.monitor),
         ("serial", wiring.serial),
@@ -181,8 +181,10 @@ fn channels(line: &mut Line, wiring: &Wiring) {
         let name = vm_control::AGENT_TOKEN_FILE;
         line.option("-fw_cfg", options("").with("name", name).with("file", token));
     }
-    line.option("-chardev", options("socket").with("id", "vsock").with("path", &wiring.vsock));
-    line.option("-device", options("vhost-user-vsock-pci").with("chardev", "vsock"));
+    if vm.agent == AgentWay::Vsock {
+        line.option("-chardev", options("socket").with("id", "vsock").with("path", &wiring.vsock));
+        line.option("-device", options("vhost-user-vsock-pci").with("chardev", "vsock"));
+    }
 }
 
 fn boot(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
@@ -448,6 +450,13 @@ mod tests {
         assert!(line.contains(chardev), "{line}");
         let device = "virtserialport,bus=ports.0,chardev=agent,name=org.macrohard.agent";
         assert!(line.contains(device), "{line}");
+        assert!(line.contains("vhost-user-vsock-pci"));
+    }
+
+    #[test]
+    fn a_vm_whose_agent_uses_the_port_has_no_vsock() {
+        let line = line("agent = \"serial\"\n", &wiring());
+        assert!(line.contains("name=org.macrohard.agent") && !line.contains("vsock"), "{line}");
     }
 
     #[test]

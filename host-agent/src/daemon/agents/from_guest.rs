@@ -35,12 +35,18 @@ impl FromGuest {
         self.desk.upgrade().ok_or_else(|| Status::unavailable("the VM has ended"))
     }
 
-    /// For what only a session has.
+    /// For what only a session has, and tells after it has said what it is: what is heard of one that never does
+    /// would stay when it goes.
     fn session(&self) -> Result<Arc<Integration>, Status> {
-        match self.role {
-            Role::User(_) => Ok(Arc::clone(&self.desk()?.integration)),
-            Role::System => Err(Status::failed_precondition("only a session's agent tells this")),
+        if self.role == Role::System {
+            return Err(Status::failed_precondition("only a session's agent tells this"));
         }
+        let desk = self.desk()?;
+        if !desk.is_ready(self.role, self.number) {
+            desk.warn(&format!("{} calls before it has said that it is ready: refused", self.role));
+            return Err(Status::failed_precondition("this connection has not said what it is"));
+        }
+        Ok(Arc::clone(&desk.integration))
     }
 }
 

@@ -37,7 +37,20 @@ const CALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest message of a guest that is passed on, in bytes.
 const MESSAGE: usize = 512;
 
-/// Of one VM process; dropped, the socket is left and all connections end.
+/// Who is told of a VM's process and its agents: of each agent that comes and, before it comes again, that it left.
+/// One thing at a time, in the order in which it happened. All return soon.
+pub(super) trait Audience: std::fmt::Debug + Send + Sync {
+    /// An agent is there, with both connections.
+    fn came(&self, agent: &Agent);
+    /// An agent that came, or that said of itself what it is, is not there any more.
+    fn left(&self, role: Role);
+    /// The VM process has started, or one that runs was found. What one before left is gone.
+    fn started(&self);
+    /// The VM process has ended; all agents have left.
+    fn ended(&self);
+}
+
+/// Of one VM process; at its end or dropped, the socket is left and all connections end.
 #[derive(Debug)]
 pub(super) struct Agents {
     desk: Arc<Desk>,
@@ -70,10 +83,23 @@ pub(super) struct Agent {
 struct Desk {
     vm: String,
     token: Token,
-    agents: Mutex<BTreeMap<Role, Entry>>,
+    agents: Mutex<Table>,
     changed: watch::Sender<()>,
+    /// What sessions' agents tell goes there.
     integration: Arc<Integration>,
+    /// The integration, but in tests.
+    audience: Arc<dyn Audience>,
+    /// Held from the look at what has changed until the audience knows.
+    telling: Mutex<()>,
     lines: Seldom,
+}
+
+/// The agents of a VM process.
+#[derive(Debug, Default)]
+struct Table {
+    entries: BTreeMap<Role, Entry>,
+    /// The process has ended: none comes any more.
+    over: bool,
 }
 
 /// One agent as its connections come and go.
@@ -81,14 +107,17 @@ struct Desk {
 struct Entry {
     serves: Option<(u64, Channel)>,
     calls: Option<Facts>,
-    /// It was there, and the integration knows.
+    /// It was there, and the audience knows.
     known: bool,
+    /// It has said what it is, so what it tells is heard.
+    heard: bool,
     /// The connection on which it calls.
     answered: Option<(u64, AbortHandle)>,
 }
 
 impl Agents {
-    /// Listens at `path` for agents of VM `vm`, also of those that come over its serial port.
+    /// Listens at `path` for agents of VM `vm`, also of those that come over its serial port. They are heard in
+    /// the runtime that this is called in.
     ///
     /// # Errors
     /// The socket cannot be made.
@@ -98,6 +127,7 @@ impl Agents {
         port: PathBuf,
         token: Token,
         integration: Arc<Integration>,
+        audience: Arc<dyn Audience>,
     ) -> Result<Self, Problem> {
         let failed = |error| {
             Problem::failed(format!("cannot listen for agents at {}: {error}", path.display()))
@@ -116,6 +146,8 @@ impl Agents {
             agents: Mutex::default(),
             changed: watch::channel(()).0,
             integration,
+            audience,
+            telling: Mutex::default(),
             lines: Seldom::default(),
         });
         let listening = tokio::spawn(Arc::clone(&desk).accept(listener));
@@ -126,10 +158,23 @@ impl Agents {
     /// Those that are there, the system's first.
     pub(super) fn all(&self) -> Vec<Agent> {
         let agents = self.desk.agents();
-        agents.iter().filter_map(|(role, entry)| entry.agent(*role)).collect()
+        agents.entries.iter().filter_map(|(role, entry)| entry.agent(*role)).collect()
     }
 
-    /// Waits until `found` finds what it looks for, for as long as `patience`.
+    /// Leaves the socket, ends all connections, and tells of each agent that it has left. Whoever waits for an
+    /// agent waits no more.
+    pub(super) fn end(&self) {
+        self.listening.abort();
+        self.carrying.abort();
+        self.desk.end();
+    }
+
+    /// The VM process has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.desk.agents().over
+    }
+
+    /// Waits until `found` finds what it looks for, for as long as `patience` and the VM process.
     pub(super) async fn wait_for<T>(
         &self,
         patience: Duration,
@@ -139,13 +184,16 @@ impl Agents {
         let waiting = async {
             loop {
                 if let Some(found) = found(&self.all()) {
-                    return found;
+                    return Some(found);
+                }
+                if self.is_over() {
+                    return None;
                 }
                 // The sender lives as long as this.
                 let _ = changed.changed().await;
             }
         };
-        tokio::time::timeout(patience, waiting).await.ok()
+        tokio::time::timeout(patience, waiting).await.ok().flatten()
     }
 
     /// Tells the guest what time it is: its clock stood still.
@@ -170,16 +218,7 @@ impl Agents {
 
 impl Drop for Agents {
     fn drop(&mut self) {
-        self.listening.abort();
-        self.carrying.abort();
-        for (role, entry) in std::mem::take(&mut *self.desk.agents()) {
-            if entry.known {
-                self.desk.integration.left(role);
-            }
-            if let Some((_, answered)) = entry.answered {
-                answered.abort();
-            }
-        }
+        self.end();
     }
 }
 
@@ -232,8 +271,26 @@ pub(super) fn problem(status: tonic::Status) -> Problem {
 }
 
 impl Desk {
-    fn agents(&self) -> MutexGuard<'_, BTreeMap<Role, Entry>> {
+    fn agents(&self) -> MutexGuard<'_, Table> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = {
+            let mut agents = self.agents();
+            agents.over = true;
+            std::mem::take(&mut agents.entries)
+        };
+        for (role, entry) in entries {
+            if entry.known || entry.heard {
+                self.audience.left(role);
+            }
+            if let Some((_, answered)) = entry.answered {
+                answered.abort();
+            }
+        }
+        self.changed.send_replace(());
     }
 
     async fn accept(self: Arc<Self>, listener: UnixListener) {
@@ -314,14 +371,23 @@ impl Desk {
 
     /// Whether another agent, or another connection of one, may come.
     fn make_room(&self, role: Role) -> bool {
-        let mut agents = self.agents();
-        agents.retain(|_, entry| entry.serves.is_some() || entry.answered.is_some());
-        agents.contains_key(&role) || agents.len() < MOST_AGENTS
+        let entries = &mut self.agents().entries;
+        entries.retain(|_, entry| {
+            let connected = entry.serves.is_some() || entry.answered.is_some();
+            connected || entry.known || entry.heard
+        });
+        entries.contains_key(&role) || entries.len() < MOST_AGENTS
     }
 
     /// Keeps the way to an agent. A newer one takes the place of an older.
     async fn call(self: Arc<Self>, channel: Channel, mut gone: Gone, role: Role, number: u64) {
-        self.agents().entry(role).or_default().serves = Some((number, channel));
+        {
+            let mut agents = self.agents();
+            if agents.over {
+                return;
+            }
+            agents.entries.entry(role).or_default().serves = Some((number, channel));
+        }
         self.changed(role);
         // The channel, and with it the connection, lives in the table alone.
         let desk = Arc::downgrade(&self);
@@ -329,7 +395,7 @@ impl Desk {
         gone.wait().await;
         if let Some(desk) = desk.upgrade() {
             let mut agents = desk.agents();
-            if let Some(entry) = agents.get_mut(&role)
+            if let Some(entry) = agents.entries.get_mut(&role)
                 && entry.serves.as_ref().is_some_and(|(held, _)| *held == number)
             {
                 entry.serves = None;
@@ -347,7 +413,11 @@ impl Desk {
         let answered = Some((number, serving.abort_handle()));
         let before = {
             let mut agents = self.agents();
-            let entry = agents.entry(role).or_default();
+            if agents.over {
+                serving.abort();
+                return;
+            }
+            let entry = agents.entries.entry(role).or_default();
             // What the one before has said of itself goes with it.
             entry.calls = None;
             std::mem::replace(&mut entry.answered, answered)
@@ -362,7 +432,7 @@ impl Desk {
         let _ = serving.await;
         if let Some(desk) = desk.upgrade() {
             let mut agents = desk.agents();
-            if let Some(entry) = agents.get_mut(&role)
+            if let Some(entry) = agents.entries.get_mut(&role)
                 && entry.answered.as_ref().is_some_and(|(held, _)| *held == number)
             {
                 (entry.answered, entry.calls) = (None, None);
@@ -376,7 +446,7 @@ impl Desk {
     fn ready(&self, role: Role, number: u64, facts: Facts) -> bool {
         let mut agents = self.agents();
         // One of an older connection comes too late.
-        if let Some(entry) = agents.get_mut(&role)
+        if let Some(entry) = agents.entries.get_mut(&role)
             && entry.answered.as_ref().is_some_and(|(held, _)| *held == number)
         {
             if entry.calls.is_some() {
@@ -389,6 +459,14 @@ impl Desk {
         true
     }
 
+    /// Whether the agent that calls on this connection has said what it is.
+    fn is_ready(&self, role: Role, number: u64) -> bool {
+        self.agents().entries.get(&role).is_some_and(|entry| {
+            entry.calls.is_some()
+                && entry.answered.as_ref().is_some_and(|(held, _)| *held == number)
+        })
+    }
+
     /// A line about something that a guest can repeat.
     fn warn(&self, what: &str) {
         if let Some(kept) = self.lines.due() {
@@ -397,21 +475,26 @@ impl Desk {
     }
 
     fn changed(&self, role: Role) {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let (there, came, left) = {
             let mut agents = self.agents();
-            let entry = agents.get_mut(&role);
-            let agent = entry.as_ref().and_then(|entry| entry.agent(role));
+            let Some(entry) = agents.entries.get_mut(&role) else {
+                return;
+            };
+            let agent = entry.agent(role);
             // One of another protocol has nothing for the desktop.
             let known = agent.clone().filter(|agent| !agent.facts.foreign);
-            let knew = entry.map(|entry| std::mem::replace(&mut entry.known, known.is_some()));
-            (agent.is_some(), known, knew.unwrap_or_default())
+            let knew = std::mem::replace(&mut entry.known, known.is_some());
+            let ready = entry.calls.is_some();
+            let heard = std::mem::replace(&mut entry.heard, ready);
+            (agent.is_some(), known, knew || heard && !ready)
         };
         // One that comes anew is told of as gone first: what was agreed with it is gone.
         if left {
-            self.integration.left(role);
+            self.audience.left(role);
         }
         if let Some(agent) = &came {
-            self.integration.came(agent);
+            self.audience.came(agent);
         }
         if let Some(kept) = self.lines.due() {
             tracing::info!(vm = self.vm, %role, there, kept, "agent");
@@ -431,3 +514,6 @@ impl From<Agent> for v1::Agent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

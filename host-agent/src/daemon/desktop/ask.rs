@@ -174,153 +174,84 @@ fn escaped(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/support/notes.rs"]
+mod notes;
+
+#[cfg(test)]
 mod tests {
+    use super::notes::{Notes, Program, bus, there};
     use super::*;
-    use std::io::{BufRead, BufReader};
-    use std::process::{Child, Command, Stdio};
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use zbus::object_server::SignalEmitter;
+    use tokio::runtime::Runtime;
 
-    /// A bus of the test's own.
-    struct Daemon {
-        process: Child,
-        address: String,
+    /// A session with a bus, and one to run the test's own questions.
+    struct Session {
+        folder: tempfile::TempDir,
+        _bus: Program,
+        runtime: Runtime,
     }
 
-    impl Daemon {
-        fn start() -> Option<Self> {
-            let mut command = Command::new("dbus-daemon");
-            command.args(["--session", "--nofork", "--print-address"]).stdout(Stdio::piped());
-            let mut process = match command.spawn() {
-                Ok(process) => process,
-                Err(error) => {
-                    eprintln!("SKIPPED: dbus-daemon cannot be started: {error}");
-                    return None;
-                }
-            };
-            let mut address = String::new();
-            BufReader::new(process.stdout.take()?).read_line(&mut address).unwrap();
-            Some(Self { process, address: address.trim().to_owned() })
-        }
-    }
-
-    impl Drop for Daemon {
-        fn drop(&mut self) {
-            let _ = self.process.kill();
-            let _ = self.process.wait();
-        }
-    }
-
-    /// Answers each question with the same.
-    struct Person {
-        answer: Option<&'static str>,
-        shown: Arc<AtomicU32>,
-        bodies: Arc<Mutex<Vec<String>>>,
-    }
-
-    #[zbus::interface(name = "org.freedesktop.Notifications")]
-    impl Person {
-        fn get_capabilities(&self) -> Vec<String> {
-            vec!["actions".into(), "body-markup".into()]
-        }
-
-        #[allow(clippy::too_many_arguments, reason = "the specification's method")]
-        async fn notify(
-            &self,
-            _application: String,
-            _replaces: u32,
-            _icon: String,
-            summary: String,
-            body: String,
-            _actions: Vec<String>,
-            _hints: HashMap<String, zbus::OwnedVariant>,
-            _timeout: i32,
-            #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
-        ) -> u32 {
-            let id = self.shown.fetch_add(1, Ordering::SeqCst) + 1;
-            self.bodies.lock().unwrap().push(format!("{summary}|{body}"));
-            match self.answer {
-                // Somebody else's first.
-                Some(key) => {
-                    Self::action_invoked(&emitter, id + 1000, ALLOW).await.unwrap();
-                    Self::action_invoked(&emitter, id, key).await.unwrap();
-                }
-                None if id.is_multiple_of(2) => {
-                    Self::notification_closed(&emitter, id, 2).await.unwrap();
-                }
-                None => {}
+    impl Session {
+        fn new() -> Option<Self> {
+            if !there("dbus-daemon") {
+                return None;
             }
-            id
+            let folder = tempfile::tempdir().unwrap();
+            let bus = bus(folder.path());
+            Some(Self { folder, _bus: bus, runtime: Runtime::new().unwrap() })
         }
 
-        fn close_notification(&self, _id: u32) {}
-
-        #[zbus(signal)]
-        async fn action_invoked(
-            emitter: &SignalEmitter<'_>,
-            id: u32,
-            key: &str,
-        ) -> zbus::Result<()>;
-
-        #[zbus(signal)]
-        async fn notification_closed(
-            emitter: &SignalEmitter<'_>,
-            id: u32,
-            reason: u32,
-        ) -> zbus::Result<()>;
-    }
-
-    async fn person(
-        daemon: &Daemon,
-        answer: Option<&'static str>,
-    ) -> (zbus::Connection, Arc<Mutex<Vec<String>>>) {
-        let bodies = Arc::<Mutex<Vec<String>>>::default();
-        let person = Person { answer, shown: Arc::default(), bodies: Arc::clone(&bodies) };
-        let connection = zbus::connection::Builder::address(daemon.address.as_str())
-            .serve_at(PATH, person)
-            .name(SERVICE)
-            .build()
-            .await
-            .unwrap();
-        (connection, bodies)
+        fn asking(&self, patience: Duration) -> Asking {
+            let address = format!("unix:path={}/bus", self.folder.path().display());
+            Asking { patience, ..Asking::new(Arc::new(Bus::at(&address))) }
+        }
     }
 
     fn question(vm: &str) -> Question {
         Question { vm: vm.into(), summary: "paste?".into(), body: "a <b>&".into() }
     }
 
-    fn asking(daemon: &Daemon) -> Asking {
-        let patience = Duration::from_millis(300);
-        Asking { patience, ..Asking::new(Arc::new(Bus::at(&daemon.address))) }
-    }
-
-    #[tokio::test]
-    async fn what_the_person_chooses_is_the_answer() {
-        let Some(daemon) = Daemon::start() else { return };
+    #[test]
+    fn what_the_person_chooses_is_the_answer() {
         for (key, answer) in [(ALLOW, Answer::Allowed), (DENY, Answer::Denied(Denial::Person))] {
-            let (_person, bodies) = person(&daemon, Some(key)).await;
-            assert_eq!(asking(&daemon).ask(question("vm")).await, answer);
-            assert_eq!(*bodies.lock().unwrap(), ["vm: paste?|a &lt;b&gt;&amp;"]);
+            let Some(session) = Session::new() else { return };
+            let notes = Notes::serve(session.folder.path());
+            notes.answer(Some(key));
+            let asking = session.asking(PATIENCE);
+            assert_eq!(session.runtime.block_on(asking.ask(question("vm"))), answer);
+            let [note] = &notes.all()[..] else { panic!("{:?}", notes.all()) };
+            assert_eq!((&*note.summary, &*note.body), ("vm: paste?", "a &lt;b&gt;&amp;"));
         }
     }
 
-    #[tokio::test]
-    async fn a_question_that_is_not_answered_is_denied_and_a_vm_has_one_at_a_time() {
-        let Some(daemon) = Daemon::start() else { return };
-        let (_person, _) = person(&daemon, None).await;
-        let asking = asking(&daemon);
-        let (first, second) = tokio::join!(asking.ask(question("vm")), asking.ask(question("vm")));
+    #[test]
+    fn a_question_that_is_not_answered_is_denied_and_a_vm_has_one_at_a_time() {
+        let Some(session) = Session::new() else { return };
+        let notes = Notes::serve(session.folder.path());
+        let asking = session.asking(Duration::from_millis(300));
+        let both = async { tokio::join!(asking.ask(question("vm")), asking.ask(question("vm"))) };
+        let (first, second) = session.runtime.block_on(both);
         assert_eq!(first, Answer::Denied(Denial::Late));
         assert_eq!(second, Answer::Denied(Denial::Busy));
         // Waved away.
-        assert_eq!(asking.ask(question("vm")).await, Answer::Denied(Denial::Person));
+        let asking = session.asking(PATIENCE);
+        let waving = std::thread::spawn(move || {
+            let note = notes.wait_for("other: paste?");
+            notes.dismiss(note.id);
+            notes
+        });
+        let answer = session.runtime.block_on(asking.ask(question("other")));
+        assert_eq!(answer, Answer::Denied(Denial::Person));
+        waving.join().unwrap();
     }
 
-    #[tokio::test]
-    async fn without_a_desktop_everything_is_denied() {
+    #[test]
+    fn without_a_desktop_everything_is_denied() {
+        let runtime = Runtime::new().unwrap();
         let nowhere = Asking::new(Arc::new(Bus::at("unix:path=/nonexistent/bus")));
-        assert_eq!(nowhere.ask(question("vm")).await, Answer::Denied(Denial::Unable));
-        let Some(daemon) = Daemon::start() else { return };
-        assert_eq!(asking(&daemon).ask(question("vm")).await, Answer::Denied(Denial::Unable));
+        assert_eq!(runtime.block_on(nowhere.ask(question("vm"))), Answer::Denied(Denial::Unable));
+        let Some(session) = Session::new() else { return };
+        let asking = session.asking(PATIENCE);
+        let answer = session.runtime.block_on(asking.ask(question("vm")));
+        assert_eq!(answer, Answer::Denied(Denial::Unable));
     }
 }

@@ -9,7 +9,7 @@ pub(super) mod notices;
 mod settings;
 pub(super) mod shares;
 
-use super::agents::Agent;
+use super::agents::{Agent, Audience};
 use super::desktop::Desktop;
 use crate::problem::Problem;
 use agent_link::Role;
@@ -69,34 +69,6 @@ impl Integration {
         settings::settings(self, &self.about, &request)
     }
 
-    /// An agent is there, with both connections. Returns soon.
-    pub(super) fn came(&self, agent: &Agent) {
-        self.applications.came(agent);
-        self.clipboard.came(agent);
-        self.notices.came(agent);
-        self.shares.came(agent);
-    }
-
-    /// An agent that was there is not any more.
-    pub(super) fn left(&self, role: Role) {
-        self.applications.left(role);
-        self.clipboard.left(role);
-        self.notices.left(role);
-        self.shares.left(role);
-    }
-
-    /// The VM process has started, or one that runs was found.
-    pub(super) fn started(&self) {
-        self.shares.started();
-    }
-
-    /// The VM process has ended; all agents have left.
-    pub(super) fn ended(&self) {
-        self.clipboard.ended();
-        self.notices.ended();
-        self.shares.ended();
-    }
-
     /// The definition has changed.
     pub(super) fn changed(&self) {
         self.applications.changed();
@@ -108,5 +80,31 @@ impl Integration {
     pub(super) fn deleted(&self) {
         self.applications.deleted();
         self.shares.deleted();
+    }
+}
+
+impl Audience for Integration {
+    fn came(&self, agent: &Agent) {
+        self.applications.came(agent);
+        self.clipboard.came(agent);
+        self.notices.came(agent);
+        self.shares.came(agent);
+    }
+
+    fn left(&self, role: Role) {
+        self.applications.left(role);
+        self.clipboard.left(role);
+        self.notices.left(role);
+        self.shares.left(role);
+    }
+
+    fn started(&self) {
+        self.shares.started();
+    }
+
+    fn ended(&self) {
+        self.clipboard.ended();
+        self.notices.ended();
+        self.shares.ended();
     }
 }

@@ -13,10 +13,15 @@ pub(super) fn settings(
     about: &About,
     request: &IntegrationRequest,
 ) -> Result<IntegrationReply, Problem> {
-    let IntegrationRequest { name: _, open_url, notifications, launchers, open_with } = request;
+    let IntegrationRequest { name: _, open_url, notifications, launchers, open_with, bus_control } =
+        request;
     let open_url = permission(*open_url)?;
-    let switches =
-        [("notifications", notifications), ("launchers", launchers), ("open-with", open_with)];
+    let switches = [
+        ("notifications", notifications),
+        ("launchers", launchers),
+        ("open-with", open_with),
+        ("bus-control", bus_control),
+    ];
     let change = |document: &mut DocumentMut| {
         if let Some(open_url) = open_url {
             definition::set(document, TABLE, "open-url", open_url);
@@ -46,6 +51,7 @@ pub(super) fn settings(
         notifications: now.notifications,
         launchers: now.launchers,
         open_with: now.open_with,
+        bus_control: now.bus_control,
     })
 }
 
