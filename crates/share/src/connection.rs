@@ -1,7 +1,7 @@
 //! 9P2000.L on a stream: one request after the other, each judged before it is carried out.
 
-use plan9::Guard;
 use plan9::message::{HEADER_BYTES, WRITE_HEADER, error, kind};
+use plan9::{Buffer, Guard};
 use rustix::io::Errno;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Counters {
     pub(crate) requests: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Names that listings left out.
+    pub(crate) left_out: AtomicU64,
 }
 
 /// Serves until the other side closes.
@@ -23,7 +25,7 @@ pub(crate) fn serve(
     counters: &Counters,
 ) -> io::Result<()> {
     let mut request = Vec::new();
-    let mut answer = Vec::new();
+    let mut answer = Buffer::default();
     loop {
         let mut start = [0; HEADER_BYTES];
         if stream.read(&mut start[..1])? == 0 {
@@ -37,9 +39,9 @@ pub(crate) fn serve(
             let what = format!("a message of {size} bytes; allowed: {HEADER_BYTES} to {most}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        request.clear();
-        request.extend(start);
-        request.resize(size, 0);
+        request.resize(size.max(request.len()), 0);
+        let request = &mut request[..size];
+        request[..HEADER_BYTES].copy_from_slice(&start);
         stream.read_exact(&mut request[HEADER_BYTES..])?;
         counters.requests.fetch_add(1, Ordering::Relaxed);
         let fixed = match start[4] {
@@ -48,21 +50,16 @@ pub(crate) fn serve(
         };
         let (head, data) = request.split_at_mut(fixed);
         answer.clear();
-        let refused = match guard.handle(head, &*data, &mut answer, most) {
-            Ok(refused) if answer.len() <= most => refused,
-            Ok(_) => {
-                answer = error(tag, Errno::MSGSIZE.raw_os_error());
-                true
-            }
-            // The request ended too soon.
-            Err(_) => {
-                answer = error(tag, Errno::IO.raw_os_error());
-                true
-            }
-        };
+        let mut refused = guard.handle(head, &*data, &mut answer, most)?;
+        if answer.bytes().len() > most {
+            answer.clear();
+            answer.write_all(&error(tag, Errno::MSGSIZE.raw_os_error()))?;
+            refused = true;
+        }
+        counters.left_out.fetch_add(guard.take_left_out(), Ordering::Relaxed);
         if refused {
             counters.refused.fetch_add(1, Ordering::Relaxed);
         }
-        stream.write_all(&answer)?;
+        stream.write_all(answer.bytes())?;
     }
 }

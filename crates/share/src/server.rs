@@ -199,6 +199,7 @@ impl Server {
                 connections: self.connections.load(Ordering::Relaxed),
                 requests: self.counters.requests.load(Ordering::Relaxed),
                 refused: self.counters.refused.load(Ordering::Relaxed),
+                left_out: self.counters.left_out.load(Ordering::Relaxed),
             },
             (Request::Give { name }, Some(only)) if only.give(name) => Reply::Done,
             (Request::Give { .. }, Some(_)) => refused("there are too many names"),
