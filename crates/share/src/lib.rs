@@ -13,6 +13,7 @@
 mod connection;
 mod control;
 mod launch;
+pub mod name_list;
 mod process;
 mod sandbox;
 mod server;

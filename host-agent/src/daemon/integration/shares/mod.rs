@@ -398,6 +398,14 @@ impl State {
             self.sessions.keys().map(|user| match self.problems.get(&(tag.to_owned(), *user)) {
                 Some(reason) => Some(reason.clone()),
                 None if told(*user) => None,
+                None if self
+                    .told
+                    .as_ref()
+                    .is_some_and(|told| told.shares.len() >= told::MOST_SHARES) =>
+                {
+                    let most = told::MOST_SHARES;
+                    Some(format!("all users together have more than {most} shares; remove some"))
+                }
                 None => Some("the guest is about to mount it".to_owned()),
             });
         let first = reasons.next()?;
