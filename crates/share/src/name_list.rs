@@ -13,7 +13,7 @@ pub fn encode(names: &[Vec<u8>]) -> String {
 
 fn encode_one(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
-    let mut escape = |text: &mut String, bytes: &[u8]| {
+    let escape = |text: &mut String, bytes: &[u8]| {
         for byte in bytes {
             text.push_str(&format!("%{byte:02x}"));
         }

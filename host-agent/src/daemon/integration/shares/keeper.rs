@@ -39,6 +39,14 @@ pub(super) async fn keep(inner: Arc<Inner>, run: u64) {
         if record.wanted.only.is_some() {
             inner.state().portals.push(record.wanted.clone());
         }
+        {
+            // A process for a share by device is there because the guest could not mount the device.
+            let mut state = inner.state();
+            if state.devices.iter().any(|share| share.tag == record.wanted.tag) {
+                let reason = "an earlier daemon found that it cannot be mounted".to_owned();
+                state.fallen.insert(record.wanted.tag.clone(), reason);
+            }
+        }
         if let Some(served) = served {
             take(&inner, run, (served, None));
         }
@@ -157,7 +165,14 @@ async fn wanted(inner: &Arc<Inner>) -> Vec<Wanted> {
     }
     let devices: BTreeSet<&str> = state.devices.iter().map(|share| share.tag.as_str()).collect();
     let live = state.live.iter().filter(|wanted| !devices.contains(wanted.tag.as_str()));
-    live.chain(&state.portals).cloned().collect()
+    let fallen = state.devices.iter().filter(|share| state.fallen.contains_key(&share.tag));
+    let fallen = fallen.map(|share| Wanted {
+        tag: share.tag.clone(),
+        folder: share.path.clone(),
+        read_only: share.read_only,
+        only: None,
+    });
+    live.chain(&state.portals).cloned().chain(fallen).collect()
 }
 
 /// Ends what is served and not wanted any more, or not in this way.
@@ -280,6 +295,11 @@ async fn tell(inner: &Arc<Inner>) -> bool {
             state.told = Some(request);
             state.unanswered = None;
             state.problems = problems;
+            if told::fall_back(&mut state) {
+                drop(state);
+                inner.ask();
+                return false;
+            }
             state.problems.is_empty()
         }
         Err(reason) => {

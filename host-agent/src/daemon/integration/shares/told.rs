@@ -27,7 +27,7 @@ pub(super) fn request(state: &State) -> (SetSharesRequest, usize) {
         let (wanted, port) = (&served.record.wanted, served.record.port);
         kinds.push((wanted.tag.as_str(), wanted.read_only, Way::Plan9Port(port)));
     }
-    for share in &state.devices {
+    for share in state.devices.iter().filter(|share| !state.fallen.contains_key(&share.tag)) {
         let way = match share.kind {
             ShareKind::Plan9 => Way::Plan9Device(ShareDevice {}),
             ShareKind::VirtioFs => Way::VirtioFs(ShareDevice {}),
@@ -54,6 +54,18 @@ pub(super) fn request(state: &State) -> (SetSharesRequest, usize) {
     // The order says nothing; one of its own keeps equal requests equal.
     shares.sort_by(|a, b| (a.user, &a.tag).cmp(&(b.user, &b.tag)));
     (SetSharesRequest { shares }, left_out)
+}
+
+/// Notes which shares by device the guest cannot mount, whatever keeps it: these are served live from now on.
+/// Whether there are new ones.
+pub(super) fn fall_back(state: &mut State) -> bool {
+    let before = state.fallen.len();
+    for ((tag, _), reason) in &state.problems {
+        if state.devices.iter().any(|share| share.tag == *tag) && !state.fallen.contains_key(tag) {
+            state.fallen.insert(tag.clone(), reason.clone());
+        }
+    }
+    state.fallen.len() > before
 }
 
 /// Tells the agent; why what is not mounted.
@@ -109,6 +121,32 @@ mod tests {
         let (request, left_out) = super::request(&state);
         let of = |user| request.shares.iter().filter(|share| share.user == user).count();
         assert_eq!((of(2000), of(1000), of(3000), left_out), (40, 12, 12, 56));
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_mounted_is_not_asked_for_again() {
+        let mut state = State::default();
+        for (tag, kind) in [("fs", ShareKind::VirtioFs), ("plan9", ShareKind::Plan9)] {
+            let tag = tag.to_owned();
+            state.devices.push(definition::Share {
+                tag,
+                path: "/tmp".into(),
+                kind,
+                read_only: false,
+            });
+        }
+        state.sessions.insert(1000, "one".to_owned());
+        let reason = "the guest's kernel has no virtiofs".to_owned();
+        state.problems.insert(("fs".to_owned(), 1000), reason.clone());
+        state.problems.insert(("live".to_owned(), 1000), "another".to_owned());
+        assert!(fall_back(&mut state) && !fall_back(&mut state));
+        assert_eq!(state.fallen, BTreeMap::from([("fs".to_owned(), reason)]));
+        let (request, _) = request(&state);
+        let tags: Vec<_> = request.shares.iter().map(|share| share.tag.as_str()).collect();
+        assert_eq!(tags, ["plan9"]);
+        assert!(
+            state.not_mounted("fs").is_some_and(|reason| reason.contains("about to be shared"))
+        );
     }
 
     #[test]
