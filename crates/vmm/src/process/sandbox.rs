@@ -314,6 +314,7 @@ pub(super) fn broker_walls() -> Result<BrokerWalls, MachineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use landlock::{ABI, Access, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
