@@ -162,7 +162,8 @@ impl Guard {
                 AtRoot::Refused(errno) => return refuse(tag, errno, answer),
             },
         };
-        if done {
+        // A handle goes even when what it was to do at its end fails.
+        if done || matches!(effect, Effect::Drops(_)) {
             self.apply(&effect, kind, head);
         }
         Ok(false)

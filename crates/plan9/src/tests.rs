@@ -274,6 +274,14 @@ fn attributes_of_users_are_set_read_listed_and_removed_and_no_others() {
     assert_eq!(client.call(kind::CLUNK, &words(&[900])), Err(Errno::INVAL));
     assert_eq!(client.call(kind::CLUNK, &words(&[900])), Err(Errno::BADF), "it is gone");
     assert_eq!(client.attribute(file, "user.x"), Err(Errno::NODATA));
+    // That took no handle away for good.
+    for _ in 0..200 {
+        client
+            .call(kind::WALK, &[words(&[ROOT, 900]), vec![1, 0], string("letter")].concat())
+            .unwrap();
+        client.call(kind::XATTRCREATE, &begin).unwrap();
+        assert!(client.call(kind::CLUNK, &words(&[900])).is_err());
+    }
     // A link has none, and what it leads to is not reached.
     assert_eq!(client.attribute(&["link"], "").unwrap(), b"");
     assert_eq!(client.set_attribute(&["link"], "user.x", b"x", 0), Err(Errno::OPNOTSUPP));

@@ -3,8 +3,12 @@
 use plan9::message::{HEADER_BYTES, WRITE_HEADER, error, kind};
 use plan9::{Buffer, Guard};
 use rustix::io::Errno;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Longer than any request that is no write.
+const BUFFER: usize = 8 << 10;
 
 /// Of the whole process.
 #[derive(Debug, Default)]
@@ -20,18 +24,20 @@ pub(crate) struct Counters {
 /// # Errors
 /// The stream broke, or what came is no message: a stream has no second start to look for.
 pub(crate) fn serve(
-    stream: &mut (impl Read + Write),
+    mut stream: &UnixStream,
     guard: &mut Guard,
     counters: &Counters,
 ) -> io::Result<()> {
     let mut request = Vec::new();
     let mut answer = Buffer::default();
+    // Most requests come whole in one call; written bytes beyond go past the buffer.
+    let mut requests = BufReader::with_capacity(BUFFER, stream);
     loop {
-        let mut start = [0; HEADER_BYTES];
-        if stream.read(&mut start[..1])? == 0 {
+        if requests.fill_buf()?.is_empty() {
             return Ok(());
         }
-        stream.read_exact(&mut start[1..])?;
+        let mut start = [0; HEADER_BYTES];
+        requests.read_exact(&mut start)?;
         let tag = u16::from_le_bytes([start[5], start[6]]);
         let size = u32::from_le_bytes([start[0], start[1], start[2], start[3]]) as usize;
         let most = guard.msize();
@@ -42,7 +48,7 @@ pub(crate) fn serve(
         request.resize(size.max(request.len()), 0);
         let request = &mut request[..size];
         request[..HEADER_BYTES].copy_from_slice(&start);
-        stream.read_exact(&mut request[HEADER_BYTES..])?;
+        requests.read_exact(&mut request[HEADER_BYTES..])?;
         counters.requests.fetch_add(1, Ordering::Relaxed);
         let fixed = match start[4] {
             kind::WRITE => size.min(WRITE_HEADER),

@@ -306,7 +306,7 @@ impl Server {
 
     fn open(&mut self, handle: u32, flags: u32) -> Result<Vec<u8>, Errno> {
         let fid = self.fid(handle)?;
-        let file = self.reopen(&fid.path, open_flags(flags) - OFlags::NOFOLLOW)?;
+        let file = self.reopen(&fid.path, open_flags(flags))?;
         let stat = stat(&file)?;
         let qid = self.qid(&stat);
         // The folder above the shared one is none of the guest's business.
