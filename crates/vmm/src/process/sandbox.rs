@@ -9,7 +9,7 @@ use ::sandbox::{
     AccessFs, Action, Argument, BpfProgram, Calls, Files, SandboxError, without_clone3,
 };
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What a system call outside the list does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -318,6 +318,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::path::Path;
     use std::sync::Barrier;
 
     #[test]
