@@ -240,7 +240,7 @@ impl Server {
             return Err(Errno::BADF);
         }
         let path = Arc::clone(&self.root);
-        let qid = self.qid(&stat(&*path)?);
+        let qid = self.qid(&stat(&path)?);
         self.fids.insert(handle, Fid { path, sort: FileType::Directory, open: Open::Not });
         Ok(qid.to_vec())
     }
