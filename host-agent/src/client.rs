@@ -7,9 +7,7 @@ use definition::Places;
 use hyper_util::rt::TokioIo;
 use proto::v1::HandshakeRequest;
 use proto::v1::control_client::ControlClient;
-use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -124,10 +122,8 @@ fn start(places: &Places) -> Result<bool, Problem> {
     let log_path = places.daemon_log();
     let failed =
         |error: io::Error| Problem::failed(format!("cannot start {}: {error}", program.display()));
-    let log =
-        OpenOptions::new().append(true).create(true).mode(0o600).open(&log_path).map_err(
-            |error| Problem::failed(format!("cannot open {}: {error}", log_path.display())),
-        )?;
+    let log = crate::log_file::open(&log_path)
+        .map_err(|error| Problem::failed(format!("cannot open {}: {error}", log_path.display())))?;
     let mut child = Command::new(&program)
         .arg("--announce")
         .current_dir("/")

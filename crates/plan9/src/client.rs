@@ -1,7 +1,7 @@
 //! A client for tests: well-behaved where it is asked to be, and otherwise whatever a test sends.
 
-use crate::Guard;
-use crate::message::{DATA_HEADER, HEADER_BYTES, kind, message};
+use crate::message::{DATA_HEADER, HEADER_BYTES, WRITE_HEADER, kind, message};
+use crate::{Buffer, Guard};
 use rustix::io::Errno;
 use std::io::{self, Read, Write};
 
@@ -23,11 +23,16 @@ pub trait Transport {
 
 impl Transport for Guard {
     fn exchange(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
-        let mut answer = Vec::new();
+        let mut answer = Buffer::default();
         let mut request = request.to_vec();
         let space = self.msize();
-        self.handle(&mut request, io::empty(), &mut answer, space)?;
-        Ok(answer)
+        let fixed = match request.get(4) {
+            Some(&kind::WRITE) => request.len().min(WRITE_HEADER),
+            _ => request.len(),
+        };
+        let (head, data) = request.split_at_mut(fixed);
+        self.handle(head, &*data, &mut answer, space)?;
+        Ok(answer.bytes().to_vec())
     }
 }
 
@@ -164,6 +169,15 @@ impl<T: Transport> Client<T> {
     /// # Errors
     /// As for a call.
     pub fn list(&mut self, names: &[&str], bytes: u32) -> Result<Vec<String>, Errno> {
+        let found = self.list_bytes(names, bytes)?;
+        Ok(found.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    }
+
+    /// The same, as bytes.
+    ///
+    /// # Errors
+    /// As for a call.
+    pub fn list_bytes(&mut self, names: &[&str], bytes: u32) -> Result<Vec<Vec<u8>>, Errno> {
         let handle = self.open(names, 0)?;
         let mut found = Vec::new();
         let mut offset = 0_u64;
@@ -178,10 +192,50 @@ impl<T: Transport> Client<T> {
             while entries.len() >= 24 {
                 offset = u64::from_le_bytes(entries[13..21].try_into().unwrap_or_default());
                 let length = usize::from(u16::from_le_bytes([entries[22], entries[23]]));
-                found.push(String::from_utf8_lossy(&entries[24..24 + length]).into_owned());
+                found.push(entries[24..24 + length].to_vec());
                 entries = &entries[24 + length..];
             }
         }
+    }
+
+    /// The value of an extended attribute; without a name the list of names.
+    ///
+    /// # Errors
+    /// As for a call.
+    pub fn attribute(&mut self, names: &[&str], name: &str) -> Answer {
+        let (handle, value) = (self.walk(names)?, self.next);
+        self.next += 1;
+        let asked = self.call(kind::XATTRWALK, &[words(&[handle, value]), string(name)].concat());
+        self.clunk(handle);
+        let size = asked?.as_slice().try_into().map_or(0, u64::from_le_bytes);
+        let read = self.call(kind::READ, &words(&[value, 0, 0, size as u32]));
+        self.clunk(value);
+        Ok(read?[DATA_HEADER - HEADER_BYTES..].to_vec())
+    }
+
+    /// Sets an extended attribute; to nothing, to remove it. `flags` as of setxattr(2).
+    ///
+    /// # Errors
+    /// As for a call.
+    pub fn set_attribute(
+        &mut self,
+        names: &[&str],
+        name: &str,
+        value: &[u8],
+        flags: u32,
+    ) -> Answer {
+        let handle = self.walk(names)?;
+        let size = words(&[value.len() as u32, 0, flags]);
+        let begun = [&words(&[handle])[..], &string(name), &size].concat();
+        if let Err(errno) = self.call(kind::XATTRCREATE, &begun) {
+            self.clunk(handle);
+            return Err(errno);
+        }
+        if !value.is_empty() {
+            let fixed = words(&[handle, 0, 0, value.len() as u32]);
+            self.call(kind::WRITE, &[&fixed[..], value].concat())?;
+        }
+        self.call(kind::CLUNK, &words(&[handle]))
     }
 
     /// Renames between two folders, each a handle.

@@ -43,6 +43,7 @@ pub mod kind {
 pub mod open {
     pub const ACCESS: u32 = 0o3;
     pub const READ_ONLY: u32 = 0o0;
+    pub const WRITE_ONLY: u32 = 0o1;
     pub const READ_WRITE: u32 = 0o2;
     pub const CREATE: u32 = 0o100;
     pub const TRUNCATE: u32 = 0o1000;
@@ -54,10 +55,20 @@ pub mod open {
     pub const SYNC: u32 = 0o4000000;
 }
 
-/// P9_SETATTR_SIZE (Linux `include/net/9p/9p.h`).
-pub const SETATTR_SIZE: u32 = 8;
-/// P9_SETATTR_UID and P9_SETATTR_GID.
-pub const SETATTR_OWNER: u32 = 2 | 4;
+/// Which attributes a Tsetattr sets (Linux `include/net/9p/9p.h`, `P9_SETATTR_*`).
+#[allow(missing_docs, reason = "the protocol's own names")]
+pub mod set {
+    pub const MODE: u32 = 1;
+    pub const USER: u32 = 2;
+    pub const GROUP: u32 = 4;
+    pub const SIZE: u32 = 8;
+    pub const ACCESS_TIME: u32 = 0x10;
+    pub const CHANGE_TIME: u32 = 0x20;
+    pub const STATUS_TIME: u32 = 0x40;
+    /// To the time given; else to now.
+    pub const ACCESS_TIME_GIVEN: u32 = 0x80;
+    pub const CHANGE_TIME_GIVEN: u32 = 0x100;
+}
 
 /// Bytes of `size[4] Rread tag[2] count[4]`, in front of data.
 pub const DATA_HEADER: usize = HEADER_BYTES + 4;
@@ -115,6 +126,23 @@ impl<'a> Fields<'a> {
         Ok(u32::from_le_bytes([field[0], field[1], field[2], field[3]]))
     }
 
+    /// Eight bytes.
+    ///
+    /// # Errors
+    /// They lie outside.
+    pub fn long(&mut self) -> Result<u64, Malformed> {
+        let (low, high) = (self.word()?, self.word()?);
+        Ok(u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// One byte.
+    ///
+    /// # Errors
+    /// It lies outside.
+    pub fn byte(&mut self) -> Result<u8, Malformed> {
+        Ok(self.take(1)?[0])
+    }
+
     /// Passes over `count` bytes.
     ///
     /// # Errors
@@ -133,11 +161,23 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A request of kind `kind` with `body` behind its header.
+/// What stands before `count` bytes of data in an Rread with this tag.
+#[must_use]
+pub fn read_header(tag: u16, count: usize) -> [u8; DATA_HEADER] {
+    let mut header = [0; DATA_HEADER];
+    // Not truncated: no more than the largest message.
+    header[..4].copy_from_slice(&((DATA_HEADER + count) as u32).to_le_bytes());
+    header[4] = kind::READ + 1;
+    header[5..7].copy_from_slice(&tag.to_le_bytes());
+    header[7..].copy_from_slice(&(count as u32).to_le_bytes());
+    header
+}
+
+/// A message of kind `kind` with `body` behind its header.
 #[must_use]
 pub fn message(kind: u8, tag: u16, body: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADER_BYTES + body.len());
-    // Not truncated: bodies made here are tiny.
+    // Not truncated: no more than the largest message.
     message.extend(((HEADER_BYTES + body.len()) as u32).to_le_bytes());
     message.push(kind);
     message.extend(tag.to_le_bytes());

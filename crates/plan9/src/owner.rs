@@ -1,17 +1,12 @@
 //! Whose files they seem to be in the guest: those of the host's user are the guest user's, and all others
 //! nobody's.
 
-use crate::message::{Fields, HEADER_BYTES, SETATTR_OWNER};
+use crate::message::{Fields, HEADER_BYTES, set};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 
 /// The user and group of nobody (Linux `Documentation/admin-guide/sysctl/fs.rst`, overflowuid).
 const NOBODY: u32 = 65534;
-/// Where in an answer to Tgetattr the owner stands: behind valid[8] qid[13] mode[4].
-const OWNER_AT: usize = HEADER_BYTES + 8 + 13 + 4;
-/// Where the group stands.
-const GROUP_AT: usize = OWNER_AT + 4;
-
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Owner {
@@ -36,16 +31,12 @@ impl Owner {
         Self { guest: (user, group), host_user, host_groups, host_group }
     }
 
-    /// Rewrites a good answer to Tgetattr.
-    pub(crate) fn show(&self, answer: &mut [u8]) {
-        let read = |at: usize| answer.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let (Some(user), Some(group)) = (read(OWNER_AT), read(GROUP_AT)) else {
-            return;
-        };
-        let user = if user == self.host_user { self.guest.0 } else { NOBODY };
-        let group = if self.host_groups.contains(&group) { self.guest.1 } else { NOBODY };
-        answer[OWNER_AT..GROUP_AT].copy_from_slice(&user.to_le_bytes());
-        answer[GROUP_AT..GROUP_AT + 4].copy_from_slice(&group.to_le_bytes());
+    /// What the guest sees of a user and a group of the host.
+    pub(crate) fn shown(&self, (user, group): (u32, u32)) -> (u32, u32) {
+        (
+            if user == self.host_user { self.guest.0 } else { NOBODY },
+            if self.host_groups.contains(&group) { self.guest.1 } else { NOBODY },
+        )
     }
 
     /// Translates the owner that a Tsetattr sets. A guest gives files to its own user only.
@@ -54,10 +45,12 @@ impl Owner {
         let mut word = || fields.word().map_err(|_| Errno::INVAL);
         let (_, valid, _) = (word()?, word()?, word()?);
         let (user, group) = (word()?, word()?);
-        if valid & SETATTR_OWNER == 0 {
+        if valid & (set::USER | set::GROUP) == 0 {
             return Ok(());
         }
-        if valid & 2 != 0 && user != self.guest.0 || valid & 4 != 0 && group != self.guest.1 {
+        if valid & set::USER != 0 && user != self.guest.0
+            || valid & set::GROUP != 0 && group != self.guest.1
+        {
             return Err(Errno::PERM);
         }
         // fid[4] valid[4] mode[4]
@@ -73,30 +66,13 @@ mod tests {
     use super::*;
     use crate::message::{kind, message};
 
-    fn attributes(user: u32, group: u32) -> Vec<u8> {
-        let body = [&[0; 25][..], &user.to_le_bytes(), &group.to_le_bytes(), &[0; 100]].concat();
-        message(kind::GETATTR + 1, 1, &body)
-    }
-
-    fn owner(answer: &[u8]) -> (u32, u32) {
-        let word = |at: usize| u32::from_le_bytes(answer[at..at + 4].try_into().unwrap());
-        (word(OWNER_AT), word(GROUP_AT))
-    }
-
     #[test]
     fn own_files_are_the_guest_users_and_others_nobodys() {
         let map = Owner::new(1000, 100);
         let (user, group) =
             (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let mut own = attributes(user, group);
-        map.show(&mut own);
-        assert_eq!(owner(&own), (1000, 100));
-        let mut others = attributes(user + 1, 54321);
-        map.show(&mut others);
-        assert_eq!(owner(&others), (NOBODY, NOBODY));
-        let mut short = attributes(user, group);
-        short.truncate(20);
-        map.show(&mut short);
+        assert_eq!(map.shown((user, group)), (1000, 100));
+        assert_eq!(map.shown((user + 1, 54321)), (NOBODY, NOBODY));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! Where the guest makes a name, no file of that name may be there: neither a new file nor a rename takes
 //! the place of one that the guest was not given. That such a file exists is all that it learns.
 
-use crate::message::{Fields, HEADER_BYTES, Malformed, kind, message};
-use crate::names::Names;
-use rustix::fs::{AtFlags, FileType, RenameFlags, Stat};
+use crate::identity::{Identity, facts};
+use crate::message::{Fields, HEADER_BYTES, kind, message};
+use crate::names::{List, Names};
+use rustix::fs::{AtFlags, FileType, RenameFlags, Statx};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 
 /// What a request does to the names, if it succeeds.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,8 +21,8 @@ pub(crate) struct Change {
 /// What is to be done with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The server carries it out.
-    Serve(Change),
+    /// The server carries it out; the first name of a walk must lead to this file.
+    Serve(Change, Option<Identity>),
     /// The portal lists its names.
     List,
     /// The portal renames at its root, where nothing is.
@@ -36,148 +37,42 @@ pub(crate) struct Portal {
     listing: Option<(u32, Vec<Vec<u8>>)>,
 }
 
-impl From<Malformed> for Errno {
-    fn from(_: Malformed) -> Self {
-        Self::INVAL
-    }
-}
-
 impl Portal {
     pub(crate) fn new(names: Names) -> Self {
         Self { names, listing: None }
     }
 
-    /// A name the guest has.
-    fn known(&self, name: &[u8]) -> Result<(), Errno> {
-        if self.names.has(name) { Ok(()) } else { Err(Errno::NOENT) }
-    }
-
-    /// A name the guest has or may make.
-    fn usable(&self, name: &[u8]) -> Result<(), Errno> {
-        if self.names.has(name) || self.names.has_room() { Ok(()) } else { Err(Errno::NOSPC) }
-    }
-
-    /// Judges a request whose fields and names are sound; `at_root` says which handles are the root.
-    pub(crate) fn judge(
-        &self,
-        kind: u8,
-        request: &[u8],
-        at_root: impl Fn(u32) -> bool,
-    ) -> Result<Step, Errno> {
-        let mut fields = Fields::new(request);
-        let mut change = Change::default();
-        match kind {
-            kind::WALK => {
-                let (from, _, names) = (fields.word()?, fields.word()?, fields.half()?);
-                if names > 0 && at_root(from) {
-                    self.known(fields.string()?)?;
-                }
-            }
-            kind::LCREATE | kind::MKDIR => {
-                let (folder, name) = (fields.word()?, fields.string()?);
-                if at_root(folder) {
-                    self.usable(name)?;
-                    change.made = Some(name.to_vec());
-                }
-            }
-            kind::LINK => {
-                let (folder, _, name) = (fields.word()?, fields.word()?, fields.string()?);
-                if at_root(folder) {
-                    self.usable(name)?;
-                    change.made = Some(name.to_vec());
-                }
-            }
-            kind::UNLINKAT => {
-                let (folder, name) = (fields.word()?, fields.string()?);
-                if at_root(folder) {
-                    self.known(name)?;
-                    change.removed = Some(name.to_vec());
-                }
-            }
-            kind::RENAMEAT => {
-                let (from, old) = (fields.word()?, fields.string()?);
-                let (to, new) = (fields.word()?, fields.string()?);
-                if at_root(from) {
-                    self.known(old)?;
-                    change.removed = Some(old.to_vec());
-                }
-                if at_root(to) {
-                    self.usable(new)?;
-                    change.made = Some(new.to_vec());
-                    match (self.names.has(new), at_root(from)) {
-                        (true, _) => {}
-                        (false, true) => return Ok(Step::Rename(old.to_vec(), new.to_vec())),
-                        // The server would take the place of whatever is there; programs copy instead.
-                        (false, false) => return Err(Errno::XDEV),
-                    }
-                }
-            }
-            kind::READDIR if at_root(fields.word()?) => return Ok(Step::List),
-            kind::SETATTR if at_root(fields.word()?) => return Err(Errno::PERM),
-            _ => {}
-        }
-        Ok(Step::Serve(change))
-    }
-
-    /// The request has succeeded.
-    pub(crate) fn apply(&self, change: &Change) {
-        if let Some(name) = &change.removed {
-            self.names.removed(name);
-        }
-        if let Some(name) = &change.made {
-            self.names.made(name);
-        }
-    }
-
-    /// Renames at the root, to a name that nothing has.
-    pub(crate) fn rename(
-        &self,
-        root: &OwnedFd,
-        old: &[u8],
-        new: &[u8],
-        tag: u16,
-    ) -> Result<Vec<u8>, Errno> {
-        match rustix::fs::renameat_with(root, old, root, new, RenameFlags::NOREPLACE) {
-            // A file system that cannot: in two steps, for files.
-            Err(Errno::INVAL) => {
-                rustix::fs::linkat(root, old, root, new, AtFlags::empty())?;
-                rustix::fs::unlinkat(root, old, AtFlags::empty())?;
-            }
-            other => other?,
-        }
-        let (removed, made) = (Some(old.to_vec()), Some(new.to_vec()));
-        self.apply(&Change { removed, made });
-        Ok(message(kind::RENAMEAT + 1, tag, &[]))
+    /// To be held for as long as a request at the root takes: no other connection comes in between then.
+    pub(crate) fn names(&self) -> Names {
+        self.names.clone()
     }
 
     /// The answer to a listing of the root, of at most `space` bytes.
     pub(crate) fn list(
         &mut self,
-        root: &OwnedFd,
+        names: &mut List,
+        root: BorrowedFd<'_>,
         request: &[u8],
         tag: u16,
         space: usize,
     ) -> Result<Vec<u8>, Errno> {
         let mut fields = Fields::new(request);
-        let handle = fields.word()?;
-        let low = fields.word()?;
-        let high = fields.word()?;
-        let offset = (u64::from(high) << 32 | u64::from(low)).try_into().unwrap_or(usize::MAX);
-        let count = fields.word()? as usize;
+        let (handle, offset, count) = (fields.word()?, fields.long()?, fields.word()?);
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         // Tag and count in front.
-        let room = count.min(space.saturating_sub(HEADER_BYTES + 4));
+        let room = (count as usize).min(space.saturating_sub(HEADER_BYTES + 4));
         let begun = self.listing.take().filter(|(of, _)| *of == handle && offset > 0);
-        let names = begun.map_or_else(|| self.names.all(), |(_, names)| names);
+        let (_, listed) = self.listing.insert(begun.unwrap_or_else(|| (handle, names.all())));
         let mut entries = Vec::new();
         let dots = [&b"."[..], b".."];
-        let all = dots.into_iter().chain(names.iter().map(Vec::as_slice));
+        let all = dots.into_iter().chain(listed.iter().map(Vec::as_slice));
         for (index, name) in all.enumerate().skip(offset) {
             let found = match index {
                 // The folder above is none of the guest's business.
-                0 | 1 => rustix::fs::statat(root, "", AtFlags::EMPTY_PATH),
-                _ => rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW),
+                0 | 1 => facts(root, b""),
+                _ => names.find(root, name),
             };
-            // One that was removed is not there.
+            // One that was removed is not there, and what the host put in its place is the host's.
             let Ok(found) = found else { continue };
             let entry = entry(&found, index as u64 + 1, name);
             if entries.len() + entry.len() > room {
@@ -185,27 +80,136 @@ impl Portal {
             }
             entries.extend(entry);
         }
-        self.listing = Some((handle, names));
         // Not truncated: below `count`.
         let length = (entries.len() as u32).to_le_bytes();
         Ok(message(kind::READDIR + 1, tag, &[&length[..], &entries].concat()))
     }
 }
 
+/// Judges a request whose fields and names are sound; `at_root` says which handles are the root. `names` are the
+/// portal's, held.
+pub(crate) fn judge(
+    names: &mut List,
+    root: BorrowedFd<'_>,
+    kind: u8,
+    request: &[u8],
+    at_root: impl Fn(u32) -> bool,
+) -> Result<Step, Errno> {
+    let mut fields = Fields::new(request);
+    let mut change = Change::default();
+    let mut expected = None;
+    // A name the guest has or may make.
+    let usable = |names: &mut List, name: &[u8]| {
+        let fine = names.known(root, name).is_ok() || names.has_room(root);
+        if fine { Ok(()) } else { Err(Errno::NOSPC) }
+    };
+    match kind {
+        kind::WALK => {
+            let (from, _, count) = (fields.word()?, fields.word()?, fields.half()?);
+            if count > 0 && at_root(from) {
+                expected = names.known(root, fields.string()?)?;
+            }
+        }
+        kind::LCREATE | kind::MKDIR => {
+            let (folder, name) = (fields.word()?, fields.string()?);
+            if at_root(folder) {
+                usable(names, name)?;
+                change.made = Some(name.to_vec());
+            }
+        }
+        kind::LINK => {
+            let (folder, _, name) = (fields.word()?, fields.word()?, fields.string()?);
+            if at_root(folder) {
+                usable(names, name)?;
+                change.made = Some(name.to_vec());
+            }
+        }
+        kind::UNLINKAT => {
+            let (folder, name) = (fields.word()?, fields.string()?);
+            if at_root(folder) {
+                names.known(root, name)?;
+                change.removed = Some(name.to_vec());
+            }
+        }
+        kind::RENAMEAT => {
+            let (from, old) = (fields.word()?, fields.string()?);
+            let (to, new) = (fields.word()?, fields.string()?);
+            if at_root(from) {
+                names.known(root, old)?;
+                change.removed = Some(old.to_vec());
+            }
+            if at_root(to) {
+                usable(names, new)?;
+                change.made = Some(new.to_vec());
+                match (names.known(root, new).is_ok(), at_root(from)) {
+                    (true, _) => {}
+                    (false, true) => return Ok(Step::Rename(old.to_vec(), new.to_vec())),
+                    // The server would take the place of whatever is there; programs copy instead.
+                    (false, false) => return Err(Errno::XDEV),
+                }
+            }
+        }
+        kind::READDIR if at_root(fields.word()?) => return Ok(Step::List),
+        kind::SETATTR if at_root(fields.word()?) => return Err(Errno::PERM),
+        // Not of the folder itself, which is the host's.
+        kind::XATTRCREATE | kind::XATTRWALK if at_root(fields.word()?) => {
+            return Err(Errno::OPNOTSUPP);
+        }
+        _ => {}
+    }
+    Ok(Step::Serve(change, expected))
+}
+
+impl Change {
+    /// The request has succeeded: what it made is the guest's from now on.
+    pub(crate) fn apply(&self, names: &mut List, root: BorrowedFd<'_>) {
+        if let Some(name) = &self.removed {
+            names.removed(name);
+        }
+        if let Some(name) = &self.made
+            && let Ok(facts) = facts(root, name)
+        {
+            names.made(name, (&facts).into());
+        }
+    }
+}
+
+/// Renames at the root, to a name that nothing has.
+pub(crate) fn rename(
+    names: &mut List,
+    root: BorrowedFd<'_>,
+    old: &[u8],
+    new: &[u8],
+    tag: u16,
+) -> Result<Vec<u8>, Errno> {
+    match rustix::fs::renameat_with(root, old, root, new, RenameFlags::NOREPLACE) {
+        // A file system that cannot: in two steps, for files.
+        Err(Errno::INVAL) => {
+            rustix::fs::linkat(root, old, root, new, AtFlags::empty())?;
+            rustix::fs::unlinkat(root, old, AtFlags::empty())?;
+        }
+        other => other?,
+    }
+    let (removed, made) = (Some(old.to_vec()), Some(new.to_vec()));
+    Change { removed, made }.apply(names, root);
+    Ok(message(kind::RENAMEAT + 1, tag, &[]))
+}
+
 /// qid[13] offset[8] type[1] name[s].
-fn entry(found: &Stat, next: u64, name: &[u8]) -> Vec<u8> {
-    let sort = match FileType::from_raw_mode(found.st_mode) {
+fn entry(found: &Statx, next: u64, name: &[u8]) -> Vec<u8> {
+    let mode = u32::from(found.stx_mode);
+    let sort = match FileType::from_raw_mode(mode) {
         FileType::Directory => 0x80,
         FileType::Symlink => 0x02,
         _ => 0,
     };
     let mut entry = vec![sort];
     // As the server makes them: both are 32 and 64 bits that only ever are compared.
-    entry.extend((found.st_mtime as u32).to_le_bytes());
-    entry.extend(found.st_ino.to_le_bytes());
+    entry.extend((found.stx_mtime.tv_sec as u32).to_le_bytes());
+    entry.extend(found.stx_ino.to_le_bytes());
     entry.extend(next.to_le_bytes());
     // DT_* are the type bits of the mode (readdir(3)).
-    entry.push((found.st_mode >> 12) as u8);
+    entry.push((mode >> 12) as u8);
     entry.extend((name.len() as u16).to_le_bytes());
     entry.extend(name);
     entry

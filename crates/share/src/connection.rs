@@ -1,16 +1,22 @@
 //! 9P2000.L on a stream: one request after the other, each judged before it is carried out.
 
-use plan9::Guard;
 use plan9::message::{HEADER_BYTES, WRITE_HEADER, error, kind};
+use plan9::{Buffer, Guard};
 use rustix::io::Errno;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Longer than any request that is no write.
+const BUFFER: usize = 8 << 10;
 
 /// Of the whole process.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) requests: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Names that listings left out.
+    pub(crate) left_out: AtomicU64,
 }
 
 /// Serves until the other side closes.
@@ -18,18 +24,20 @@ pub(crate) struct Counters {
 /// # Errors
 /// The stream broke, or what came is no message: a stream has no second start to look for.
 pub(crate) fn serve(
-    stream: &mut (impl Read + Write),
+    mut stream: &UnixStream,
     guard: &mut Guard,
     counters: &Counters,
 ) -> io::Result<()> {
     let mut request = Vec::new();
-    let mut answer = Vec::new();
+    let mut answer = Buffer::default();
+    // Most requests come whole in one call; written bytes beyond go past the buffer.
+    let mut requests = BufReader::with_capacity(BUFFER, stream);
     loop {
-        let mut start = [0; HEADER_BYTES];
-        if stream.read(&mut start[..1])? == 0 {
+        if requests.fill_buf()?.is_empty() {
             return Ok(());
         }
-        stream.read_exact(&mut start[1..])?;
+        let mut start = [0; HEADER_BYTES];
+        requests.read_exact(&mut start)?;
         let tag = u16::from_le_bytes([start[5], start[6]]);
         let size = u32::from_le_bytes([start[0], start[1], start[2], start[3]]) as usize;
         let most = guard.msize();
@@ -37,10 +45,10 @@ pub(crate) fn serve(
             let what = format!("a message of {size} bytes; allowed: {HEADER_BYTES} to {most}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        request.clear();
-        request.extend(start);
-        request.resize(size, 0);
-        stream.read_exact(&mut request[HEADER_BYTES..])?;
+        request.resize(size.max(request.len()), 0);
+        let request = &mut request[..size];
+        request[..HEADER_BYTES].copy_from_slice(&start);
+        requests.read_exact(&mut request[HEADER_BYTES..])?;
         counters.requests.fetch_add(1, Ordering::Relaxed);
         let fixed = match start[4] {
             kind::WRITE => size.min(WRITE_HEADER),
@@ -48,21 +56,16 @@ pub(crate) fn serve(
         };
         let (head, data) = request.split_at_mut(fixed);
         answer.clear();
-        let refused = match guard.handle(head, &*data, &mut answer, most) {
-            Ok(refused) if answer.len() <= most => refused,
-            Ok(_) => {
-                answer = error(tag, Errno::MSGSIZE.raw_os_error());
-                true
-            }
-            // The request ended too soon.
-            Err(_) => {
-                answer = error(tag, Errno::IO.raw_os_error());
-                true
-            }
-        };
+        let mut refused = guard.handle(head, &*data, &mut answer, most)?;
+        if answer.bytes().len() > most {
+            answer.clear();
+            answer.write_all(&error(tag, Errno::MSGSIZE.raw_os_error()))?;
+            refused = true;
+        }
+        counters.left_out.fetch_add(guard.take_left_out(), Ordering::Relaxed);
         if refused {
             counters.refused.fetch_add(1, Ordering::Relaxed);
         }
-        stream.write_all(&answer)?;
+        stream.write_all(answer.bytes())?;
     }
 }

@@ -41,6 +41,8 @@ pub enum Reply {
         requests: u64,
         /// How many of them the guard refused.
         refused: u64,
+        /// Names that listings left out: too long for any program of the guest.
+        left_out: u64,
     },
 }
 

@@ -36,6 +36,7 @@ pub struct Spec {
     /// The guest changes nothing.
     pub read_only: bool,
     /// The names in the folder that the guest is to see; without, all.
+    #[serde(with = "crate::name_list")]
     pub only: Option<Vec<Vec<u8>>>,
 }
 
@@ -80,7 +81,9 @@ pub enum LaunchError {
     #[error("{0}")]
     Refused(String),
     /// The message would be too long.
-    #[error("{0} bytes are more than a share can be told; allowed: {MOST_BYTES}")]
+    #[error(
+        "the names of the files take {0} bytes; allowed: {MOST_BYTES}; share their folder instead"
+    )]
     Long(usize),
 }
 

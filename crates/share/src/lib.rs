@@ -7,15 +7,16 @@
 //!
 //! Whoever starts it ([`start`]) hands it everything open: the folder, both listening sockets, the VM
 //! process, a locked file that shows that it lives. It opens nothing but what lies in the folder, walls
-//! itself in ([`sandbox`]), ends with the VM and outlives whoever started it.
+//! itself in (module `walls`), ends with the VM and outlives whoever started it.
 #![forbid(unsafe_code)]
 
 mod connection;
 mod control;
 mod launch;
+pub mod name_list;
 mod process;
-mod sandbox;
 mod server;
+mod walls;
 
 pub use control::{Reply, Request, ask};
 pub use launch::{Handed, LaunchError, MOST_BYTES, Spec, start};

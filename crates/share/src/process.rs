@@ -1,8 +1,8 @@
 //! From the first message to the end of the VM.
 
 use crate::launch::{Handed, Spec, answer, receive};
-use crate::sandbox;
 use crate::server::Server;
+use crate::walls;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -66,7 +66,8 @@ impl Prepared {
             let _inside = runtime.enter();
             (listener(guest)?, listener(control)?)
         };
-        sandbox::close(&folder, spec.read_only)?;
+        walls::close(&folder, spec.read_only)
+            .map_err(|error| io::Error::other(format!("the sandbox cannot be closed: {error}")))?;
         let vm = end_of(vm)?;
         let server = Arc::new(Server::new(spec, folder)?);
         Ok(Self { runtime, server, guest, control, vm, _lock: lock })

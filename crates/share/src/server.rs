@@ -141,13 +141,13 @@ impl Server {
             };
             let mut guard = Guard::new(self.folder.as_fd().try_clone_to_owned()?, options)?;
             admit(&mut stream).await?;
-            let mut stream = stream.into_std()?;
+            let stream = stream.into_std()?;
             let flags = rustix::fs::fcntl_getfl(&stream)?;
             rustix::fs::fcntl_setfl(&stream, flags - rustix::fs::OFlags::NONBLOCK)?;
             let server = Arc::clone(self);
             std::thread::Builder::new().name("9p".to_owned()).spawn(move || {
                 let _counted = counted;
-                let ended = connection::serve(&mut stream, &mut guard, &server.counters);
+                let ended = connection::serve(&stream, &mut guard, &server.counters);
                 match ended {
                     Ok(()) => tracing::debug!(tag = server.tag, "a mount has ended"),
                     Err(error) => server.refused(&format!("while mounted: {error}")),
@@ -199,6 +199,7 @@ impl Server {
                 connections: self.connections.load(Ordering::Relaxed),
                 requests: self.counters.requests.load(Ordering::Relaxed),
                 refused: self.counters.refused.load(Ordering::Relaxed),
+                left_out: self.counters.left_out.load(Ordering::Relaxed),
             },
             (Request::Give { name }, Some(only)) if only.give(name) => Reply::Done,
             (Request::Give { .. }, Some(_)) => refused("there are too many names"),

@@ -21,6 +21,7 @@ mod update;
 mod vm;
 mod vms;
 
+use crate::log_file::StandardError;
 use crate::problem::{EXIT_FAILURE, Kind, Problem};
 use clap::Parser;
 use definition::Places;
@@ -54,8 +55,10 @@ pub const BUSY: &str = "busy";
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // Without places it ends at once, and says so.
+    let log = Places::from_environment().map(|places| places.daemon_log()).unwrap_or_default();
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(StandardError::new(log))
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("MACROHARD_LOG")
                 .unwrap_or_else(|_| "info".into()),

@@ -197,6 +197,48 @@ fn single_files_are_seen_alone_and_more_are_given_later() {
 }
 
 #[test]
+fn many_long_names_reach_the_process() {
+    let long = |number: u8| [&[b'a' + number % 26, b'0' + number / 26], &[b'n'; 253][..]].concat();
+    let names: Vec<Vec<u8>> = (0..128).map(long).collect();
+    let desk = Desk::with(|spec| spec.only = Some([&[b"file".to_vec()], &names[..]].concat()));
+    fs::write(desk.at("share").join(String::from_utf8(names[127].clone()).unwrap()), "long")
+        .unwrap();
+    let mut client = desk.client();
+    assert_eq!(client.list(&[], 4000).unwrap().len(), 4);
+    assert_eq!(client.contents(&[std::str::from_utf8(&names[127]).unwrap()]).unwrap(), "long");
+}
+
+#[test]
+fn names_are_bytes_to_the_process_too() {
+    use std::os::unix::ffi::OsStrExt;
+    let desk = Desk::new();
+    let odd = b"\xff odd \x80";
+    fs::write(desk.at("share").join(std::ffi::OsStr::from_bytes(odd)), "odd").unwrap();
+    let mut client = desk.client();
+    let list = client.list_bytes(&[], 4000).unwrap();
+    assert_eq!(list.len(), 5);
+    assert!(list.iter().any(|name| name == odd));
+    assert!(matches!(desk.ask(&Request::Status), Reply::Status { left_out: 0, .. }));
+}
+
+#[test]
+fn attributes_of_users_are_kept_on_the_hosts_file() {
+    let desk = Desk::new();
+    let mut client = desk.client();
+    match client.set_attribute(&["file"], "user.origin", b"a guest", 0) {
+        Err(Errno::OPNOTSUPP) => eprintln!("SKIPPED: this file system has no extended attributes"),
+        set => {
+            set.unwrap();
+            assert_eq!(client.attribute(&["file"], "user.origin").unwrap(), b"a guest");
+            assert_eq!(client.attribute(&["file"], "").unwrap(), b"user.origin\0");
+            client.set_attribute(&["file"], "user.origin", b"", 0).unwrap();
+            assert_eq!(client.attribute(&["file"], ""), Ok(Vec::new()));
+        }
+    }
+    desk.check();
+}
+
+#[test]
 fn a_name_swapped_for_a_link_does_not_lead_out_of_a_portal() {
     let desk = Desk::with(|spec| spec.only = Some(vec![b"file".to_vec()]));
     symlink("../secret", desk.at("share/other")).unwrap();
@@ -328,7 +370,33 @@ fn it_ends_with_the_vm_and_not_with_its_starter_or_a_guest() {
 }
 
 #[test]
-fn the_sandbox_holds_where_landlock_is() {
+fn a_folder_that_the_host_moves_out_is_out_of_reach_though_a_guest_holds_it() {
+    let desk = Desk::new();
+    if desk.log().contains("no landlock") {
+        return eprintln!("SKIPPED: landlock, which this kernel lacks");
+    }
+    let mut client = desk.client();
+    let sub = client.walk(&["sub"]).unwrap();
+    let open = client.open(&["sub", "file"], 0).unwrap();
+    fs::rename(desk.at("share/sub"), desk.at("moved")).unwrap();
+    // The guard lets it through, for a name is looked up in the folder that the handle holds; the kernel does not.
+    let walk = [words(&[sub, 900]), vec![1, 0], string("file")].concat();
+    client.call(kind::WALK, &walk).unwrap();
+    assert_eq!(client.call(kind::LOPEN, &words(&[900, 0])), Err(Errno::ACCESS));
+    assert_eq!(client.call(kind::LOPEN, &words(&[sub, 0])), Err(Errno::ACCESS));
+    let create = [words(&[sub]), string("new"), words(&[RDWR, 0o644, 0])].concat();
+    assert_eq!(client.call(kind::LCREATE, &create), Err(Errno::ACCESS));
+    assert_eq!(client.unlink(sub, "file", 0), Err(Errno::ACCESS));
+    // What was open before is open.
+    assert!(client.call(kind::READ, &words(&[open, 0, 0, 100])).is_ok());
+    assert_eq!(fs::read_dir(desk.at("moved")).unwrap().count(), 1);
+    // Back in its place it is the share's again.
+    fs::rename(desk.at("moved"), desk.at("share/sub")).unwrap();
+    assert_eq!(client.contents(&["sub", "file"]).unwrap(), "deeper");
+}
+
+#[test]
+fn the_process_has_its_walls_and_nothing_open_but_what_it_was_handed() {
     let desk = Desk::new();
     let status = fs::read_to_string(format!("/proc/{}/status", desk.pid())).unwrap();
     let value = |name: &str| {

@@ -3,7 +3,8 @@
 # changes at once, files are the user's own, random work comes out as on a local folder, locks hold between
 # two programs of the guest; shares survive the death of the agent, of the daemon and of their own process,
 # come with the next start, and go when they are removed. Single files are seen alone and can be saved by
-# rename. Shares by device are mounted as well.
+# rename. Shares by device are mounted as well, and one that cannot be is shared live. Names are bytes,
+# extended attributes of users are kept, and a folder that the host moves out of a share is out of reach.
 # lab: memory=2048 cpus=2 limit=1500
 . /lab/lib.sh
 
@@ -13,6 +14,8 @@ printf 'root:x:0:0::/root:/bin/sh\none:x:1000:1000::/home/one:/bin/sh\ntwo:x:100
 printf 'root:x:0:\none:x:1000:\ntwo:x:1001:\n' >/etc/group
 chown 1000:1000 /home/one
 chown 1001:1001 /home/two
+# Somebody has this device, which can be mounted once: the agent cannot.
+mkdir -p /mnt/taken && mount -t 9p -o trans=virtio,version=9p2000.L taken /mnt/taken || exit 2
 ( while :; do su one -c 'macrohard-guest-agent session'; sleep 0.5; done ) &
 while [ ! -e /tmp/end ]; do
     macrohard-guest-agent system
@@ -20,11 +23,13 @@ while [ ! -e /tmp/end ]; do
 done
 exit 0
 END
-mkdir byplan9 byfs
+mkdir byplan9 byfs taken
+echo live >taken/file
 echo device >byplan9/file
 echo device >byfs/file
 macrohard-hypervisor create --name live --engine kvm --memory 320 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
-    --append "$quiet" --share "$work/byplan9:byplan9:9p" --share "$work/byfs:byfs:ro:virtio-fs" || fail "create"
+    --append "$quiet" --share "$work/byplan9:byplan9:9p" --share "$work/byfs:byfs:ro:virtio-fs" \
+    --share "$work/taken:taken:ro:9p" || fail "create"
 macrohard-hypervisor start live || fail "start"
 # The session's agent runs it: busybox has no runuser.
 as_user() { macrohard-hypervisor exec --wait 300 live -- "$@"; }
@@ -42,6 +47,11 @@ wait_for 10 "the link" as_user test -d Host/byplan9
 sees Host/byplan9/file device || fail "the 9P device: $(macrohard-hypervisor share list live; as_root cat /proc/mounts)"
 sees Host/byfs/file device || fail "the virtio-fs device: $(macrohard-hypervisor share list live)"
 as_user touch Host/byfs/new 2>/dev/null && fail "a read-only device is written to"
+
+step "a device that cannot be mounted"
+wait_for 60 "the share without its device" listed 'taken.*9p-vsock.*mounted at.*not by its device'
+sees Host/taken/file live || fail "not seen: $(macrohard-hypervisor share list live)"
+as_user touch Host/taken/new 2>/dev/null && fail "a read-only share is written to"
 
 step "a folder for a running guest"
 mkdir -p "a folder/below" fixed
@@ -81,6 +91,38 @@ ln -s ../secret "a folder/relative"
 ln -s "$work/secret" "a folder/absolute"
 as_root sh -c 'cat /run/macrohard-guest/1000/t/relative /run/macrohard-guest/1000/t/absolute /run/macrohard-guest/1000/t/../secret' 2>/dev/null | grep -q secret && fail "a link leads out"
 as_root mknod /run/macrohard-guest/1000/t/device b 1 0 2>/dev/null && fail "a device is made"
+
+step "names are bytes"
+mkdir "a folder/names"
+odd=$'not text: \xff\xfe'
+long=$(printf 'n%.0s' {1..255})
+for name in plain "$odd" "$long"; do echo "$name" >"a folder/names/$name" || fail "a name on the host"; done
+[ "$(as_user ls Host/t/names | wc -l)" = 3 ] || fail "the listing: $(as_user ls Host/t/names)"
+as_user sh -c 'cat Host/t/names/*' | cmp - <(cat "a folder/names/"*) || fail "the files of a folder with odd names"
+as_user sh -c 'cd Host/t/names && for name in not*; do mv "$name" moved; done' && [ "$(cat "a folder/names/moved")" = "$odd" ] ||
+    fail "a file with an odd name is not renamed"
+
+step "extended attributes of users"
+truncate -s 16M attributes.img && mkfs.ext4 -q attributes.img && mkdir attributes && mount -o loop attributes.img attributes ||
+    fail "a file system with extended attributes"
+echo x >attributes/file && chmod 777 attributes && chmod 666 attributes/file
+macrohard-hypervisor share add live "$work/attributes" --tag a || fail "share add"
+as_user lab-tool attribute Host/a/file user.origin guest || fail "an attribute is not set"
+[ "$(as_user lab-tool attribute Host/a/file user.origin)" = guest ] || fail "an attribute is not read"
+[ "$(as_user lab-tool attribute Host/a/file)" = user.origin ] || fail "the list of attributes"
+[ "$(lab-tool attribute attributes/file user.origin)" = guest ] || fail "the attribute on the host"
+as_root lab-tool attribute /run/macrohard-guest/1000/a/file trusted.x y 2>/dev/null && fail "an attribute that is not a user's"
+[ "$(lab-tool attribute attributes/file)" = user.origin ] || fail "the host has other attributes: $(lab-tool attribute attributes/file)"
+
+step "a folder that is moved out of the share"
+mkdir "a folder/leaves" && echo secret >"a folder/leaves/file"
+as_user sh -c 'cd Host/t/leaves && touch here && for try in 1 2 3 4 5 6 7 8 9; do [ -e ../gone ] && break; sleep 1; done; cat file' >leaves.out 2>&1 &
+reading=$!
+wait_for 60 "the program in the folder" test -e "a folder/leaves/here"
+mv "a folder/leaves" leaves
+touch "a folder/gone"
+wait $reading && fail "a folder outside of the share is read: $(cat leaves.out)"
+grep -q secret leaves.out && fail "a folder outside of the share was read"
 
 step "random work as in a local folder"
 for seed in 1 2 3; do

@@ -4,6 +4,7 @@
 //! Called by the scenario scripts in `tests/lab/scenarios` and by `cargo xtask bench`; never part of
 //! the product.
 
+mod attribute;
 mod clock;
 mod debug_exit;
 mod files;
@@ -31,6 +32,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Tool {
+    /// Prints or sets an extended attribute of a file; without a name prints the names of all.
+    Attribute { file: PathBuf, name: Option<String>, value: Option<String> },
     /// Ends the virtual machine through its debug-exit port with this code.
     DebugExit { code: u8 },
     /// Does the same random work in two empty folders and compares what they show.
@@ -115,6 +118,9 @@ enum Tool {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().tool {
+        Tool::Attribute { file, name, value } => {
+            attribute::run(&file, name.as_deref(), value.as_deref())
+        }
         Tool::DebugExit { code } => debug_exit::end(code),
         Tool::Files { one, other, seed, steps } => files::run(&one, &other, seed, steps),
         Tool::PowerButton => power_button::wait(),

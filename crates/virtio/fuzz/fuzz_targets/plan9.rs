@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
         for _ in 0..random.below(7) {
             match random.below(5) {
                 0 => body.extend(string(
-                    random.pick(&["file", "sub", "link", "..", "a/b", "/", "9P2000.L"]),
+                    random.pick(&["file", "sub", "link", "..", "a/b", "/", "9P2000.L", "user.x"]),
                 )),
                 1 => body.extend((random.below(4) as u16).to_le_bytes()),
                 2 => body.extend(random.next().to_le_bytes()),

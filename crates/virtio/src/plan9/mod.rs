@@ -3,7 +3,7 @@
 //!
 //! The protocol is served by crate `plan9`, which judges every request first: nothing
 //! outside the folder is reachable, a read-only share stays as it is, and no device or pipe is ever
-//! opened. Not offered: extended attributes, making symbolic links or device nodes.
+//! opened. Not offered: making symbolic links or device nodes.
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +52,7 @@ struct Counters {
     from_guest: Counter,
     to_guest: Counter,
     refused: Counter,
+    left_out: Counter,
 }
 
 /// The device.
@@ -148,10 +149,8 @@ impl Device for Plan9 {
     }
 
     fn reset(&mut self) {
-        // Without a server the next start fails and says so.
-        if let Some(Err(error)) = self.guard.as_mut().map(Guard::reset) {
-            tracing::error!(device = self.name, %error, "cannot share the folder again");
-            self.guard = None;
+        if let Some(guard) = &mut self.guard {
+            guard.reset();
         }
     }
 
@@ -162,6 +161,7 @@ impl Device for Plan9 {
             ("bytes-read", c.to_guest.get()),
             ("bytes-written", c.from_guest.get()),
             ("refused", c.refused.get()),
+            ("names-left-out", c.left_out.get()),
         ]
     }
 

@@ -362,10 +362,10 @@ fn a_guest_holds_no_more_handles_than_the_process_can_spare() {
     let options = plan9::Options { max_handles: 3, ..plan9::Options::default() };
     let mut guard = plan9::Guard::new(root.into(), options).unwrap();
     let mut call = |kind, body: &[u8]| {
-        let mut answer = Vec::new();
+        let mut answer = plan9::Buffer::default();
         let mut request = message(kind, 1, body);
         guard.handle(&mut request, std::io::empty(), &mut answer, 8192).unwrap();
-        result(kind, &answer)
+        result(kind, answer.bytes())
     };
     let attach = [words(&[ROOT, u32::MAX]), string(""), string(""), words(&[0])].concat();
     call(kind::ATTACH, &attach).unwrap();

@@ -3,12 +3,15 @@
 use super::Counters;
 use crate::scatter::{Buffers, Readable, Writable};
 use crate::{GuestMemory, Interrupts, Queue, QueueState, Source, Worker, WorkerError};
-use plan9::Guard;
-use plan9::message::{ERROR_BYTES, HEADER_BYTES, WRITE_HEADER, error, kind};
+use disk::{ReadBuffers, WriteBuffers};
+use plan9::message::{
+    DATA_HEADER, ERROR_BYTES, HEADER_BYTES, WRITE_HEADER, error, kind, read_header,
+};
+use plan9::{Data, Guard};
 use rustix::io::Errno;
 use std::any::Any;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use virtio_queue::QueueT;
 use vm_memory::GuestAddressSpace;
@@ -80,6 +83,7 @@ impl Plan9Worker {
         match self.guard.handle(&mut head, data, &mut answer, room) {
             Ok(refused) => {
                 self.counters.refused.add(u64::from(refused));
+                self.counters.left_out.add(self.guard.take_left_out());
                 self.counters.to_guest.add(answer.written as u64);
                 // Not truncated: no more than the largest message.
                 answer.written as u32
@@ -105,6 +109,16 @@ impl Read for Bytes<'_> {
     }
 }
 
+impl Data for Bytes<'_> {
+    fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    fn write_to(&mut self, file: BorrowedFd<'_>, offset: u64, count: usize) -> io::Result<usize> {
+        self.0.drain_to(file, offset, count)
+    }
+}
+
 /// Space of the guest, filled from its start.
 struct Answer<'m> {
     left: Writable<'m>,
@@ -121,6 +135,33 @@ impl Write for Answer<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl plan9::Answer for Answer<'_> {
+    fn put_file(
+        &mut self,
+        tag: u16,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        count: usize,
+    ) -> io::Result<usize> {
+        if self.left.len() < DATA_HEADER {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let header = self.left.split_to(DATA_HEADER);
+        // Into the guest's own buffers. What an error leaves in them, none of its answer speaks of.
+        let read = match self.left.fill_from(file, offset, count, false) {
+            Ok(read) => read,
+            Err(error) => {
+                let behind = std::mem::replace(&mut self.left, header);
+                self.left.append(&behind);
+                return Err(error);
+            }
+        };
+        header.copy_from(&read_header(tag, read));
+        self.written += DATA_HEADER + read;
+        Ok(read)
     }
 }
 

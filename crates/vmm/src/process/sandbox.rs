@@ -5,16 +5,11 @@
 
 use super::every_thread;
 use crate::MachineError;
-use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, Scope,
-};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+use ::sandbox::{
+    AccessFs, Action, Argument, BpfProgram, Calls, Files, SandboxError, without_clone3,
 };
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What a system call outside the list does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,39 +48,15 @@ pub(super) fn close(reach: &Reach, denied: Denied) -> Result<(), MachineError> {
     Ok(())
 }
 
-fn refused(what: &str, error: impl std::fmt::Display) -> MachineError {
-    MachineError::Part { part: "sandbox", reason: format!("{what}: {error}") }
+fn refused(error: impl std::fmt::Display) -> MachineError {
+    MachineError::Part { part: "sandbox", reason: error.to_string() }
 }
 
 fn restrict_files(reach: &Reach) -> Result<(), MachineError> {
-    let abi = ABI::V3;
-    let wall = |e: landlock::RulesetError| refused("landlock", e);
-    let mut rules = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(abi))
-        .map_err(wall)?
-        // Sockets without a file, as X servers have; from Linux 6.12 on.
-        .scope(Scope::AbstractUnixSocket)
-        .map_err(wall)?
-        .create()
-        .map_err(wall)?;
-    let mut allow = |path: &Path, access| -> Result<(), MachineError> {
-        let file = PathFd::new(path).map_err(|e| refused("landlock", e))?;
-        (&mut rules).add_rule(PathBeneath::new(file, access)).map_err(wall)?;
-        Ok(())
-    };
-    for path in &reach.own {
-        let bring_in = AccessFs::Refer;
-        allow(path, AccessFs::from_all(abi) & !AccessFs::Execute & !bring_in)?;
-    }
-    for path in &reach.writable {
-        allow(path, AccessFs::from_all(abi) & !AccessFs::Execute)?;
-    }
-    for path in &reach.readable {
-        allow(path, AccessFs::from_read(abi) & !AccessFs::Execute)?;
-    }
-    match Option::<OwnedFd>::from(rules) {
-        Some(ruleset) => every_thread::restrict(&ruleset).map_err(|e| refused("landlock", e)),
+    match files(reach).map_err(refused)?.into_descriptor() {
+        Some(ruleset) => {
+            every_thread::restrict(&ruleset).map_err(|e| refused(format!("landlock: {e}")))
+        }
         None => {
             tracing::warn!("this kernel has no landlock: file access is limited by seccomp alone");
             Ok(())
@@ -93,11 +64,25 @@ fn restrict_files(reach: &Reach) -> Result<(), MachineError> {
     }
 }
 
+fn files(reach: &Reach) -> Result<Files, SandboxError> {
+    let mut files = Files::none(false)?;
+    for path in &reach.own {
+        let bring_in = AccessFs::Refer;
+        files = files.allow(path, Files::everything() & !bring_in)?;
+    }
+    for path in &reach.writable {
+        files = files.allow(path, Files::everything())?;
+    }
+    for path in &reach.readable {
+        files = files.allow(path, Files::reading())?;
+    }
+    Ok(files)
+}
+
 /// Calls with any arguments.
 const ALLOWED: &[libc::c_long] = &[
     // memory and threads
     libc::SYS_brk,
-    libc::SYS_clone3,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
@@ -246,90 +231,45 @@ const TIOCSTI: u64 = 0x5412;
 /// Selects and pastes on a virtual console; the same danger.
 const TIOCLINUX: u64 = 0x541c;
 
-fn rules() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, seccompiler::BackendError> {
-    use SeccompCmpArgLen::{Dword, Qword};
-    use SeccompCmpOp::{Eq, MaskedEq, Ne};
-    let condition = |argument, length, operator, value| {
-        SeccompCondition::new(argument, length, operator, value)
-    };
-    let mut rules: Vec<_> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    // Threads only: CLONE_VM and CLONE_THREAD must be set.
-    let thread = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
-    rules.push((
-        libc::SYS_clone,
-        vec![SeccompRule::new(vec![condition(0, Qword, MaskedEq(thread), thread)?])?],
-    ));
-    rules.push((
-        libc::SYS_ioctl,
-        vec![
-            SeccompRule::new(vec![condition(1, Dword, MaskedEq(IOCTL_TYPE), KVM_IOCTLS)?])?,
-            SeccompRule::new(vec![condition(1, Dword, MaskedEq(IOCTL_TYPE), EXIT_REPORT_IOCTLS)?])?,
-            SeccompRule::new(vec![
-                condition(1, Dword, MaskedEq(IOCTL_TYPE), TUN_AND_TERMINAL_IOCTLS)?,
-                condition(1, Dword, Ne, TIOCSTI)?,
-                condition(1, Dword, Ne, TIOCLINUX)?,
-            ])?,
-        ],
-    ));
-    // Signals for the threads of this process, and limits of this process, only.
-    for (call, own) in [(libc::SYS_tgkill, u64::from(std::process::id())), (libc::SYS_prlimit64, 0)]
-    {
-        let rule = SeccompRule::new(vec![condition(0, Dword, Eq, own)?])?;
-        rules.push((call, vec![rule]));
-    }
-    let prctl =
-        |option: libc::c_int| SeccompRule::new(vec![condition(0, Dword, Eq, option as u64)?]);
-    rules.push((
-        libc::SYS_prctl,
-        vec![
-            prctl(libc::PR_SET_NAME)?,
-            prctl(libc::PR_SET_VMA)?,
-            // Asked by the second call of no_new_privs and by thread start-up code.
-            prctl(libc::PR_GET_NAME)?,
-        ],
-    ));
-    rules.push((
-        libc::SYS_socketpair,
-        vec![SeccompRule::new(vec![condition(0, Dword, Eq, libc::AF_UNIX as u64)?])?],
-    ));
-    Ok(rules)
+fn calls() -> Result<Calls, SandboxError> {
+    let kind = |kind| Argument::Has(1, IOCTL_TYPE, kind);
+    Calls::with_any_arguments(ALLOWED)
+        .with_threads()?
+        .with(
+            libc::SYS_ioctl,
+            &[
+                &[kind(KVM_IOCTLS)],
+                &[kind(EXIT_REPORT_IOCTLS)],
+                &[
+                    kind(TUN_AND_TERMINAL_IOCTLS),
+                    Argument::IsNot(1, TIOCSTI),
+                    Argument::IsNot(1, TIOCLINUX),
+                ],
+            ],
+        )?
+        .with(
+            libc::SYS_prctl,
+            // The last is asked by the second call of no_new_privs and by thread start-up code.
+            &[libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_GET_NAME]
+                .map(|option| [Argument::Is(0, option as u64)])
+                .each_ref()
+                .map(|choice| &choice[..]),
+        )?
+        .with(libc::SYS_socketpair, &[&[Argument::Is(0, libc::AF_UNIX as u64)]])
 }
 
-fn program(denied: Denied) -> Result<BpfProgram, MachineError> {
-    let wall = |e: seccompiler::BackendError| refused("seccomp", e);
-    let action = match denied {
-        Denied::Fatal | Denied::Off => SeccompAction::Trap,
-        Denied::Logged => SeccompAction::Log,
-    };
-    let architecture = std::env::consts::ARCH.try_into().map_err(wall)?;
-    SeccompFilter::new(
-        rules().map_err(wall)?.into_iter().collect(),
-        action,
-        SeccompAction::Allow,
-        architecture,
-    )
-    .and_then(TryInto::try_into)
-    .map_err(wall)
-}
-
-/// `clone3` takes its flags from memory, where a filter cannot see whether it makes a thread or a
-/// process. Told that the kernel has none, the C library makes threads with `clone`.
-fn without_clone3() -> Result<BpfProgram, MachineError> {
-    let wall = |e: seccompiler::BackendError| refused("seccomp", e);
-    SeccompFilter::new(
-        [(libc::SYS_clone3, Vec::new())].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-        std::env::consts::ARCH.try_into().map_err(wall)?,
-    )
-    .and_then(TryInto::try_into)
-    .map_err(wall)
+fn program(denied: Denied) -> Result<BpfProgram, SandboxError> {
+    calls()?.filter(match denied {
+        Denied::Fatal | Denied::Off => Action::Trap,
+        Denied::Logged => Action::Log,
+    })
 }
 
 fn restrict_calls(denied: Denied) -> Result<(), MachineError> {
-    // Of two filters the stricter answer counts; the first one lets the second be set.
-    for filter in [without_clone3()?, program(denied)?] {
-        seccompiler::apply_filter_all_threads(&filter).map_err(|e| refused("seccomp", e))?;
+    for filter in [without_clone3(), program(denied)] {
+        let filter = filter.map_err(refused)?;
+        seccompiler::apply_filter_all_threads(&filter)
+            .map_err(|e| refused(format!("seccomp: {e}")))?;
     }
     Ok(())
 }
@@ -344,7 +284,6 @@ pub(super) struct BrokerWalls {
 
 /// The broker's walls, made where memory may be had.
 pub(super) fn broker_walls() -> Result<BrokerWalls, MachineError> {
-    use SeccompCmpArgLen::Dword;
     const CALLS: &[libc::c_long] = &[
         libc::SYS_close,
         libc::SYS_connect,
@@ -361,49 +300,36 @@ pub(super) fn broker_walls() -> Result<BrokerWalls, MachineError> {
         libc::SYS_rt_sigreturn,
         libc::SYS_sendmsg,
     ];
-    let wall = |e: landlock::RulesetError| refused("landlock", e);
-    let rules = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(ABI::V3))
-        .map_err(wall)?
-        .scope(Scope::AbstractUnixSocket)
-        .map_err(wall)?
-        .create()
-        .map_err(wall)?;
-    let wall = |e: seccompiler::BackendError| refused("seccomp", e);
-    let local = SeccompCondition::new(0, Dword, SeccompCmpOp::Eq, libc::AF_UNIX as u64)
-        .and_then(|local| SeccompRule::new(vec![local]))
-        .map_err(wall)?;
-    let mut calls: Vec<_> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    calls.push((libc::SYS_socket, vec![local]));
-    let calls = SeccompFilter::new(
-        calls.into_iter().collect(),
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        std::env::consts::ARCH.try_into().map_err(wall)?,
-    )
-    .and_then(TryInto::try_into)
-    .map_err(wall)?;
-    Ok(BrokerWalls { files: rules.into(), calls })
+    let walls = || {
+        Ok::<_, SandboxError>(BrokerWalls {
+            files: Files::none(false)?.into_descriptor(),
+            calls: Calls::with_any_arguments(CALLS)
+                .with(libc::SYS_socket, &[&[Argument::Is(0, libc::AF_UNIX as u64)]])?
+                .filter(Action::KillProcess)?,
+        })
+    };
+    walls().map_err(refused)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use landlock::{ABI, Access, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::path::Path;
     use std::sync::Barrier;
 
     #[test]
     fn the_filter_is_small_enough_for_the_kernel_and_has_no_call_twice() {
         // BPF_MAXINSNS.
         assert!(program(Denied::Fatal).unwrap().len() <= 4096);
-        let mut calls: Vec<_> = rules().unwrap().into_iter().map(|r| r.0).collect();
-        let count = calls.len();
-        calls.sort_unstable();
-        calls.dedup();
-        assert_eq!(calls.len(), count);
+        let mut sorted = ALLOWED.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), ALLOWED.len());
+        let calls = calls().unwrap();
         for never in [
             libc::SYS_bind,
             libc::SYS_connect,
@@ -413,7 +339,7 @@ mod tests {
             libc::SYS_mount,
             libc::SYS_socket,
         ] {
-            assert!(!calls.contains(&never));
+            assert!(!calls.has(never));
         }
     }
 

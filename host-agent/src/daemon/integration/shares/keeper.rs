@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How long a guest may take to leave mounts whose folders go.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
-/// Pause before what failed is tried again.
+/// Pause before what failed is tried again; it doubles up to the longest while nothing changes.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// So many ends of one share's process within [`CRASH_WINDOW`] are enough.
 const MOST_CRASHES: usize = 5;
 const CRASH_WINDOW: Duration = Duration::from_secs(60);
-/// How often the guest is told again what it could not mount.
-const MOST_RETRIES: u32 = 12;
 
 /// Keeps the shares of run `run` until it ends.
 pub(super) async fn keep(inner: Arc<Inner>, run: u64) {
@@ -40,11 +39,19 @@ pub(super) async fn keep(inner: Arc<Inner>, run: u64) {
         if record.wanted.only.is_some() {
             inner.state().portals.push(record.wanted.clone());
         }
+        {
+            // A process for a share by device is there because the guest could not mount the device.
+            let mut state = inner.state();
+            if state.devices.iter().any(|share| share.tag == record.wanted.tag) {
+                let reason = "an earlier daemon found that it cannot be mounted".to_owned();
+                state.fallen.insert(record.wanted.tag.clone(), reason);
+            }
+        }
         if let Some(served) = served {
             take(&inner, run, (served, None));
         }
     }
-    let mut retries = 0;
+    let mut pause = RETRY_PAUSE;
     loop {
         let asked = inner.asked.borrow().to_owned();
         let sound = pass(&inner, run, &vm).await;
@@ -52,15 +59,22 @@ pub(super) async fn keep(inner: Arc<Inner>, run: u64) {
             return;
         }
         inner.done.send_replace(asked);
-        retries = if sound { 0 } else { retries + 1 };
         let mut changed = inner.asked.subscribe();
         let asked_again = changed.wait_for(|now| *now != asked);
-        if retries == 0 || retries > MOST_RETRIES {
+        if sound {
             let _ = asked_again.await;
+            pause = RETRY_PAUSE;
         } else {
-            let _ = tokio::time::timeout(RETRY_PAUSE, asked_again).await;
+            let late = tokio::time::timeout(pause, asked_again).await.is_err();
+            pause = next_pause(pause, late);
         }
     }
+}
+
+/// How long to wait for the next try after one that failed: what is asked for anew may have another end, and is
+/// tried as often as the first.
+fn next_pause(pause: Duration, nothing_changed: bool) -> Duration {
+    if nothing_changed { (pause * 2).min(LONGEST_PAUSE) } else { RETRY_PAUSE }
 }
 
 /// The VM process, as soon as it can be found.
@@ -151,7 +165,14 @@ async fn wanted(inner: &Arc<Inner>) -> Vec<Wanted> {
     }
     let devices: BTreeSet<&str> = state.devices.iter().map(|share| share.tag.as_str()).collect();
     let live = state.live.iter().filter(|wanted| !devices.contains(wanted.tag.as_str()));
-    live.chain(&state.portals).cloned().collect()
+    let fallen = state.devices.iter().filter(|share| state.fallen.contains_key(&share.tag));
+    let fallen = fallen.map(|share| Wanted {
+        tag: share.tag.clone(),
+        folder: share.path.clone(),
+        read_only: share.read_only,
+        only: None,
+    });
+    live.chain(&state.portals).cloned().chain(fallen).collect()
 }
 
 /// Ends what is served and not wanted any more, or not in this way.
@@ -246,7 +267,11 @@ async fn tell(inner: &Arc<Inner>) -> bool {
         if state.is_early() {
             return false;
         }
-        let request = told::request(&state);
+        let (request, left_out) = told::request(&state);
+        if left_out > 0 && state.told.as_ref() != Some(&request) {
+            let vm = &inner.about.vm;
+            tracing::warn!(vm, left_out, "more shares for all users than the guest can be told of");
+        }
         if state.told.as_ref() == Some(&request) && state.problems.is_empty() {
             return state.unanswered.is_none();
         }
@@ -270,6 +295,11 @@ async fn tell(inner: &Arc<Inner>) -> bool {
             state.told = Some(request);
             state.unanswered = None;
             state.problems = problems;
+            if told::fall_back(&mut state) {
+                drop(state);
+                inner.ask();
+                return false;
+            }
             state.problems.is_empty()
         }
         Err(reason) => {
@@ -280,5 +310,24 @@ async fn tell(inner: &Arc<Inner>) -> bool {
             state.unanswered = Some(reason);
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_tried_ever_more_seldom_and_a_change_begins_anew() {
+        let mut pause = RETRY_PAUSE;
+        for _ in 0..3 {
+            pause = next_pause(pause, true);
+        }
+        assert_eq!(pause, RETRY_PAUSE * 8);
+        for _ in 0..100 {
+            pause = next_pause(pause, true);
+        }
+        assert_eq!(pause, LONGEST_PAUSE);
+        assert_eq!(next_pause(pause, false), RETRY_PAUSE);
     }
 }

@@ -95,6 +95,9 @@ struct State {
     problems: told::Problems,
     /// Why it knows nothing.
     unanswered: Option<String>,
+    /// Shares by device that the guest could not mount, with the reason: they are served live as well, until the
+    /// end of the run.
+    fallen: BTreeMap<String, String>,
 }
 
 impl Inner {
@@ -294,8 +297,10 @@ impl Shares {
                 }
                 true => state.describe(&share.tag),
             };
+            let fallen = running && state.fallen.contains_key(&shown.tag);
+            let kind = if fallen { ShareKind::Vsock } else { shown.kind };
             shares.push(SharedFolder {
-                way: way(shown.kind).to_owned(),
+                way: way(kind).to_owned(),
                 state: text,
                 ..folder(&shown.tag, &shown.path, shown.read_only)
             });
@@ -377,7 +382,8 @@ impl State {
         if let Some(failure) = self.failures.get(tag) {
             return Some(failure.clone());
         }
-        let is_device = self.devices.iter().any(|share| share.tag == tag);
+        let is_device =
+            self.devices.iter().any(|share| share.tag == tag) && !self.fallen.contains_key(tag);
         if !is_device && !self.served.contains_key(tag) {
             return Some("it is about to be shared".to_owned());
         }
@@ -398,6 +404,14 @@ impl State {
             self.sessions.keys().map(|user| match self.problems.get(&(tag.to_owned(), *user)) {
                 Some(reason) => Some(reason.clone()),
                 None if told(*user) => None,
+                None if self
+                    .told
+                    .as_ref()
+                    .is_some_and(|told| told.shares.len() >= told::MOST_SHARES) =>
+                {
+                    let most = told::MOST_SHARES;
+                    Some(format!("all users together have more than {most} shares; remove some"))
+                }
                 None => Some("the guest is about to mount it".to_owned()),
             });
         let first = reasons.next()?;
@@ -416,6 +430,9 @@ impl State {
                 None => format!("mounted at ~/Host/{tag} for {name}"),
             };
             text = if text.is_empty() { part } else { format!("{text}; {part}") };
+        }
+        if let Some(reason) = self.fallen.get(tag) {
+            text = format!("{text}; not by its device: {reason}");
         }
         text
     }

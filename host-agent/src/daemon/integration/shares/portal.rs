@@ -12,8 +12,10 @@ use std::sync::Arc;
 
 /// Portals of one run: so many folders files were opened from.
 const MOST_PORTALS: usize = 16;
-/// Files of one portal that the host gives; then there is another for the folder.
+/// Files of one portal that the host gives, and bytes of their names as its process is told; then there is
+/// another for the folder.
 const MOST_FILES: usize = 128;
+const MOST_NAME_BYTES: usize = share::MOST_BYTES * 3 / 4;
 
 /// A file as the host has it.
 #[derive(Debug)]
@@ -101,7 +103,7 @@ pub(super) async fn open(inner: &Arc<Inner>, found: &Found) -> Result<SharedPath
         for (tag, names) in of_folder {
             if names.iter().any(|given| given == bytes) {
                 with_name = Some(tag.clone());
-            } else if names.len() < MOST_FILES {
+            } else if has_room(names, bytes) {
                 with_room = Some(tag.clone());
             }
         }
@@ -115,6 +117,13 @@ pub(super) async fn open(inner: &Arc<Inner>, found: &Found) -> Result<SharedPath
         give(inner, &tag, bytes).await?;
     }
     Ok(shared(&tag, Path::new(name)))
+}
+
+/// Whether one portal can show one more name.
+fn has_room(names: &[Vec<u8>], name: &[u8]) -> bool {
+    let bytes = share::name_list::encode(names).len();
+    let more = share::name_list::encode(&[name.to_vec()]).len() + 1;
+    names.len() < MOST_FILES && bytes + more <= MOST_NAME_BYTES
 }
 
 /// Adds one, for the keeper to serve; its tag.
@@ -177,4 +186,27 @@ fn free_tag(state: &State) -> String {
     };
     let most = MOST_PORTALS + limits::SHARES + limits::LIVE_SHARES + 1;
     (1..=most).map(|number| format!("opened-{number}")).find(|tag| !taken(tag)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portal_has_as_many_names_as_its_process_can_be_told() {
+        let names = |length, byte, count| vec![vec![byte; length]; count];
+        assert!(has_room(&names(255, b'a', 127), &[b'a'; 255]));
+        assert!(!has_room(&names(1, b'a', 128), b"b"));
+        // Names that are no text take three times their bytes.
+        assert!(has_room(&names(255, 0xff, 60), &[0xff; 255]));
+        assert!(!has_room(&names(255, 0xff, 64), &[0xff; 255]));
+        let spec = share::Spec {
+            vm: "x".repeat(64),
+            tag: "x".repeat(31),
+            token: "x".repeat(64),
+            read_only: false,
+            only: Some(names(255, 0xff, 64)),
+        };
+        assert!(serde_json::to_vec(&spec).unwrap().len() < share::MOST_BYTES);
+    }
 }

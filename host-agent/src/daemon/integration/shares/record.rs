@@ -19,6 +19,7 @@ pub(super) struct Wanted {
     pub(super) folder: PathBuf,
     pub(super) read_only: bool,
     /// The names to be seen of a portal; without, all of the folder is shared.
+    #[serde(with = "share::name_list")]
     pub(super) only: Option<Vec<Vec<u8>>>,
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Shares of one message, as the protocol says.
-const MOST_SHARES: usize = 64;
+pub(super) const MOST_SHARES: usize = 64;
 /// Longest reason of a problem, as the protocol says.
 const LONGEST_REASON: usize = 512;
 /// How long a guest may take to mount them all.
@@ -19,35 +19,53 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Why a share is not mounted, by tag and user.
 pub(super) type Problems = BTreeMap<(String, u32), String>;
 
-/// What is to be mounted now, for each user.
-pub(super) fn request(state: &State) -> SetSharesRequest {
-    let mut shares = Vec::new();
-    for user in state.all_users() {
-        let of = |tag: &str, read_only: bool, way: Way| Share {
-            tag: tag.to_owned(),
-            read_only,
-            user,
-            way: Some(way),
+/// What is to be mounted now, for each user, and how many of that there was no room for. Users in session come
+/// first, and each has one share before anybody has two.
+pub(super) fn request(state: &State) -> (SetSharesRequest, usize) {
+    let mut kinds = Vec::new();
+    for served in state.served.values() {
+        let (wanted, port) = (&served.record.wanted, served.record.port);
+        kinds.push((wanted.tag.as_str(), wanted.read_only, Way::Plan9Port(port)));
+    }
+    for share in state.devices.iter().filter(|share| !state.fallen.contains_key(&share.tag)) {
+        let way = match share.kind {
+            ShareKind::Plan9 => Way::Plan9Device(ShareDevice {}),
+            ShareKind::VirtioFs => Way::VirtioFs(ShareDevice {}),
+            ShareKind::Vsock => continue,
         };
-        for served in state.served.values() {
-            let (wanted, port) = (&served.record.wanted, served.record.port);
-            shares.push(of(&wanted.tag, wanted.read_only, Way::Plan9Port(port)));
-        }
-        for share in &state.devices {
-            let way = match share.kind {
-                ShareKind::Plan9 => Way::Plan9Device(ShareDevice {}),
-                ShareKind::VirtioFs => Way::VirtioFs(ShareDevice {}),
-                ShareKind::Vsock => continue,
-            };
-            shares.push(of(&share.tag, share.read_only, way));
+        kinds.push((share.tag.as_str(), share.read_only, way));
+    }
+    let (in_session, others): (Vec<u32>, Vec<u32>) =
+        state.all_users().into_iter().partition(|user| state.sessions.contains_key(user));
+    let all = [in_session, others];
+    let every = all.iter().flat_map(|users| {
+        kinds.iter().flat_map(move |kind| users.iter().map(move |user| (kind, *user)))
+    });
+    let mut shares: Vec<Share> = every
+        .map(|((tag, read_only, way), user)| Share {
+            tag: (*tag).to_owned(),
+            read_only: *read_only,
+            user,
+            way: Some(*way),
+        })
+        .collect();
+    let left_out = shares.len().saturating_sub(MOST_SHARES);
+    shares.truncate(MOST_SHARES);
+    // The order says nothing; one of its own keeps equal requests equal.
+    shares.sort_by(|a, b| (a.user, &a.tag).cmp(&(b.user, &b.tag)));
+    (SetSharesRequest { shares }, left_out)
+}
+
+/// Notes which shares by device the guest cannot mount, whatever keeps it: these are served live from now on.
+/// Whether there are new ones.
+pub(super) fn fall_back(state: &mut State) -> bool {
+    let before = state.fallen.len();
+    for ((tag, _), reason) in &state.problems {
+        if state.devices.iter().any(|share| share.tag == *tag) && !state.fallen.contains_key(tag) {
+            state.fallen.insert(tag.clone(), reason.clone());
         }
     }
-    if shares.len() > MOST_SHARES {
-        let left_out = shares.len() - MOST_SHARES;
-        tracing::warn!(left_out, "more shares for all users than the guest can be told of");
-        shares.truncate(MOST_SHARES);
-    }
-    SetSharesRequest { shares }
+    state.fallen.len() > before
 }
 
 /// Tells the agent; why what is not mounted.
@@ -80,6 +98,56 @@ fn check(asked: &[(String, u32)], problems: Vec<ShareProblem>) -> Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_is_no_room_for_all_it_goes_to_those_in_session_in_turn() {
+        let mut state = State::default();
+        for number in 0..40 {
+            state.devices.push(definition::Share {
+                tag: format!("share-{number:02}"),
+                path: "/tmp".into(),
+                kind: ShareKind::Plan9,
+                read_only: false,
+            });
+        }
+        // Two in session with the highest numbers, and one who left.
+        state.users.extend([1000, 2000, 3000]);
+        state.sessions.insert(2000, "two".to_owned());
+        state.sessions.insert(3000, "three".to_owned());
+        let (request, left_out) = request(&state);
+        let of = |user| request.shares.iter().filter(|share| share.user == user).count();
+        assert_eq!((of(1000), of(2000), of(3000), left_out), (0, 32, 32, 56));
+        state.sessions.remove(&3000);
+        let (request, left_out) = super::request(&state);
+        let of = |user| request.shares.iter().filter(|share| share.user == user).count();
+        assert_eq!((of(2000), of(1000), of(3000), left_out), (40, 12, 12, 56));
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_mounted_is_not_asked_for_again() {
+        let mut state = State::default();
+        for (tag, kind) in [("fs", ShareKind::VirtioFs), ("plan9", ShareKind::Plan9)] {
+            let tag = tag.to_owned();
+            state.devices.push(definition::Share {
+                tag,
+                path: "/tmp".into(),
+                kind,
+                read_only: false,
+            });
+        }
+        state.sessions.insert(1000, "one".to_owned());
+        let reason = "the guest's kernel has no virtiofs".to_owned();
+        state.problems.insert(("fs".to_owned(), 1000), reason.clone());
+        state.problems.insert(("live".to_owned(), 1000), "another".to_owned());
+        assert!(fall_back(&mut state) && !fall_back(&mut state));
+        assert_eq!(state.fallen, BTreeMap::from([("fs".to_owned(), reason)]));
+        let (request, _) = request(&state);
+        let tags: Vec<_> = request.shares.iter().map(|share| share.tag.as_str()).collect();
+        assert_eq!(tags, ["plan9"]);
+        assert!(
+            state.not_mounted("fs").is_some_and(|reason| reason.contains("about to be shared"))
+        );
+    }
 
     #[test]
     fn a_guest_says_nothing_of_shares_it_was_not_told_of_and_nothing_long() {
