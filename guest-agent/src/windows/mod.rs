@@ -13,10 +13,12 @@
 
 pub mod count;
 pub mod damage;
+pub mod handing;
 pub mod link;
 pub mod mailbox;
 pub mod record;
 pub mod run;
 pub mod screen;
+pub mod session;
 pub mod telling;
 pub mod x11;

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -102,6 +102,11 @@ fn own(folder: &Path, most: (u16, u16)) -> Result<Connected, ServerError> {
         move |source| ServerError::Folder { path, source }
     };
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable(folder))?;
+    let owned = std::fs::metadata(folder).map_err(unusable(folder))?;
+    if owned.uid() != rustix::process::getuid().as_raw() || owned.mode() & 0o077 != 0 {
+        let error = io::Error::new(io::ErrorKind::PermissionDenied, "others may write there");
+        return Err(unusable(folder)(error));
+    }
     let (file, name) = (folder.join("authority"), folder.join("display"));
     if let (Ok(display), Ok(bytes)) = (std::fs::read_to_string(&name), std::fs::read(&file)) {
         let key = bytes.last_chunk::<KEY>().map(|key| key.to_vec());
