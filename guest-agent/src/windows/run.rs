@@ -159,8 +159,11 @@ fn hear(screen: &mut dyn Screen, teller: &mut Teller) -> Result<Result<bool, End
         }
         match message {
             from_host::Message::Configure(configure) => {
-                configures.retain(|held| held.window != configure.window);
-                configures.push(configure);
+                match configures.iter_mut().find(|held| held.window == configure.window) {
+                    Some(held) if held.generation >= configure.generation => {}
+                    Some(held) => *held = configure,
+                    None => configures.push(configure),
+                }
                 continue;
             }
             from_host::Message::Ack(ack) => {

@@ -36,7 +36,8 @@ impl X11 {
             (u32::from(image.xhot), u32::from(image.yhot)),
             &image.cursor_image,
         );
-        if image.width as u32 > cursor.width || image.height as u32 > cursor.height {
+        let most = |side: u16| u32::from(side) > limits::CURSOR;
+        if most(image.width) || most(image.height) {
             teller.refusals.note("pixels of cursors over the limit");
         }
         if cursor != self.cursor.told || self.all {
