@@ -1,8 +1,6 @@
 //! Holding the connection to the host: made again whenever it is lost, for as long as the agent runs.
 
-use std::future::Future;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +12,6 @@ use tonic::transport::Channel;
 
 use crate::parts::{Connection, Parts};
 use crate::service::Service;
-use crate::windows::{handing, session};
 
 /// Pause before the second try; doubled with each that fails.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -32,21 +29,6 @@ pub struct Identity {
     pub proof: Proof,
     /// The user's name; empty for the system agent.
     pub user: String,
-}
-
-/// Something that goes on for as long as this is held.
-struct Task(tokio::task::JoinHandle<()>);
-
-impl Task {
-    fn of(what: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(what))
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// Why a connection ended or did not come about.
@@ -97,7 +79,6 @@ impl Identity {
     pub async fn hold(&self) -> String {
         let mut pause = FIRST_PAUSE;
         let parts = Arc::new(Parts::new(self.role));
-        let _windows = matches!(self.role, Role::User(_)).then(|| Task::of(self.windows()));
         if self.role == Role::System {
             parts.shares.come_from(&self.host, &self.proof);
         }
@@ -120,16 +101,6 @@ impl Identity {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// The session's windows. They have a connection of their own, to another process of the host, and go on
-    /// while this one is lost.
-    fn windows(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (host, role, proof) = (self.host.clone(), self.role, self.proof.clone());
-        async move {
-            let hello = Hello { role, direction: Direction::Windows, proof };
-            session::hold(&host, &hello, Path::new(handing::SOCKET)).await;
         }
     }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent_link::{Address, Role, TOKEN_FILE, Token};
+use agent_link::{Address, Direction, Hello, Role, TOKEN_FILE, Token};
 use clap::{Parser, Subcommand};
 use guest_agent::exec::{Begin, begin};
 use guest_agent::link::Identity;
@@ -40,6 +40,9 @@ enum Command {
         /// Where session agents are carried to the host where it is reached over a serial port
         #[arg(long, value_name = "SOCKET", default_value = relay::SOCKET)]
         relay: PathBuf,
+        /// Where a session agent asks for the memory of its windows
+        #[arg(long, value_name = "SOCKET", default_value = handing::SOCKET)]
+        windows: PathBuf,
     },
     /// Serve the host in the session of the user who runs this
     Session {
@@ -50,6 +53,9 @@ enum Command {
         /// Where the system agent gives proofs
         #[arg(long, value_name = "SOCKET", default_value = proofs::SOCKET)]
         proofs: PathBuf,
+        /// Where the system agent gives the memory of windows
+        #[arg(long, value_name = "SOCKET", default_value = handing::SOCKET)]
+        windows: PathBuf,
     },
     /// Tell a compositor of the windows of an X server, without a VM
     Windows {
@@ -131,25 +137,22 @@ fn main() -> ExitCode {
 /// Runs until it cannot go on, and says why.
 async fn run(command: Command) -> String {
     let served = match command {
-        Command::System { host, token, proofs, relay } => {
+        Command::System { host, token, proofs, relay, windows } => {
             let host = host.unwrap_or_else(Address::of_this_guest);
-            system(host, token.as_deref(), &proofs, &relay).await
+            system(host, token.as_deref(), &proofs, &relay, &windows).await
         }
-        Command::Session { host, proofs } => {
+        Command::Session { host, proofs, windows } => {
             let host = host.unwrap_or_else(|| match Address::of_this_guest() {
                 // The system agent has the port.
                 Address::Serial(_) => Address::Unix(relay::SOCKET.into()),
                 host => host,
             });
-            session(host, &proofs).await
+            session(host, &proofs, &windows).await
         }
         Command::Windows { connect, memory, display, authority, runtime, screen, program } => {
             let place = match display {
                 Some(display) => Place::Join { display, authority },
-                None => Place::Own {
-                    folder: runtime.unwrap_or_else(own_folder),
-                    most: screen,
-                },
+                None => Place::Own { folder: runtime.unwrap_or_else(own_folder), most: screen },
             };
             tell_windows(connect, &memory, place, &program).await
         }
@@ -186,8 +189,8 @@ async fn tell_windows(
         Ok(descriptor) => PathBuf::from(format!("/proc/self/fd/{descriptor}")),
         Err(_) => PathBuf::from(memory),
     };
-    let memory =
-        handing::open(&path).map_err(|error| format!("window memory {}: {error}", path.display()))?;
+    let memory = handing::open(&path)
+        .map_err(|error| format!("window memory {}: {error}", path.display()))?;
     let mut running =
         windows::start(place, memory.into()).await.map_err(|error| error.to_string())?;
     println!("DISPLAY={}", running.display.name);
@@ -215,6 +218,7 @@ async fn system(
     token: Option<&Path>,
     proofs: &Path,
     relay: &Path,
+    windows: &Path,
 ) -> Result<String, String> {
     let firmware = Path::new("/sys/firmware/qemu_fw_cfg/by_name").join(TOKEN_FILE).join("raw");
     let path = token.unwrap_or(&firmware);
@@ -230,7 +234,7 @@ async fn system(
     };
     let listener = listen(proofs)?;
     let memory = handing::device(Path::new(handing::DEVICES));
-    match listen(Path::new(handing::SOCKET)) {
+    match listen(windows) {
         Ok(listener) => drop(tokio::spawn(handing::give(listener, memory))),
         // Only windows are missing then.
         Err(error) => tracing::warn!(error, "window memory is given to nobody"),
@@ -244,11 +248,16 @@ async fn system(
     Ok(format!("the host turns this agent away: {}", identity.hold().await))
 }
 
-async fn session(host: Address, proofs: &Path) -> Result<String, String> {
+async fn session(host: Address, proofs: &Path, memory: &Path) -> Result<String, String> {
     let user = User::own().map_err(|error| format!("who runs this: {error}"))?;
     let proof = proofs::ask(proofs).await.map_err(|error| {
         format!("no proof from the system agent at {}: {error}", proofs.display())
     })?;
-    let identity = Identity { host, role: Role::User(user.number), proof, user: user.name };
+    let role = Role::User(user.number);
+    // Windows have a connection of their own, to another process of the host, and go on while this one is lost.
+    let hello = Hello { role, direction: Direction::Windows, proof: proof.clone() };
+    let (address, memory) = (host.clone(), memory.to_owned());
+    tokio::spawn(async move { windows::hold(&address, &hello, &memory).await });
+    let identity = Identity { host, role, proof, user: user.name };
     Ok(format!("the host turns this agent away: {}", identity.hold().await))
 }

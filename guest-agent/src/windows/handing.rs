@@ -113,7 +113,9 @@ pub async fn ask(path: &Path) -> io::Result<Option<OwnedFd>> {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(PATIENCE, asked)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn take(stream: &tokio::net::UnixStream) -> io::Result<Option<OwnedFd>> {

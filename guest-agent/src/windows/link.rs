@@ -119,7 +119,7 @@ impl Link {
         Ok(())
     }
 
-    /// Reads what has come; the messages then come from [`Link::next`]. False when nothing had come.
+    /// Reads what has come; the messages then come from [`Link::take`]. False when nothing had come.
     ///
     /// # Errors
     /// See [`Ended`].
@@ -143,7 +143,7 @@ impl Link {
     ///
     /// # Errors
     /// It is none.
-    pub fn next(&mut self) -> Result<Option<FromHost>, Ended> {
+    pub fn take(&mut self) -> Result<Option<FromHost>, Ended> {
         Ok(self.decoder.take()?)
     }
 }

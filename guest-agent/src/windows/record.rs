@@ -9,7 +9,8 @@ pub fn clean(window: &mut Window) {
     window.title = text(&window.title, limits::TITLE);
     window.instance = text(&window.instance, limits::CLASS);
     window.class = text(&window.class, limits::CLASS);
-    if window.application.len() > limits::APPLICATION || window.application.contains(char::is_control)
+    if window.application.len() > limits::APPLICATION
+        || window.application.contains(char::is_control)
     {
         window.application.clear();
     }
@@ -144,7 +145,8 @@ mod tests {
         assert!(few.len() <= limits::SHAPE);
         let covered = |x: i32, y: i32| {
             few.iter().any(|r| {
-                (r.x..r.x + r.width as i32).contains(&x) && (r.y..r.y + r.height as i32).contains(&y)
+                (r.x..r.x + r.width as i32).contains(&x)
+                    && (r.y..r.y + r.height as i32).contains(&y)
             })
         };
         assert!(pieces.iter().step_by(997).all(|piece| covered(piece.x, piece.y)));

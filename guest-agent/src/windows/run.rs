@@ -102,10 +102,8 @@ fn wait(
     });
     let server = screen.descriptor();
     let bell = mailbox.bell();
-    let mut watched = vec![
-        PollFd::from_borrowed_fd(bell, readable),
-        PollFd::from_borrowed_fd(server, readable),
-    ];
+    let mut watched =
+        vec![PollFd::from_borrowed_fd(bell, readable), PollFd::from_borrowed_fd(server, readable)];
     if let Some((descriptor, flags)) = link {
         watched.push(PollFd::from_borrowed_fd(descriptor, flags));
     }
@@ -129,7 +127,7 @@ fn hear(screen: &mut dyn Screen, teller: &mut Teller) -> Result<Result<bool, End
     let mut handled = 0;
     let full = loop {
         let Some(link) = teller.link() else { break false };
-        let message = match link.next() {
+        let message = match link.take() {
             Ok(Some(message)) => message.message,
             Ok(None) if handled >= TURN => break true,
             Ok(None) => match link.read() {

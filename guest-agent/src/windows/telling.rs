@@ -152,7 +152,9 @@ impl Teller {
     }
 
     fn say(&mut self, message: from_guest::Message) {
-        if self.greeted && let Some(link) = &mut self.link {
+        if self.greeted
+            && let Some(link) = &mut self.link
+        {
             link.send(message);
         }
     }

@@ -32,9 +32,7 @@ impl Client {
             .event_mask(EventMask::KEY_PRESS | EventMask::KEY_RELEASE | EventMask::BUTTON_PRESS);
         let (x, y, width, height) = place;
         let class = WindowClass::INPUT_OUTPUT;
-        self.x
-            .create_window(0, window, self.root, x, y, width, height, 0, class, 0, &aux)
-            .unwrap();
+        self.x.create_window(0, window, self.root, x, y, width, height, 0, class, 0, &aux).unwrap();
         window
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use proto::v1::{
     Configure, Cursor, Focus, FromGuest, FromHost, Key, Monitor, Monitors, MoveResize, Ping,
-    PointerButton, PointerMotion, Present, PresentAck, Rectangle, Window, WindowIcon,
-    WindowRaised, WindowState, WindowsHello, from_guest, from_host,
+    PointerButton, PointerMotion, Present, PresentAck, Rectangle, Window, WindowIcon, WindowRaised,
+    WindowState, WindowsHello, from_guest, from_host,
 };
 use window_link::{Decoder, encode, limits};
 use window_memory::WindowMemory;
@@ -32,6 +32,19 @@ pub fn there_are(programs: &[&str]) -> bool {
         eprintln!("SKIPPED: {program} is not installed");
     }
     missing.is_none()
+}
+
+/// Ends the X server with this key, which outlives its agent and would outlive the test.
+pub fn end_server(authority: &Path) {
+    let own = authority.to_str().unwrap().as_bytes();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.windows(own.len()).any(|part| part == own) && line.starts_with(b"Xvfb") {
+            let pid: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        }
+    }
 }
 
 /// A process that ends with the test.
@@ -74,9 +87,23 @@ impl Desk {
         std::io::BufRead::read_line(&mut said, &mut number).unwrap();
         let display = format!(":{}", number.trim());
         let server = Process(server);
+        // What the agent finds is what a test says: window managers of this machine are none of it.
+        std::fs::create_dir(folder.path().join("bin")).unwrap();
         let mut desk = Self { folder, listener, memory, agent: None, display, server };
+        for program in ["Xvfb", "setxkbmap"] {
+            desk.install(program);
+        }
         desk.start_agent();
         desk
+    }
+
+    /// Lets the agent find a program of this machine.
+    pub fn install(&self, program: &str) {
+        let path = std::env::var_os("PATH").unwrap();
+        let places = std::env::split_paths(&path).map(|place| place.join(program));
+        for found in places.filter(|path| path.is_file()).take(1) {
+            std::os::unix::fs::symlink(found, self.path().join("bin").join(program)).unwrap();
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -86,6 +113,7 @@ impl Desk {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
         let socket = self.folder.path().join("socket");
+        command.env("PATH", self.path().join("bin"));
         command.arg("windows").arg(format!("--connect=unix:{}", socket.display()));
         let memory = self.memory.descriptor().as_raw_fd();
         command.arg(format!("--memory=/proc/{}/fd/{memory}", std::process::id()));
@@ -178,6 +206,11 @@ impl Desk {
                 Err(error) => panic!("the agent does not connect: {error}"),
             }
         };
+        self.peer(stream, version)
+    }
+
+    /// The host's end of a connection, with a hello of this version sent.
+    pub fn peer(&self, stream: UnixStream, version: u32) -> Peer<'_> {
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let mut peer = Peer {
@@ -447,8 +480,14 @@ impl Peer<'_> {
             // What is not said to be damaged has not changed, as far as the host has been told.
             for rectangle in &present.damage {
                 assert!(rectangle.x >= 0 && rectangle.y >= 0, "{rectangle:?}");
-                assert!(rectangle.x as u32 + rectangle.width <= size.0, "{rectangle:?} of {size:?}");
-                assert!(rectangle.y as u32 + rectangle.height <= size.1, "{rectangle:?} of {size:?}");
+                assert!(
+                    rectangle.x as u32 + rectangle.width <= size.0,
+                    "{rectangle:?} of {size:?}"
+                );
+                assert!(
+                    rectangle.y as u32 + rectangle.height <= size.1,
+                    "{rectangle:?} of {size:?}"
+                );
                 for row in rectangle.y as usize..rectangle.y as usize + rectangle.height as usize {
                     let from = row * stride + rectangle.x as usize * 4;
                     let bytes = rectangle.width as usize * 4;

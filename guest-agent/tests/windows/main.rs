@@ -7,3 +7,4 @@ mod exchange;
 mod host;
 mod hostile;
 mod programs;
+mod session;

@@ -49,8 +49,7 @@ impl X11 {
     pub(super) fn copy(&mut self, captures: &[Capture<'_>]) -> Result<Vec<bool>, Lost> {
         // What is drawn from here on is reported anew; what was drawn before is copied.
         for capture in captures {
-            if let Some(damage) =
-                self.clients.get(&capture.window).and_then(|client| client.damage)
+            if let Some(damage) = self.clients.get(&capture.window).and_then(|client| client.damage)
             {
                 self.x.damage_subtract(damage, NONE, NONE)?;
             }
@@ -83,9 +82,8 @@ impl X11 {
                 continue;
             }
             let format = ImageFormat::Z_PIXMAP.into();
-            let image = self
-                .x
-                .shm_get_image(pixmap, 0, top, width, rows, !0, format, segment, offset)?;
+            let image =
+                self.x.shm_get_image(pixmap, 0, top, width, rows, !0, format, segment, offset)?;
             asked.push(Some(image));
         }
         let mut there = Vec::with_capacity(captures.len());

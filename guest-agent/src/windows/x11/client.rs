@@ -427,7 +427,8 @@ impl X11 {
             shadow: properties.shadow,
             alpha: client.depth == ALPHA,
             shape: properties.shape.clone(),
-            size_hints: Some(properties.normal.sizes).filter(|hints| *hints != SizeHints::default()),
+            size_hints: Some(properties.normal.sizes)
+                .filter(|hints| *hints != SizeHints::default()),
             state: Some(state),
             opacity: properties.opacity,
             no_focus: !properties.hints.input && !properties.takes_focus,
@@ -452,12 +453,8 @@ impl X11 {
     /// Whether a window would take so much of a monitor that it must not be without a frame.
     fn covers(&self, place: Rectangle) -> bool {
         use window_link::limits::OVERRIDE_COVER;
-        let whole = Rectangle {
-            x: 0,
-            y: 0,
-            width: u32::from(self.size.0),
-            height: u32::from(self.size.1),
-        };
+        let whole =
+            Rectangle { x: 0, y: 0, width: u32::from(self.size.0), height: u32::from(self.size.1) };
         let monitors = self.monitors.iter().filter_map(|monitor| monitor.geometry);
         let monitors: Vec<Rectangle> = monitors.collect();
         let monitors = if monitors.is_empty() { vec![whole] } else { monitors };
@@ -523,8 +520,7 @@ impl X11 {
 }
 
 fn client_is_nowhere(record: &Record, size: (u16, u16)) -> bool {
-    let screen =
-        Rectangle { x: 0, y: 0, width: u32::from(size.0), height: u32::from(size.1) };
+    let screen = Rectangle { x: 0, y: 0, width: u32::from(size.0), height: u32::from(size.1) };
     record.override_redirect && overlap(record.geometry.unwrap_or_default(), screen) == 0
 }
 

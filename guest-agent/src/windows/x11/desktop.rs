@@ -6,25 +6,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use x11rb::protocol::composite::{ConnectionExt as _, Redirect};
-use x11rb::protocol::xproto::{
-    ChangeWindowAttributesAux, ConnectionExt as _, EventMask, Window,
-};
+use x11rb::protocol::xproto::{ChangeWindowAttributesAux, ConnectionExt as _, EventMask, Window};
 use x11rb::{CURRENT_TIME, NONE};
 
 use super::{Lost, X11, answer};
 use crate::windows::telling::Teller;
 
 /// Window managers, the system's own choice first (Debian Policy 11.8.4).
-const MANAGERS: [&str; 8] = [
-    "x-window-manager",
-    "openbox",
-    "xfwm4",
-    "marco",
-    "metacity",
-    "kwin_x11",
-    "icewm",
-    "fluxbox",
-];
+const MANAGERS: [&str; 8] =
+    ["x-window-manager", "openbox", "xfwm4", "marco", "metacity", "kwin_x11", "icewm", "fluxbox"];
 /// How long a window manager may take to end, or to let go of the role.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -55,7 +45,9 @@ impl X11 {
         self.x.unmap_window(self.shield)?;
         self.x.composite_unredirect_subwindows(self.root, Redirect::MANUAL)?;
         let Some(program) = manager() else {
-            tracing::info!("no window manager is installed: the desktop shows windows without frames");
+            tracing::info!(
+                "no window manager is installed: the desktop shows windows without frames"
+            );
             for client in self.clients.values_mut() {
                 client.renew = true;
             }

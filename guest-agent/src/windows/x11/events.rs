@@ -50,7 +50,9 @@ impl X11 {
                 self.unmapped(event.window, event.response_type & 0x80 != 0, teller)
             }
             Event::DestroyNotify(event) => self.leave(event.window, true, teller),
-            Event::ReparentNotify(event) if event.event == self.root && event.parent != self.root => {
+            Event::ReparentNotify(event)
+                if event.event == self.root && event.parent != self.root =>
+            {
                 self.leave(event.window, false, teller)
             }
             Event::ConfigureNotify(event) if event.window == self.root => {
@@ -153,8 +155,7 @@ impl X11 {
         };
         let mut place = client.geometry;
         let state = client.state;
-        let fixed =
-            state.fullscreen || state.maximized_horizontally || state.maximized_vertically;
+        let fixed = state.fullscreen || state.maximized_horizontally || state.maximized_vertically;
         if !fixed {
             if asks(ConfigWindow::X) {
                 place.x = i32::from(event.x);

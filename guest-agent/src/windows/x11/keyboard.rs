@@ -4,9 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proto::v1::Keyboard;
-use x11rb::protocol::xkb::{
-    ConnectionExt as _, EventType, Group, ID, MapPart, SelectEventsAux,
-};
+use x11rb::protocol::xkb::{ConnectionExt as _, EventType, Group, ID, MapPart, SelectEventsAux};
 use x11rb::protocol::xproto::{
     AutoRepeatMode, ChangeKeyboardControlAux, ConnectionExt as _, ModMask,
 };
@@ -24,7 +22,14 @@ impl X11 {
         let device: u16 = ID::USE_CORE_KBD.into();
         let (bell, none) = (EventType::BELL_NOTIFY, EventType::from(0_u16));
         let details = SelectEventsAux::new();
-        self.x.xkb_select_events(device, none, bell, MapPart::from(0_u16), MapPart::from(0_u16), &details)?;
+        self.x.xkb_select_events(
+            device,
+            none,
+            bell,
+            MapPart::from(0_u16),
+            MapPart::from(0_u16),
+            &details,
+        )?;
         self.stop_repeat()
     }
 
@@ -71,7 +76,8 @@ impl X11 {
             command.env("XAUTHORITY", file);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(|error| format!("cannot run setxkbmap: {error}"))?;
+        let mut child =
+            command.spawn().map_err(|error| format!("cannot run setxkbmap: {error}"))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match child.try_wait() {
@@ -91,9 +97,8 @@ impl X11 {
 
 /// For setxkbmap; none when a name could be something else than a name. Nothing when nothing is said.
 fn arguments(keyboard: &Keyboard) -> Option<Vec<String>> {
-    let plain = |character: char| {
-        character.is_ascii_alphanumeric() || "_-+,:().".contains(character)
-    };
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "_-+,:().".contains(character);
     let fields = [
         ("-rules", &keyboard.rules),
         ("-model", &keyboard.model),
@@ -136,7 +141,8 @@ mod tests {
             options: "grp:alt_shift_toggle,caps:none".into(),
             ..Keyboard::default()
         };
-        let expected = "-rules evdev -layout de,us -variant  -option  -option grp:alt_shift_toggle,caps:none";
+        let expected =
+            "-rules evdev -layout de,us -variant  -option  -option grp:alt_shift_toggle,caps:none";
         assert_eq!(arguments(&keyboard).unwrap().join(" "), expected);
         assert_eq!(arguments(&Keyboard::default()), Some(Vec::new()));
         for wrong in ["-display", "a b", "$(x)", "../x", &"x".repeat(65)] {

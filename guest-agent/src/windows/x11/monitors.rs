@@ -52,7 +52,12 @@ impl X11 {
         };
         let size = (fits(width, self.most.0), fits(height, self.most.1));
         if (u32::from(size.0), u32::from(size.1)) != (width, height) {
-            tracing::warn!(width, height, ?size, "the X server's screen cannot be as large as the host's");
+            tracing::warn!(
+                width,
+                height,
+                ?size,
+                "the X server's screen cannot be as large as the host's"
+            );
         }
         self.resize(size)?;
         self.set_monitors(&monitors)?;
@@ -67,7 +72,8 @@ impl X11 {
         if size == self.size {
             return Ok(());
         }
-        let Some(resources) = answer(self.x.randr_get_screen_resources_current(self.root)?.reply())?
+        let Some(resources) =
+            answer(self.x.randr_get_screen_resources_current(self.root)?.reply())?
         else {
             return Ok(());
         };
@@ -97,13 +103,17 @@ impl X11 {
     }
 
     fn set_monitors(&self, monitors: &[Monitor]) -> Result<(), Lost> {
-        let mut names = Vec::new();
+        // One whose name is there already is refused.
+        if let Some(held) = answer(self.x.randr_get_monitors(self.root, false)?.reply())? {
+            for monitor in held.monitors.iter().filter(|monitor| !monitor.automatic) {
+                self.x.randr_delete_monitor(self.root, monitor.name)?;
+            }
+        }
         for (number, monitor) in monitors.iter().enumerate() {
             // Names of the host need not be unique, and are any text.
             let name = format!("HOST-{number}");
             let name = answer(self.x.intern_atom(false, name.as_bytes())?.reply())?;
             let (Some(name), Some(place)) = (name, monitor.geometry) else { continue };
-            names.push(name.atom);
             let small = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
             let size = |said: u32, pixels: u32| if said > 0 { said } else { millimetres(pixels) };
             let info = MonitorInfo {
@@ -119,13 +129,6 @@ impl X11 {
                 outputs: Vec::new(),
             };
             self.x.randr_set_monitor(self.root, info)?;
-        }
-        if let Some(held) = answer(self.x.randr_get_monitors(self.root, false)?.reply())? {
-            for monitor in held.monitors {
-                if !monitor.automatic && !names.contains(&monitor.name) {
-                    self.x.randr_delete_monitor(self.root, monitor.name)?;
-                }
-            }
         }
         Ok(())
     }
@@ -157,7 +160,9 @@ impl X11 {
         };
         match self.monitors.iter().find(on) {
             Some(monitor) if whole => monitor.geometry.unwrap_or_default(),
-            Some(monitor) => record::place(monitor.work_area.or(monitor.geometry).unwrap_or_default()),
+            Some(monitor) => {
+                record::place(monitor.work_area.or(monitor.geometry).unwrap_or_default())
+            }
             None => self.work_area(),
         }
     }

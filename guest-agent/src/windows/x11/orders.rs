@@ -127,7 +127,11 @@ impl X11 {
         let (deletes, pings, pinged) =
             (client.properties.deletes, client.properties.pings, client.pinged.is_some());
         if !deletes || pinged {
-            tracing::info!(window, answers = !pinged, "a window that cannot be asked to close is ended");
+            tracing::info!(
+                window,
+                answers = !pinged,
+                "a window that cannot be asked to close is ended"
+            );
             self.x.kill_client(window)?;
             return Ok(());
         }

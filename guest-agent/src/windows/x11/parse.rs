@@ -139,7 +139,7 @@ pub fn everything(bytes: &[u8]) {
         .map(|chunk| u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]))
         .collect();
     let mut window = proto::v1::Window {
-        title: text(bytes, bytes.len() % 2 == 0),
+        title: text(bytes, bytes.len().is_multiple_of(2)),
         size_hints: Some(normal_hints(&values).sizes),
         shadow: extents(&values),
         undecorated: motif_undecorated(&values),
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn xterms_hints_are_read() {
         // Of an xterm with 80 columns: xprop -id ID 32x WM_NORMAL_HINTS.
-        let values =
-            [0x350, 0, 0, 484, 316, 10, 17, 0, 0, 6, 13, 0, 0, 0, 0, 4, 4, 1].map(|value: u32| value);
+        let values = [0x350, 0, 0, 484, 316, 10, 17, 0, 0, 6, 13, 0, 0, 0, 0, 4, 4, 1]
+            .map(|value: u32| value);
         let hints = normal_hints(&values);
         assert_eq!((hints.sizes.min_width, hints.sizes.min_height), (10, 17));
         assert_eq!((hints.sizes.max_width, hints.sizes.max_height), (0, 0));

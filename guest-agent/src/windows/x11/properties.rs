@@ -101,7 +101,12 @@ fn values(asked: Asked<'_>) -> Result<Vec<u32>, Lost> {
 }
 
 impl X11 {
-    fn ask(&self, window: Window, property: impl Into<Atom>, units: u32) -> Result<Asked<'_>, Lost> {
+    fn ask(
+        &self,
+        window: Window,
+        property: impl Into<Atom>,
+        units: u32,
+    ) -> Result<Asked<'_>, Lost> {
         Ok(self.x.get_property(false, window, property, AtomEnum::ANY, 0, units)?)
     }
 
@@ -158,8 +163,7 @@ impl X11 {
             )),
             false => None,
         };
-        let shape =
-            if wants(SHAPE) { Some(self.x.shape_query_extents(window)?) } else { None };
+        let shape = if wants(SHAPE) { Some(self.x.shape_query_extents(window)?) } else { None };
 
         if let Some((new, old)) = title {
             let (new, old) = (bytes(new)?, bytes(old)?);
@@ -198,7 +202,8 @@ impl X11 {
             into.shadow = parse::extents(&values(shadow)?);
             // 32 bits to 16; not quite nothing where 0 would mean that nothing is said.
             let opacity = values(opacity)?.first().copied();
-            into.opacity = opacity.filter(|all| *all != u32::MAX).map_or(0, |all| (all >> 16).max(1));
+            into.opacity =
+                opacity.filter(|all| *all != u32::MAX).map_or(0, |all| (all >> 16).max(1));
         }
         if let Some(shape) = shape {
             into.shape.clear();

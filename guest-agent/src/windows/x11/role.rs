@@ -176,13 +176,7 @@ impl X11 {
         };
         number(a._NET_NUMBER_OF_DESKTOPS, 1)?;
         number(a._NET_CURRENT_DESKTOP, 0)?;
-        x.change_property32(
-            replace,
-            root,
-            a._NET_DESKTOP_VIEWPORT,
-            AtomEnum::CARDINAL,
-            &[0, 0],
-        )?;
+        x.change_property32(replace, root, a._NET_DESKTOP_VIEWPORT, AtomEnum::CARDINAL, &[0, 0])?;
         x.change_property32(replace, root, a._NET_ACTIVE_WINDOW, AtomEnum::WINDOW, &[NONE])?;
         self.listed = true;
         Ok(())

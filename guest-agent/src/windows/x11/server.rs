@@ -193,10 +193,7 @@ fn start(authority: &Path, (width, height): (u16, u16)) -> io::Result<String> {
     Ok(display)
 }
 
-fn connect_to(
-    display: &str,
-    key: Option<Vec<u8>>,
-) -> Result<(RustConnection, usize), ServerError> {
+fn connect_to(display: &str, key: Option<Vec<u8>>) -> Result<(RustConnection, usize), ServerError> {
     let failed = |reason: String| ServerError::Connect { display: display.to_owned(), reason };
     let Some(key) = key else {
         return RustConnection::connect(Some(display)).map_err(|error| failed(error.to_string()));

@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn whole_and_rest_of_a_scale_make_the_scale() {
-        for (scale, whole, rest) in [(100, 1, 98_304), (150, 1, 147_456), (200, 2, 98_304), (250, 2, 122_880)] {
+        for (scale, whole, rest) in
+            [(100, 1, 98_304), (150, 1, 147_456), (200, 2, 98_304), (250, 2, 122_880)]
+        {
             let told = values(scale);
             let number = |name: &str| {
                 told.iter().find_map(|(told, value)| match value {
