@@ -230,14 +230,8 @@ fn shapes_and_cursors_of_any_size_are_cut() {
             height: 2,
         })
         .collect();
-    for _ in 0..3 {
-        // As many as one request holds.
-        for part in rectangles.chunks(8000) {
-            let order = ClipOrdering::UNSORTED;
-            client.x.shape_rectangles(SO::UNION, SK::BOUNDING, order, window, 0, 0, part).unwrap();
-        }
-        let part = &rectangles[..8000];
-        let order = ClipOrdering::UNSORTED;
+    for count in [rectangles.len(), 8000, rectangles.len()] {
+        let (order, part) = (ClipOrdering::YX_SORTED, &rectangles[..count]);
         client.x.shape_rectangles(SO::SET, SK::BOUNDING, order, window, 0, 0, part).unwrap();
     }
     // A cursor of 2000 x 2000, in the window under the pointer, again and again.

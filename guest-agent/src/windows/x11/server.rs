@@ -153,9 +153,25 @@ fn authority(key: &[u8; KEY]) -> Vec<u8> {
     bytes
 }
 
+/// The command up to Xvfb's name: where the user has a systemd in a unit of its own, which does not end with
+/// that of the agent.
+fn scope() -> Command {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let managed = runtime.is_some_and(|runtime| runtime.join("systemd/private").exists());
+    let found = |place: PathBuf| place.join("systemd-run").is_file();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !managed || !std::env::split_paths(&path).any(found) {
+        return Command::new("Xvfb");
+    }
+    let mut command = Command::new("systemd-run");
+    command.args(["--user", "--scope", "--quiet", "--collect", "--slice=session.slice"]);
+    command.args(["--description=X server for windows on the host", "--", "Xvfb"]);
+    command
+}
+
 /// Starts Xvfb and gives the name of its display.
 fn start(authority: &Path, (width, height): (u16, u16)) -> io::Result<String> {
-    let mut command = Command::new("Xvfb");
+    let mut command = scope();
     command.args(["-displayfd", "1", "-screen", "0"]).arg(format!("{width}x{height}x24"));
     command.args(["-dpi", "96", "-nolisten", "tcp", "-noreset", "-s", "0"]);
     command.arg("-auth").arg(authority);
