@@ -25,3 +25,4 @@ pub mod signals;
 pub mod status;
 pub mod update;
 pub mod user;
+pub mod windows;

@@ -4,13 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent_link::{Address, Role, TOKEN_FILE, Token};
+use agent_link::{Address, Direction, Hello, Role, TOKEN_FILE, Token};
 use clap::{Parser, Subcommand};
 use guest_agent::exec::{Begin, begin};
 use guest_agent::link::Identity;
 use guest_agent::notifications::urls::{self, NotOpened};
 use guest_agent::signals::Ends;
 use guest_agent::user::User;
+use guest_agent::windows::handing;
+use guest_agent::windows::session as windows;
+use guest_agent::windows::x11::server::Place;
 use guest_agent::{proofs, relay};
 
 /// The agent of macrohard-hypervisor in a Linux guest
@@ -38,6 +41,9 @@ enum Command {
         /// Where session agents are carried to the host where it is reached over a serial port
         #[arg(long, value_name = "SOCKET", default_value = relay::SOCKET)]
         relay: PathBuf,
+        /// Where a session agent asks for the memory of its windows
+        #[arg(long, value_name = "SOCKET", default_value = handing::SOCKET)]
+        windows: PathBuf,
     },
     /// Serve the host in the session of the user who runs this
     Session {
@@ -48,6 +54,33 @@ enum Command {
         /// Where the system agent gives proofs
         #[arg(long, value_name = "SOCKET", default_value = proofs::SOCKET)]
         proofs: PathBuf,
+        /// Where the system agent gives the memory of windows
+        #[arg(long, value_name = "SOCKET", default_value = handing::SOCKET)]
+        windows: PathBuf,
+    },
+    /// Tell a compositor of the windows of an X server, without a VM
+    Windows {
+        /// Where the compositor listens: unix:PATH or vsock:CID:PORT
+        #[arg(long)]
+        connect: Address,
+        /// Window memory: a file, or the number of a descriptor that this program was given
+        #[arg(long, value_name = "FILE|FD")]
+        memory: String,
+        /// An X server that runs and has no window manager; one of its own unless given
+        #[arg(long, value_name = ":N")]
+        display: Option<String>,
+        /// File with the key of that X server
+        #[arg(long, value_name = "FILE", requires = "display")]
+        authority: Option<PathBuf>,
+        /// Folder for the files of its own X server
+        #[arg(long, value_name = "FOLDER", conflicts_with = "display")]
+        runtime: Option<PathBuf>,
+        /// Largest screen of its own X server
+        #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "7680x4320", value_parser = size)]
+        screen: (u16, u16),
+        /// A program to run there, with its arguments
+        #[arg(last = true)]
+        program: Vec<std::ffi::OsString>,
     },
     /// Open a URL with the host's browser
     ///
@@ -116,21 +149,80 @@ async fn run(command: Command) -> String {
 
 async fn serve(command: Command) -> String {
     let served = match command {
-        Command::System { host, token, proofs, relay } => {
+        Command::System { host, token, proofs, relay, windows } => {
             let host = host.unwrap_or_else(Address::of_this_guest);
-            system(host, token.as_deref(), &proofs, &relay).await
+            system(host, token.as_deref(), &proofs, &relay, &windows).await
         }
-        Command::Session { host, proofs } => {
+        Command::Session { host, proofs, windows } => {
             let host = host.unwrap_or_else(|| match Address::of_this_guest() {
                 // The system agent has the port.
                 Address::Serial(_) => Address::Unix(relay::SOCKET.into()),
                 host => host,
             });
-            session(host, &proofs).await
+            session(host, &proofs, &windows).await
+        }
+        Command::Windows { connect, memory, display, authority, runtime, screen, program } => {
+            let place = match display {
+                Some(display) => Place::Join { display, authority },
+                None => Place::Own { folder: runtime.unwrap_or_else(own_folder), most: screen },
+            };
+            tell_windows(connect, &memory, place, &program).await
         }
         Command::Start(_) | Command::OpenUrl { .. } => return "this is done before".to_owned(),
     };
     served.unwrap_or_else(|error| error)
+}
+
+/// WIDTHxHEIGHT
+fn size(text: &str) -> Result<(u16, u16), String> {
+    let parsed = text.split_once('x').and_then(|(width, height)| {
+        let side = |text: &str| text.parse().ok().filter(|side| (1..=16_384).contains(side));
+        Some((side(width)?, side(height)?))
+    });
+    parsed.ok_or_else(|| "two numbers from 1 to 16384, as in 1920x1080".to_owned())
+}
+
+fn own_folder() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty());
+    let user = rustix::process::getuid().as_raw();
+    match runtime {
+        Some(runtime) => PathBuf::from(runtime).join("macrohard-windows"),
+        None => std::env::temp_dir().join(format!("macrohard-windows-{user}")),
+    }
+}
+
+async fn tell_windows(
+    host: Address,
+    memory: &str,
+    place: Place,
+    program: &[std::ffi::OsString],
+) -> Result<String, String> {
+    let path = match memory.parse::<u32>() {
+        Ok(descriptor) => PathBuf::from(format!("/proc/self/fd/{descriptor}")),
+        Err(_) => PathBuf::from(memory),
+    };
+    let memory = handing::open(&path)
+        .map_err(|error| format!("window memory {}: {error}", path.display()))?;
+    let mut running =
+        windows::start(place, memory.into()).await.map_err(|error| error.to_string())?;
+    println!("DISPLAY={}", running.display.name);
+    if let Some(file) = &running.display.authority {
+        println!("XAUTHORITY={}", file.display());
+    }
+    let _child = match program.split_first() {
+        Some((name, arguments)) => {
+            let mut command = tokio::process::Command::new(name);
+            command.args(arguments).env("DISPLAY", &running.display.name);
+            command.envs(running.display.authority.as_ref().map(|file| ("XAUTHORITY", file)));
+            Some(command.spawn().map_err(|error| format!("cannot run {name:?}: {error}"))?)
+        }
+        None => None,
+    };
+    let lost = windows::keep(&mut running, || {
+        let host = host.clone();
+        async move { windows::connect(&host, None).await }
+    });
+    Ok(lost.await.to_string())
 }
 
 async fn system(
@@ -138,6 +230,7 @@ async fn system(
     token: Option<&Path>,
     proofs: &Path,
     relay: &Path,
+    windows: &Path,
 ) -> Result<String, String> {
     let firmware = Path::new("/sys/firmware/qemu_fw_cfg/by_name").join(TOKEN_FILE).join("raw");
     let path = token.unwrap_or(&firmware);
@@ -152,6 +245,12 @@ async fn system(
         listener.map_err(|error| format!("cannot listen at {}: {error}", path.display()))
     };
     let listener = listen(proofs)?;
+    let memory = handing::device(Path::new(handing::DEVICES));
+    match listen(windows) {
+        Ok(listener) => drop(tokio::spawn(handing::give(listener, memory))),
+        // Only windows are missing then.
+        Err(error) => tracing::warn!(error, "window memory is given to nobody"),
+    }
     if matches!(host, Address::Serial(_)) {
         tokio::spawn(relay::carry(listen(relay)?, host.clone()));
     }
@@ -161,11 +260,16 @@ async fn system(
     Ok(format!("the host turns this agent away: {}", identity.hold().await))
 }
 
-async fn session(host: Address, proofs: &Path) -> Result<String, String> {
+async fn session(host: Address, proofs: &Path, memory: &Path) -> Result<String, String> {
     let user = User::own().map_err(|error| format!("who runs this: {error}"))?;
     let proof = proofs::ask(proofs).await.map_err(|error| {
         format!("no proof from the system agent at {}: {error}", proofs.display())
     })?;
-    let identity = Identity { host, role: Role::User(user.number), proof, user: user.name };
+    let role = Role::User(user.number);
+    // Windows have a connection of their own, to another process of the host, and go on while this one is lost.
+    let hello = Hello { role, direction: Direction::Windows, proof: proof.clone() };
+    let (address, memory) = (host.clone(), memory.to_owned());
+    tokio::spawn(async move { windows::hold(&address, &hello, &memory).await });
+    let identity = Identity { host, role, proof, user: user.name };
     Ok(format!("the host turns this agent away: {}", identity.hold().await))
 }

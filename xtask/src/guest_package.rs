@@ -42,8 +42,9 @@ pub(crate) fn pack(programs: &Path) -> Result<PathBuf> {
     let control = format!(
         "Package: macrohard-guest-agent\nVersion: {version}\nArchitecture: amd64\n\
          Maintainer: The macrohard-hypervisor authors <nobody@localhost>\nSection: admin\nPriority: optional\n\
+         Recommends: xvfb, x11-xkb-utils\n\
          Description: agent of macrohard-hypervisor in a Linux guest\n \
-         Runs programs for the host, sets the clock after a pause, powers off in order, shows notifications on the host.\n"
+         Runs programs for the host, sets the clock after a pause, powers off in order, shows notifications and windows on the host.\n"
     );
     std::fs::write(tree.join("DEBIAN/control"), control).context(|| "write control".to_owned())?;
     let package = programs.join(FILE);

@@ -53,6 +53,12 @@ impl Session {
                 _ => {}
             }
         }
+        if let Some((shown, elsewhere)) = crate::windows::session::variables().await {
+            variables.extend(shown.into_iter().map(|(name, value)| (name.into(), value)));
+            for name in elsewhere {
+                variables.remove(OsStr::new(name));
+            }
+        }
         for name in NOT_INHERITED {
             variables.remove(OsStr::new(name));
         }

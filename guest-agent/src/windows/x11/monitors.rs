@@ -1,0 +1,180 @@
+//! The screen has the shape of the host's monitors (RandR 1.5).
+
+use proto::v1::{Monitor, Rectangle};
+use window_link::limits;
+use x11rb::protocol::randr::{ConnectionExt as _, MonitorInfo, Rotation};
+use x11rb::protocol::xproto::{AtomEnum, ConnectionExt as _, PropMode};
+use x11rb::wrapper::ConnectionExt as _;
+use x11rb::{CURRENT_TIME, NONE};
+
+use super::{Lost, X11, answer};
+use crate::windows::record;
+
+/// Dots per inch of a monitor that says nothing.
+const DPI: u32 = 96;
+/// Tenths of millimetres of an inch.
+const INCH: u32 = 254;
+
+/// Millimetres of so many pixels at 96 dots per inch.
+fn millimetres(pixels: u32) -> u32 {
+    (pixels * INCH / (DPI * 10)).max(1)
+}
+
+impl X11 {
+    pub(super) fn begin_monitors(&mut self) -> Result<(), Lost> {
+        if let Some(range) = answer(self.x.randr_get_screen_size_range(self.root)?.reply())? {
+            self.most = (range.max_width.max(1), range.max_height.max(1));
+        }
+        self.tell_work_area()
+    }
+
+    /// The host's monitors are these.
+    pub(super) fn monitors(&mut self, told: Vec<Monitor>) -> Result<(), Lost> {
+        let monitors: Vec<Monitor> = told
+            .into_iter()
+            .take(limits::MONITORS)
+            .filter_map(|monitor| {
+                let geometry = record::place(monitor.geometry?);
+                (geometry.x >= 0 && geometry.y >= 0)
+                    .then_some(Monitor { geometry: Some(geometry), ..monitor })
+            })
+            .collect();
+        if monitors.is_empty() {
+            return Ok(());
+        }
+        let end = |start: i32, length: u32| start.unsigned_abs() + length;
+        let ends = monitors.iter().filter_map(|monitor| monitor.geometry);
+        let (width, height) = ends.fold((1, 1), |(width, height), place| {
+            (end(place.x, place.width).max(width), end(place.y, place.height).max(height))
+        });
+        let fits = |length: u32, most: u16| {
+            u16::try_from(length).unwrap_or(u16::MAX).min(most).min(i16::MAX.unsigned_abs())
+        };
+        let size = (fits(width, self.most.0), fits(height, self.most.1));
+        if (u32::from(size.0), u32::from(size.1)) != (width, height) {
+            tracing::warn!(
+                width,
+                height,
+                ?size,
+                "the X server's screen cannot be as large as the host's"
+            );
+        }
+        self.resize(size)?;
+        self.set_monitors(&monitors)?;
+        self.monitors = monitors;
+        let primary = self.monitors.iter().find(|monitor| monitor.primary);
+        let scale = primary.or(self.monitors.first()).map_or(100, |monitor| monitor.scale);
+        self.set_scale(scale)?;
+        self.tell_work_area()
+    }
+
+    fn resize(&mut self, size: (u16, u16)) -> Result<(), Lost> {
+        if size == self.size {
+            return Ok(());
+        }
+        let Some(resources) =
+            answer(self.x.randr_get_screen_resources_current(self.root)?.reply())?
+        else {
+            return Ok(());
+        };
+        // A picture tube with a mode of its own would hold the screen at that mode's size.
+        for crtc in &resources.crtcs {
+            let time = resources.config_timestamp;
+            let off = self.x.randr_set_crtc_config(
+                *crtc,
+                CURRENT_TIME,
+                time,
+                0,
+                0,
+                NONE,
+                Rotation::ROTATE0,
+                &[],
+            )?;
+            answer(off.reply())?;
+        }
+        let (width, height) = size;
+        let (wide, high) = (millimetres(width.into()), millimetres(height.into()));
+        let set = self.x.randr_set_screen_size(self.root, width, height, wide, high)?;
+        match answer(set.check())? {
+            Some(()) => self.size = size,
+            None => tracing::warn!(width, height, "the X server keeps the size of its screen"),
+        }
+        Ok(())
+    }
+
+    fn set_monitors(&self, monitors: &[Monitor]) -> Result<(), Lost> {
+        // One whose name is there already is refused.
+        if let Some(held) = answer(self.x.randr_get_monitors(self.root, false)?.reply())? {
+            for monitor in held.monitors.iter().filter(|monitor| !monitor.automatic) {
+                self.x.randr_delete_monitor(self.root, monitor.name)?;
+            }
+        }
+        for (number, monitor) in monitors.iter().enumerate() {
+            // Names of the host need not be unique, and are any text.
+            let name = format!("HOST-{number}");
+            let name = answer(self.x.intern_atom(false, name.as_bytes())?.reply())?;
+            let (Some(name), Some(place)) = (name, monitor.geometry) else { continue };
+            let small = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+            let size = |said: u32, pixels: u32| if said > 0 { said } else { millimetres(pixels) };
+            let info = MonitorInfo {
+                name: name.atom,
+                primary: monitor.primary,
+                automatic: false,
+                x: i16::try_from(place.x).unwrap_or(i16::MAX),
+                y: i16::try_from(place.y).unwrap_or(i16::MAX),
+                width: small(place.width),
+                height: small(place.height),
+                width_in_millimeters: size(monitor.width_mm, place.width),
+                height_in_millimeters: size(monitor.height_mm, place.height),
+                outputs: Vec::new(),
+            };
+            self.x.randr_set_monitor(self.root, info)?;
+        }
+        Ok(())
+    }
+
+    /// Where new windows go: the primary monitor without the host's panels.
+    pub(super) fn work_area(&self) -> Rectangle {
+        let primary = self.monitors.iter().find(|monitor| monitor.primary);
+        let monitor = primary.or(self.monitors.first());
+        let area = monitor.and_then(|monitor| monitor.work_area.or(monitor.geometry));
+        area.map_or(
+            Rectangle { x: 0, y: 0, width: self.size.0.into(), height: self.size.1.into() },
+            record::place,
+        )
+    }
+
+    /// The monitor with a window's middle on it, whole or without the host's panels.
+    pub(super) fn monitor_of(&self, place: Rectangle, whole: bool) -> Rectangle {
+        let middle = (
+            i64::from(place.x) + i64::from(place.width / 2),
+            i64::from(place.y) + i64::from(place.height / 2),
+        );
+        let on = |monitor: &&Monitor| {
+            monitor.geometry.is_some_and(|g| {
+                let within = |at: i64, start: i32, length: u32| {
+                    (i64::from(start)..i64::from(start) + i64::from(length)).contains(&at)
+                };
+                within(middle.0, g.x, g.width) && within(middle.1, g.y, g.height)
+            })
+        };
+        match self.monitors.iter().find(on) {
+            Some(monitor) if whole => monitor.geometry.unwrap_or_default(),
+            Some(monitor) => {
+                record::place(monitor.work_area.or(monitor.geometry).unwrap_or_default())
+            }
+            None => self.work_area(),
+        }
+    }
+
+    fn tell_work_area(&self) -> Result<(), Lost> {
+        let area = self.work_area();
+        let value = |number: i32| number.unsigned_abs();
+        let area = [value(area.x), value(area.y), area.width, area.height];
+        let size = [u32::from(self.size.0), u32::from(self.size.1)];
+        let (a, replace, kind) = (&self.atoms, PropMode::REPLACE, AtomEnum::CARDINAL);
+        self.x.change_property32(replace, self.root, a._NET_WORKAREA, kind, &area)?;
+        self.x.change_property32(replace, self.root, a._NET_DESKTOP_GEOMETRY, kind, &size)?;
+        Ok(())
+    }
+}
