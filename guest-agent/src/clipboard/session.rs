@@ -147,11 +147,14 @@ impl Session {
         let backend = {
             let state = self.state();
             let source = state.relay.source_for_peer(&(), selection, id, format);
-            source.filter(|source| *source == Place::Here).and(state.backend.clone())
+            match source {
+                Some(Place::Here(number)) => state.backend.clone().map(|backend| (backend, number)),
+                Some(Place::Peer(())) | None => None,
+            }
         };
         let bytes = async {
-            let backend = backend.ok_or(FetchError::Gone)?;
-            let fetched = backend.fetch(selection, format, content::most(format));
+            let (backend, number) = backend.ok_or(FetchError::Gone)?;
+            let fetched = backend.fetch(selection, number, format, content::most(format));
             let fetched = tokio::time::timeout(LOCAL, fetched).await;
             let bytes = match fetched.unwrap_or(Err(FetchError::Late))? {
                 Content::Bytes(bytes) => bytes,
