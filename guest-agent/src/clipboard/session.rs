@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clipboard::{Backend, Boxed, Content, FetchError, Format, Offered, Selection, Source};
 use clipboard_relay::{
@@ -174,6 +174,7 @@ impl Session {
         format: Format,
     ) -> Result<Content, FetchError> {
         let most = content::most(format);
+        let asked_at = Instant::now();
         let mut host = self.host.clone();
         let asked = host.fetch_clipboard(transfer::request(selection, id, format));
         let chunks = match tokio::time::timeout(FIRST, asked).await {
@@ -183,6 +184,8 @@ impl Session {
         };
         let bytes = transfer::collect(chunks, most, transfer::PAUSE).await?;
         content::check(format, &bytes)?;
+        let nanoseconds = asked_at.elapsed().as_nanos();
+        tracing::debug!(nanoseconds, bytes = bytes.len(), "content of the host is here");
         if format != Format::Files {
             return Ok(Content::Bytes(bytes));
         }
