@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use clipboard::{Connected, Content, Format, Selection, wayland, x11};
 use support::sway::Sway;
-use support::{Changes, Xvfb, bytes, fixed, long_text, next, offer, offered, pasted, skipped};
+use support::{Changes, MIB, Xvfb, bytes, fixed, long_text, next, offer, offered, pasted, skipped};
 use tokio::process::{Child, Command};
-
-const MIB: usize = 1 << 20;
 
 /// One test.
 type Check = fn(&tokio::runtime::Runtime);

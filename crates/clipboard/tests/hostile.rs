@@ -1,30 +1,20 @@
 //! The X11 backend beside programs that no sound program would be: owners that say nothing, say too much or
 //! lie, requestors that stop or vanish.
 
+#[macro_use]
 mod support;
 
 use std::time::Duration;
 
 use clipboard::{Content, FetchError, Format, Selection, x11};
 use support::raw::Raw;
-use support::{Changes, LIMIT, Xvfb, bytes, empty, long_text, next, offer, offered, skipped};
+use support::{Changes, LIMIT, MIB, bytes, empty, long_text, next, offer, offered};
 use x11rb::connection::Connection as _;
 use x11rb::protocol::xproto::{
     AtomEnum, ChangeWindowAttributesAux, ConnectionExt as _, EventMask, PropMode,
     SelectionRequestEvent,
 };
 use x11rb::wrapper::ConnectionExt as _;
-
-const MIB: usize = 1 << 20;
-
-macro_rules! xvfb {
-    () => {{
-        if skipped(&["Xvfb", "xclip"]) {
-            return;
-        }
-        Xvfb::start()
-    }};
-}
 
 /// An owner in a thread of its own, as it blocks.
 fn owner(display: &str, run: impl FnOnce(Raw) + Send + 'static) -> std::thread::JoinHandle<()> {

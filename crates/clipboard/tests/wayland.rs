@@ -11,11 +11,9 @@ use clipboard::{
 };
 use support::sway::Sway;
 use support::{
-    Changes, LIMIT, PNG, Xvfb, bytes, empty, fixed, long_text, next, offer, offered, skipped,
+    Changes, LIMIT, MIB, PNG, Xvfb, bytes, empty, fixed, long_text, next, offer, offered, skipped,
 };
 use tokio::time::timeout;
-
-const MIB: usize = 1 << 20;
 
 macro_rules! sway {
     () => {{

@@ -1,5 +1,6 @@
 //! The X11 backend beside xclip, both ways, on an Xvfb without a window manager.
 
+#[macro_use]
 mod support;
 
 use std::path::PathBuf;
@@ -7,20 +8,9 @@ use std::sync::Arc;
 
 use clipboard::{ConnectError, Content, FetchError, Format, Selection, x11};
 use support::{
-    Changes, LIMIT, PNG, Xvfb, bytes, empty, fixed, long_text, next, offer, offered, skipped, until,
+    Changes, LIMIT, MIB, PNG, bytes, empty, fixed, long_text, next, offer, offered, until,
 };
 use tokio::time::timeout;
-
-const MIB: usize = 1 << 20;
-
-macro_rules! xvfb {
-    () => {{
-        if skipped(&["Xvfb", "xclip"]) {
-            return;
-        }
-        Xvfb::start()
-    }};
-}
 
 #[tokio::test]
 async fn the_present_state_comes_first_and_then_each_change() {

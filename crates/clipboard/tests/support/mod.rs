@@ -1,5 +1,5 @@
 //! Real display servers and real programs for the tests; everything ends with the test.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, unused_macros, reason = "each test binary uses its part")]
 
 pub mod raw;
 pub mod renamed;
@@ -24,6 +24,18 @@ use tokio::time::timeout;
 /// What a test waits at most; nothing is measured by it.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+pub const MIB: usize = 1 << 20;
+
+/// An X server, or the end of a test that cannot have one.
+macro_rules! xvfb {
+    () => {{
+        if $crate::support::skipped(&["Xvfb", "xclip"]) {
+            return;
+        }
+        $crate::support::Xvfb::start()
+    }};
+}
+
 /// True, after saying so, when a program this test needs is not there.
 pub fn skipped(programs: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -37,9 +49,25 @@ pub fn skipped(programs: &[&str]) -> bool {
     }
 }
 
+/// A process that ends with the test.
+pub struct Ending(std::process::Child);
+
+impl Ending {
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// An X server without a window manager.
 pub struct Xvfb {
-    child: std::process::Child,
+    process: Ending,
     pub display: String,
 }
 
@@ -54,7 +82,7 @@ impl Xvfb {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.trim().is_empty(), "Xvfb ended before it had a display");
-        Self { child, display: format!(":{}", line.trim()) }
+        Self { process: Ending(child), display: format!(":{}", line.trim()) }
     }
 
     /// A program on this display.
@@ -79,19 +107,8 @@ impl Xvfb {
         pasted(command).await
     }
 
-    pub fn kill(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Xvfb {
-    fn drop(&mut self) {
-        self.end();
+    pub fn kill(self) {
+        drop(self.process);
     }
 }
 
