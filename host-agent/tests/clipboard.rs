@@ -147,6 +147,42 @@ fn the_policy_decides_which_way_and_counts_at_once() {
     assert!(definition.contains("primary = true"), "{definition}");
 }
 
+#[test]
+fn files_of_a_share_are_named_as_the_host_names_them_and_no_others_are() {
+    if !here() {
+        return;
+    }
+    let two = Two::with_agent();
+    let (home, shared) = (two.desk.path("home"), two.desk.path("a folder"));
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("a b"), "content").unwrap();
+    std::fs::write(two.desk.path("secret"), "").unwrap();
+    std::os::unix::fs::symlink("../secret", shared.join("out")).unwrap();
+    two.desk.cli(&["share", "add", "vm", shared.to_str().unwrap(), "--tag", "docs"]).ok();
+    let list = "text/uri-list";
+    let of_guest = |path: &str| format!("file://{}/Host/{path}\r\n", home.display());
+    let _owner = two.guest.copy(list, of_guest("docs/a%20b").as_bytes());
+    let there = shared.canonicalize().unwrap().display().to_string().replace(' ', "%20");
+    two.host.wait_for(list, format!("file://{there}/a%20b\r\n").as_bytes());
+    let cut = format!("cut\nfile://{}/Host/docs/a%20b", home.display());
+    let _owner = two.guest.copy("x-special/gnome-copied-files", cut.as_bytes());
+    let cut = format!("cut\nfile://{there}/a%20b");
+    two.host.wait_for("x-special/gnome-copied-files", cut.as_bytes());
+    for path in ["docs/out", "docs/missing", "other/a%20b", "docs/../../secret"] {
+        let _owner = two.guest.copy(list, of_guest(path).as_bytes());
+        wait_until("the offer is there and the paste fails", || {
+            two.host.targets().contains(list)
+                && two.host.paste(list).is_none_or(|got| got.is_empty())
+        });
+    }
+    // To the guest: it has no agent that could mount what is shared, so that it gets no name of it either.
+    let file = format!("file://{there}/a%20b\r\n");
+    let _owner = two.host.copy(list, file.as_bytes());
+    wait_until("the offer", || two.guest.targets().contains(list));
+    assert!(two.guest.paste(list).is_none_or(|got| got.is_empty()));
+    assert!(two.log().contains("to-host \"vm\" files"), "{}", two.log());
+}
+
 struct Fixed(&'static [u8]);
 
 impl Source for Fixed {

@@ -111,6 +111,32 @@ guest sh -c 'cat ~/Host/*/note.txt' | grep -q "through a portal" || fail "the fi
 guest sh -c 'cat ~/Host/*/secret.txt' 2>/dev/null && fail "the portal shows another file"
 guest pkill l3afpad
 
+step "files copied on the host"
+home=$(guest sh -c 'echo "$HOME"')
+# copied HOST|GUEST TARGET: what a paste there gives for a target, without carriage returns.
+copied() {
+    case $1 in
+    host) timeout 20 xclip -selection clipboard -o -t "$2" 2>/dev/null ;;
+    guest) in_session "timeout 20 xclip -selection clipboard -o -t $2" ;;
+    esac | tr -d '\r'
+}
+copied_is() { [ "$(copied "$1" "$2")" = "$3" ]; }
+printf 'file://%s/shared/in%%20share.txt\r\n' "$work" | xclip -selection clipboard -t text/uri-list -i >/dev/null 2>&1
+wait_for 60 "a file of the share" copied_is guest text/uri-list "file://$home/Host/lively/in%20share.txt"
+printf 'cut\nfile://%s/elsewhere/note.txt' "$work" | xclip -selection clipboard -t x-special/gnome-copied-files -i >/dev/null 2>&1
+# The guest may read it, and is told so: it is copied, not cut.
+through_portal() {
+    local list
+    list=$(copied guest x-special/gnome-copied-files) && [ "${list%%$'\n'*}" = copy ] || return 1
+    guest cat "${list#*file://}" | grep -q 'through a portal'
+}
+wait_for 60 "a file outside" through_portal
+step "files copied in the guest"
+in_session "printf 'file://%s/Host/lively/repository/file\\r\\n' '$home' | setsid xclip -selection clipboard -t text/uri-list -i >/dev/null 2>&1"
+wait_for 60 "a file of the share on the host" copied_is host text/uri-list "file://$work/shared/repository/file"
+in_session "printf 'file:///etc/hostname\\r\\n' | setsid xclip -selection clipboard -t text/uri-list -i >/dev/null 2>&1"
+wait_for 60 "nothing of a file that the host does not see" copied_is host text/uri-list ""
+
 step "the agents are killed in the middle"
 root sh -c 'pkill -KILL -x macrohard-guest' 2>/dev/null
 wait_for 120 "both agents again" sh -c "$hypervisor status $vm | grep '^agents' | grep system | grep -q guest"

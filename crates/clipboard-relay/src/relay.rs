@@ -5,8 +5,10 @@
 //! After anything has happened, [`Relay::settle`] gives the steps that make both agree. Thus nothing that
 //! is not so any more stays, whatever went away: a program, a peer, a permission.
 //!
-//! Nothing goes in circles: what was copied here, what this relay has told a peer, and what is older than
-//! what has been heard of the same desktop is dropped when it comes in.
+//! Nothing goes in circles: what was copied here, what this relay has told that peer and holds still, and what is
+//! older than what the same peer has told of the same desktop is dropped when it comes in. A peer is not told of
+//! desktops that it tells of itself. All of this looks only at what one peer has said and was told: whatever
+//! another claims, in whoever's name, takes nobody's voice away.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Debug;
@@ -16,16 +18,14 @@ use clipboard::{Format, Offered, Selection};
 
 use crate::announcement::{Announcement, Here, Id, Origin};
 
-/// Desktops remembered: of those heard of, and of those each peer was told of.
+/// Desktops remembered of those that one peer tells of.
 const MEMORY: usize = 16;
-/// Peers remembered that are not there.
-const MOST_ABSENT: usize = 64;
 
 /// Where something was copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place<P> {
-    /// On this desktop.
-    Here,
+    /// On this desktop: the offer of its clipboard with this number.
+    Here(u64),
     /// On a peer's, or beyond.
     Peer(P),
 }
@@ -56,7 +56,7 @@ pub enum Dropped {
     /// This peer knows it from here.
     #[error("it comes back from where it was told")]
     Back,
-    /// A later one of the same desktop has been heard.
+    /// This peer has told a later one of the same desktop.
     #[error("a later copy of its desktop is known")]
     Old,
     /// It only stands, and something else is there.
@@ -78,7 +78,8 @@ pub enum Dropped {
 pub struct Relay<P> {
     here: Arc<Here>,
     lanes: BTreeMap<Selection, Lane<P>>,
-    peers: BTreeMap<P, Peer>,
+    /// Who is there.
+    peers: BTreeSet<P>,
 }
 
 /// One of the clipboards.
@@ -91,21 +92,26 @@ struct Lane<P> {
     shown: Option<Announcement>,
     /// What peers were told and holds still.
     told: BTreeMap<P, Announcement>,
-    /// The latest of each desktop, and who told it.
-    heard: VecDeque<(Id, P)>,
+    /// What each peer has told: the latest of each desktop.
+    heard: BTreeMap<P, Heard>,
 }
 
+/// The latest of each desktop that one peer tells of; those it tells of most.
 #[derive(Debug, Default)]
-struct Peer {
-    there: bool,
-    told: VecDeque<Origin>,
-}
+struct Heard(VecDeque<Id>);
 
-fn remember<T>(memory: &mut VecDeque<T>, item: T) {
-    if memory.len() == MEMORY {
-        memory.pop_front();
+impl Heard {
+    fn latest(&self, origin: Origin) -> Option<u64> {
+        self.0.iter().find(|known| known.origin == origin).map(|known| known.sequence)
     }
-    memory.push_back(item);
+
+    fn remember(&mut self, id: Id) {
+        self.0.retain(|known| known.origin != id.origin);
+        if self.0.len() == MEMORY {
+            self.0.pop_front();
+        }
+        self.0.push_back(id);
+    }
 }
 
 impl<P: Ord + Clone + Debug> Relay<P> {
@@ -117,10 +123,10 @@ impl<P: Ord + Clone + Debug> Relay<P> {
             fresh: false,
             shown: None,
             told: BTreeMap::new(),
-            heard: VecDeque::new(),
+            heard: BTreeMap::new(),
         };
         let lanes = [Selection::Clipboard, Selection::Primary].map(|which| (which, lane()));
-        Self { here, lanes: lanes.into(), peers: BTreeMap::new() }
+        Self { here, lanes: lanes.into(), peers: BTreeSet::new() }
     }
 
     fn lane(&mut self, selection: Selection) -> Option<&mut Lane<P>> {
@@ -130,23 +136,17 @@ impl<P: Ord + Clone + Debug> Relay<P> {
     /// A peer is there, and knows nothing.
     pub fn joined(&mut self, peer: P) {
         self.left(&peer);
-        self.peers.entry(peer).or_default().there = true;
+        self.peers.insert(peer);
     }
 
     /// A peer is not there any more.
     pub fn left(&mut self, peer: &P) {
         for lane in self.lanes.values_mut() {
             lane.told.remove(peer);
-            lane.heard.retain(|(_, from)| from != peer);
+            lane.heard.remove(peer);
             lane.last.take_if(|(from, _)| matches!(from, Place::Peer(from) if from == peer));
         }
-        if let Some(entry) = self.peers.get_mut(peer) {
-            entry.there = false;
-        }
-        let absent = self.peers.values().filter(|peer| !peer.there).count();
-        if absent > MOST_ABSENT {
-            self.peers.retain(|_, peer| peer.there);
-        }
+        self.peers.remove(peer);
     }
 
     /// A program of this desktop has copied something. What only `stands` was there when this side looked
@@ -154,7 +154,7 @@ impl<P: Ord + Clone + Debug> Relay<P> {
     pub fn copied(&mut self, offered: Offered, stands: bool) {
         let id = self.here.next();
         let Some(lane) = self.lane(offered.selection) else { return };
-        let own = matches!(&lane.last, None | Some((Place::Here, _)));
+        let own = matches!(&lane.last, None | Some((Place::Here(_), _)));
         if offered.formats.is_empty() {
             if own {
                 lane.last = None;
@@ -164,17 +164,19 @@ impl<P: Ord + Clone + Debug> Relay<P> {
         if stands && !own && lane.last.as_ref().is_some_and(|(_, last)| !last.standing) {
             return;
         }
-        let Offered { selection, formats, secret } = offered;
+        let Offered { selection, number, formats, secret } = offered;
         lane.fresh = !stands;
-        lane.last =
-            Some((Place::Here, Announcement { selection, id, formats, secret, standing: stands }));
+        lane.last = Some((
+            Place::Here(number),
+            Announcement { selection, id, formats, secret, standing: stands },
+        ));
     }
 
     /// The desktop's display has gone, with all that was on it.
     pub fn desktop_lost(&mut self) {
         for lane in self.lanes.values_mut() {
             lane.shown = None;
-            lane.last.take_if(|(from, _)| *from == Place::Here);
+            lane.last.take_if(|(from, _)| matches!(from, Place::Here(_)));
         }
     }
 
@@ -189,33 +191,29 @@ impl<P: Ord + Clone + Debug> Relay<P> {
         announcement: Announcement,
         policy: &impl Policy<P>,
     ) -> Result<(), Dropped> {
-        let Some(entry) = self.peers.get(peer).filter(|entry| entry.there) else {
+        if !self.peers.contains(peer) {
             return Err(Dropped::Stranger);
-        };
+        }
         let id = announcement.id;
         if id.origin == self.here.origin() {
             return Err(Dropped::Own);
         }
-        if entry.told.contains(&id.origin) {
-            return Err(Dropped::Back);
-        }
         let Some(lane) = self.lanes.get_mut(&announcement.selection) else {
             return Err(Dropped::Forbidden);
         };
-        let known = lane.heard.iter().position(|(known, _)| known.origin == id.origin);
-        if let Some((latest, from)) = known.and_then(|known| lane.heard.get(known)) {
+        if lane.told.get(peer).is_some_and(|told| told.id == id) {
+            return Err(Dropped::Back);
+        }
+        let heard = lane.heard.entry(peer.clone()).or_default();
+        if let Some(latest) = heard.latest(id.origin) {
             // What stands is told again, and what was told is taken back.
-            let again = (announcement.standing || announcement.formats.is_empty())
-                && from == peer
-                && latest.sequence == id.sequence;
-            if latest.sequence >= id.sequence && !again {
+            let again =
+                (announcement.standing || announcement.formats.is_empty()) && latest == id.sequence;
+            if latest >= id.sequence && !again {
                 return Err(Dropped::Old);
             }
         }
-        if let Some(known) = known {
-            lane.heard.remove(known);
-        }
-        remember(&mut lane.heard, (id, peer.clone()));
+        heard.remember(id);
         let theirs = matches!(&lane.last, Some((Place::Peer(from), _)) if from == peer);
         if theirs {
             lane.last = None;
@@ -262,15 +260,16 @@ impl<P: Ord + Clone + Debug> Relay<P> {
             let no_more = |said: Option<Announcement>| {
                 said.map(|said| Announcement { formats: BTreeSet::new(), standing: false, ..said })
             };
-            let wanted = free.as_ref().filter(|(from, _)| **from != Place::Here);
+            let wanted = free.as_ref().filter(|(from, _)| matches!(from, Place::Peer(_)));
             let wanted = wanted.map(|(_, last)| last).filter(|last| !last.formats.is_empty());
             if lane.shown.as_ref() != wanted {
                 let before = std::mem::replace(&mut lane.shown, wanted.cloned());
                 steps.extend(wanted.cloned().or_else(|| no_more(before)).map(Step::Show));
             }
-            for (peer, entry) in &mut self.peers {
-                let wanted = free.as_ref().filter(|(from, _)| {
-                    entry.there && !matches!(from, Place::Peer(from) if from == peer)
+            for peer in &self.peers {
+                let wanted = free.as_ref().filter(|(from, last)| {
+                    let tells = lane.heard.get(peer).and_then(|heard| heard.latest(last.id.origin));
+                    tells.is_none() && !matches!(from, Place::Peer(from) if from == peer)
                 });
                 let wanted = wanted.and_then(|(_, last)| {
                     let mut last = last.clone();
@@ -285,8 +284,6 @@ impl<P: Ord + Clone + Debug> Relay<P> {
                 let before = lane.told.remove(peer);
                 if let Some(wanted) = &wanted {
                     lane.told.insert(peer.clone(), wanted.clone());
-                    entry.told.retain(|origin| *origin != wanted.id.origin);
-                    remember(&mut entry.told, wanted.id.origin);
                 }
                 let told = wanted.or_else(|| no_more(before));
                 steps.extend(told.map(|told| Step::Tell(peer.clone(), told)));

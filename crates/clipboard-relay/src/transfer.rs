@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use clipboard::{FetchError, Format, Selection};
+use prost::bytes::Bytes;
 use proto::v1::{ClipboardChunk, ClipboardFetch};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Status};
@@ -104,6 +105,7 @@ pub async fn collect(
 
 /// Cuts content.
 pub fn chunks(content: Vec<u8>) -> impl Stream<Item = Result<ClipboardChunk, Status>> + Send {
+    let content = Bytes::from(content);
     let size = content.len() as u64;
     // Empty content has one chunk, too.
     let count = content.len().div_ceil(CHUNK).max(1);
@@ -111,7 +113,7 @@ pub fn chunks(content: Vec<u8>) -> impl Stream<Item = Result<ClipboardChunk, Sta
         let start = number * CHUNK;
         let end = content.len().min(start + CHUNK);
         let size = if number == 0 { size } else { 0 };
-        Ok(ClipboardChunk { size, data: content[start..end].to_vec() })
+        Ok(ClipboardChunk { size, data: content.slice(start..end) })
     }))
 }
 
@@ -173,7 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn chunk(size: u64, data: &[u8]) -> ClipboardChunk {
-        ClipboardChunk { size, data: data.to_vec() }
+        ClipboardChunk { size, data: data.to_vec().into() }
     }
 
     async fn sent(items: Vec<Result<ClipboardChunk, Status>>) -> Result<Vec<u8>, FetchError> {

@@ -43,7 +43,7 @@ fn relay(number: u8) -> Relay<usize> {
 
 fn text() -> Offered {
     let formats = [Format::Text].into();
-    Offered { selection: Selection::Clipboard, formats, secret: false }
+    Offered { selection: Selection::Clipboard, number: 77, formats, secret: false }
 }
 
 fn announcement(origin: u8, sequence: u64) -> Announcement {
@@ -169,7 +169,7 @@ fn what_comes_back_or_is_old_is_dropped_and_what_is_later_replaces() {
         ]
     );
     // From the one that was told of it.
-    assert_eq!(host.heard(&8, announcement(50, 6), &All), Err(Dropped::Back));
+    assert_eq!(host.heard(&8, announcement(50, 5), &All), Err(Dropped::Back));
     for old in [5, 4] {
         assert_eq!(host.heard(&7, announcement(50, old), &All), Err(Dropped::Old));
     }
@@ -184,6 +184,13 @@ fn what_comes_back_or_is_old_is_dropped_and_what_is_later_replaces() {
     let for_peer = |peer, format| host.source_for_peer(&peer, Selection::Clipboard, id, format);
     assert_eq!(for_peer(8, Format::Text), Some(Place::Peer(7)));
     assert_eq!((for_peer(8, Format::Png), for_peer(7, Format::Text)), (None, None));
+    host.copied(text(), false);
+    let steps = host.settle(&All);
+    let Some(Step::Tell(7, own)) = steps.iter().find(|step| matches!(step, Step::Tell(..))) else {
+        panic!("{steps:?}");
+    };
+    let here = host.source_for_peer(&7, Selection::Clipboard, own.id, Format::Text);
+    assert_eq!(here, Some(Place::Here(77)), "the number of what was copied");
 }
 
 fn nothing(origin: u8, sequence: u64) -> Announcement {
@@ -306,4 +313,50 @@ fn a_peer_cannot_fill_the_memory_nor_silence_another() {
     host.heard(&8, announcement(60, 1), &All).unwrap();
     assert!(matches!(host.settle(&All)[..], [Step::Show(_), Step::Tell(7, _), Step::Tell(8, _)]));
     assert!(format!("{host:?}").len() < 10_000);
+
+    // In the name of the other, whose origin it was told, with the last number there is, and both while the other is
+    // there and before it comes again.
+    let mut sequence = 1;
+    for comes_again in [false, true, false] {
+        if comes_again {
+            host.left(&8);
+            host.settle(&All);
+        }
+        let _ = host.heard(&7, announcement(60, u64::MAX), &All);
+        host.settle(&All);
+        if comes_again {
+            host.joined(8);
+            host.settle(&All);
+        }
+        for _ in 0..3 {
+            sequence += 1;
+            assert_eq!(host.heard(&8, announcement(60, sequence), &All), Ok(()), "{sequence}");
+            let shown = host.settle(&All).into_iter().next();
+            assert_eq!(shown, Some(Step::Show(announcement(60, sequence))));
+            let id = announcement(60, sequence).id;
+            let source = host.source_for_desktop(Selection::Clipboard, id, Format::Text);
+            assert_eq!(source, Some(8));
+        }
+    }
+}
+
+#[test]
+fn a_peer_is_not_told_in_the_name_of_a_desktop_it_tells_of_itself() {
+    let mut host = relay(1);
+    for peer in [7, 8, 9] {
+        host.joined(peer);
+    }
+    host.heard(&8, announcement(60, 1), &All).unwrap();
+    host.settle(&All);
+    host.heard(&7, announcement(60, 2), &All).unwrap();
+    assert_eq!(
+        host.settle(&All),
+        [
+            Step::Show(announcement(60, 2)),
+            Step::Tell(7, nothing(60, 1)),
+            Step::Tell(9, announcement(60, 2))
+        ]
+    );
+    // So that its own next one is not taken for an echo of it.
+    assert_eq!(host.heard(&8, announcement(60, 2), &All), Ok(()));
 }

@@ -87,7 +87,8 @@ mod tests {
     use crate::Format;
 
     fn of(selection: Selection, formats: &[Format]) -> Offered {
-        Offered { selection, formats: formats.iter().copied().collect(), secret: false }
+        let formats = formats.iter().copied().collect();
+        Offered { selection, number: 0, formats, secret: false }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@
 mod changes;
 mod commands;
 mod connect;
+mod handle;
 mod limits;
 mod making;
 pub mod targets;
@@ -68,6 +69,8 @@ pub enum Content {
 pub struct Offered {
     /// Where.
     pub selection: Selection,
+    /// Which of this backend's on this selection. Each change of owner has a later one, whether it is told or not.
+    pub number: u64,
     /// What; empty when the selection has been cleared.
     pub formats: BTreeSet<Format>,
     /// Its program says that it is a secret.
@@ -120,10 +123,13 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// What it is connected to, for a person: "X11 :0", "Wayland wayland-0".
     fn name(&self) -> String;
 
-    /// Content that another program offers now, of at most `most` bytes.
+    /// Content of what another program offers, of at most `most` bytes. It is that of the [`Offered`] with this
+    /// number, or none: once another program has taken the selection, nobody is asked any more
+    /// ([`FetchError::Gone`]).
     fn fetch(
         &self,
         selection: Selection,
+        number: u64,
         format: Format,
         most: usize,
     ) -> Boxed<Result<Content, FetchError>>;

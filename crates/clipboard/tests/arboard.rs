@@ -5,17 +5,14 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clipboard::{Connected, Content, Format, Offered, Selection, wayland, x11};
+use clipboard::{Connected, Content, Format, Selection, wayland, x11};
 use support::sway::Sway;
-use support::{Xvfb, bytes, fixed, long_text, next, offer, offered, pasted, skipped};
+use support::{Changes, MIB, Xvfb, bytes, fixed, long_text, next, offer, offered, pasted, skipped};
 use tokio::process::{Child, Command};
-
-const MIB: usize = 1 << 20;
 
 /// One test.
 type Check = fn(&tokio::runtime::Runtime);
@@ -105,7 +102,8 @@ fn other_side(part: &str) {
     }
 }
 
-async fn exchange((backend, mut changes): Connected, program: &dyn Fn() -> Command) {
+async fn exchange(connected: Connected, program: &dyn Fn() -> Command) {
+    let (backend, mut changes) = Changes::of(connected);
     support::empty(&mut changes).await;
     let part = |part: &str| {
         let mut command = program();
@@ -121,22 +119,23 @@ async fn exchange((backend, mut changes): Connected, program: &dyn Fn() -> Comma
     // From arboard.
     let mut owner = give("set text", &text).await;
     assert_eq!(next(&mut changes).await, offered(clipboard, &[Format::Text]));
-    let fetched = backend.fetch(clipboard, Format::Text, 5 * MIB).await;
+    let fetched = changes.fetch(&backend, clipboard, Format::Text, 5 * MIB).await;
     assert!(fetched == Ok(Content::Bytes(text.clone())));
     owner.kill().await.unwrap();
     assert_eq!(next(&mut changes).await, offered(clipboard, &[]));
 
     let mut owner = give("set secret", b"hidden").await;
-    let formats = BTreeSet::from([Format::Text]);
-    assert_eq!(next(&mut changes).await, Offered { selection: clipboard, formats, secret: true });
+    let mut secret = offered(clipboard, &[Format::Text]);
+    secret.secret = true;
+    assert_eq!(next(&mut changes).await, secret);
     owner.kill().await.unwrap();
     assert_eq!(next(&mut changes).await, offered(clipboard, &[]));
 
     let mut owner = give("set html", "<b>grün</b>".as_bytes()).await;
     assert_eq!(next(&mut changes).await, offered(clipboard, &[Format::Text, Format::Html]));
-    let html = backend.fetch(clipboard, Format::Html, 100).await;
+    let html = changes.fetch(&backend, clipboard, Format::Html, 100).await;
     assert_eq!(html, Ok(Content::Bytes("<b>grün</b>".as_bytes().to_vec())));
-    let plain = backend.fetch(clipboard, Format::Text, 100).await;
+    let plain = changes.fetch(&backend, clipboard, Format::Text, 100).await;
     assert_eq!(plain, Ok(Content::Bytes(b"alternative".to_vec())));
     owner.kill().await.unwrap();
     assert_eq!(next(&mut changes).await, offered(clipboard, &[]));
@@ -146,14 +145,14 @@ async fn exchange((backend, mut changes): Connected, program: &dyn Fn() -> Comma
     std::fs::write(&file, "").unwrap();
     let mut owner = give("set files", file.to_str().unwrap().as_bytes()).await;
     assert!(next(&mut changes).await.formats.contains(&Format::Files));
-    let files = backend.fetch(clipboard, Format::Files, 1000).await;
+    let files = changes.fetch(&backend, clipboard, Format::Files, 1000).await;
     assert_eq!(files, Ok(Content::Files { paths: vec![file.clone()], cut: false }));
     owner.kill().await.unwrap();
     assert_eq!(next(&mut changes).await, offered(clipboard, &[]));
 
     let mut owner = give("set picture", b"").await;
     assert_eq!(next(&mut changes).await, offered(clipboard, &[Format::Png]));
-    let Ok(Content::Bytes(png)) = backend.fetch(clipboard, Format::Png, MIB).await else {
+    let Ok(Content::Bytes(png)) = changes.fetch(&backend, clipboard, Format::Png, MIB).await else {
         panic!("no picture");
     };
     assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"));
@@ -162,7 +161,7 @@ async fn exchange((backend, mut changes): Connected, program: &dyn Fn() -> Comma
 
     let mut owner = give("set primary", b"selected").await;
     assert_eq!(next(&mut changes).await, offered(Selection::Primary, &[Format::Text]));
-    let primary = backend.fetch(Selection::Primary, Format::Text, 100).await;
+    let primary = changes.fetch(&backend, Selection::Primary, Format::Text, 100).await;
     assert_eq!(primary, Ok(Content::Bytes(b"selected".to_vec())));
     owner.kill().await.unwrap();
     assert_eq!(next(&mut changes).await, offered(Selection::Primary, &[]));

@@ -1,30 +1,20 @@
 //! The X11 backend beside programs that no sound program would be: owners that say nothing, say too much or
 //! lie, requestors that stop or vanish.
 
+#[macro_use]
 mod support;
 
 use std::time::Duration;
 
 use clipboard::{Content, FetchError, Format, Selection, x11};
 use support::raw::Raw;
-use support::{LIMIT, Xvfb, bytes, empty, long_text, next, offer, offered, skipped};
+use support::{Changes, LIMIT, MIB, bytes, empty, long_text, next, offer, offered};
 use x11rb::connection::Connection as _;
 use x11rb::protocol::xproto::{
     AtomEnum, ChangeWindowAttributesAux, ConnectionExt as _, EventMask, PropMode,
     SelectionRequestEvent,
 };
 use x11rb::wrapper::ConnectionExt as _;
-
-const MIB: usize = 1 << 20;
-
-macro_rules! xvfb {
-    () => {{
-        if skipped(&["Xvfb", "xclip"]) {
-            return;
-        }
-        Xvfb::start()
-    }};
-}
 
 /// An owner in a thread of its own, as it blocks.
 fn owner(display: &str, run: impl FnOnce(Raw) + Send + 'static) -> std::thread::JoinHandle<()> {
@@ -36,7 +26,7 @@ fn owner(display: &str, run: impl FnOnce(Raw) + Send + 'static) -> std::thread::
 #[tokio::test]
 async fn an_owner_that_never_answers_offers_nothing_and_its_fetches_are_late() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     // Tells first of what it has, to see that the silent one's nothing replaces it.
     let xclip = server.xclip_in(&["-selection", "clipboard"], b"x").await;
@@ -44,7 +34,7 @@ async fn an_owner_that_never_answers_offers_nothing_and_its_fetches_are_late() {
     let silent = Raw::new(&server.display);
     silent.own("CLIPBOARD");
     assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[]));
-    let fetched = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+    let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
     assert_eq!(fetched, Err(FetchError::Late));
     drop(xclip);
     // The display goes on.
@@ -55,7 +45,7 @@ async fn an_owner_that_never_answers_offers_nothing_and_its_fetches_are_late() {
 #[tokio::test]
 async fn an_owner_that_answers_late_still_offers() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let xclip = server.xclip_in(&["-selection", "clipboard"], b"x").await;
     next(&mut changes).await;
@@ -70,17 +60,80 @@ async fn an_owner_that_answers_late_still_offers() {
     });
     assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[]));
     // Asked before it is known what there is.
-    let fetched = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+    let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
     assert_eq!(fetched, Ok(Content::Bytes(b"late".to_vec())));
     assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[Format::Text]));
     owner.join().unwrap();
     drop(xclip);
 }
 
+/// What a password manager does: it has said what it offers, and not yet that it is a secret.
+#[tokio::test]
+async fn a_secret_is_not_given_in_the_place_of_what_was_copied_before() {
+    let server = xvfb!();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
+    empty(&mut changes).await;
+    let hint = "x-kde-passwordManagerHint";
+    let _xclip = server.xclip_in(&["-selection", "clipboard"], b"public").await;
+    assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[Format::Text]));
+    let (asked, is_asked) = tokio::sync::oneshot::channel();
+    let (go_on, went_on) = std::sync::mpsc::channel::<()>();
+    let owner = owner(&server.display, move |owner| {
+        let question = owner.offer_until_asked(&["UTF8_STRING", hint], LIMIT).unwrap();
+        assert_eq!(question.target, owner.atom(hint));
+        asked.send(()).unwrap();
+        went_on.recv_timeout(LIMIT).unwrap();
+        owner.give(&question, question.target, b"secret");
+        while let Some(request) = owner.request(Duration::from_secs(1)) {
+            owner.give(&request, request.target, b"password");
+        }
+    });
+    is_asked.await.unwrap();
+    let early = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100);
+    go_on.send(()).unwrap();
+    assert_eq!(early.await, Err(FetchError::Gone));
+    let late = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100);
+    let mut secret = offered(Selection::Clipboard, &[Format::Text]);
+    secret.secret = true;
+    assert_eq!(next(&mut changes).await, secret);
+    assert_eq!(late.await, Err(FetchError::Gone));
+    // Who has been told of it may have it.
+    let told = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
+    assert_eq!(told, Ok(Content::Bytes(b"password".to_vec())));
+    owner.join().unwrap();
+}
+
+/// The server passes a question to whoever owns the selection when it gets there.
+#[tokio::test]
+async fn a_question_that_reaches_the_next_owner_is_not_answered_by_it() {
+    let server = xvfb!();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
+    empty(&mut changes).await;
+    let display = server.display.clone();
+    let (owns, next_owns) = tokio::sync::oneshot::channel();
+    let owner = owner(&server.display, move |owner| {
+        let request = owner.offer_until_asked(&["UTF8_STRING"], LIMIT).unwrap();
+        let other = Raw::new(&display);
+        other.own("CLIPBOARD");
+        other.give(&request, request.target, b"password");
+        owns.send(()).unwrap();
+        // Of those that waited nothing comes here either.
+        while let Some(request) = other.request(Duration::from_secs(1)) {
+            assert_eq!(request.target, other.atom("TARGETS"));
+        }
+    });
+    assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[Format::Text]));
+    let fetch = || changes.fetch(&backend, Selection::Clipboard, Format::Text, 100);
+    let (one, two, three) = tokio::join!(fetch(), fetch(), fetch());
+    assert_eq!([one, two, three], [(); 3].map(|()| Err(FetchError::Gone)));
+    next_owns.await.unwrap();
+    owner.join().unwrap();
+}
+
 #[tokio::test]
 async fn an_owner_that_offers_and_gives_nothing_is_late() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let owner = owner(&server.display, |owner| {
         owner.offer_until_asked(&["UTF8_STRING"], LIMIT).unwrap();
@@ -91,7 +144,7 @@ async fn an_owner_that_offers_and_gives_nothing_is_late() {
     });
     assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[Format::Text]));
     for _ in 0..2 {
-        let fetched = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+        let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
         assert_eq!(fetched, Err(FetchError::Late));
     }
     drop(backend);
@@ -101,7 +154,7 @@ async fn an_owner_that_offers_and_gives_nothing_is_late() {
 #[tokio::test]
 async fn an_owner_that_ends_in_a_transfer_is_gone_at_once() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     for begun in [false, true] {
         let owner = owner(&server.display, move |owner| {
@@ -111,7 +164,7 @@ async fn an_owner_that_ends_in_a_transfer_is_gone_at_once() {
             }
         });
         assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[Format::Text]));
-        let fetched = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+        let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
         assert_eq!(fetched, Err(FetchError::Gone));
         owner.join().unwrap();
         assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[]));
@@ -145,7 +198,7 @@ fn endless(owner: &Raw, request: &SelectionRequestEvent, piece: &[u8]) -> usize 
 #[tokio::test]
 async fn an_owner_whose_pieces_never_end_is_left_after_the_limit() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let owner = owner(&server.display, |owner| {
         let request = owner.offer_until_asked(&["UTF8_STRING"], LIMIT).unwrap();
@@ -154,7 +207,7 @@ async fn an_owner_whose_pieces_never_end_is_left_after_the_limit() {
         assert!((16..=65 * 16 + 2).contains(&pieces), "{pieces}");
     });
     next(&mut changes).await;
-    let fetched = backend.fetch(Selection::Clipboard, Format::Text, MIB).await;
+    let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Text, MIB).await;
     assert_eq!(fetched, Err(FetchError::Large(MIB)));
     owner.join().unwrap();
 }
@@ -162,7 +215,7 @@ async fn an_owner_whose_pieces_never_end_is_left_after_the_limit() {
 #[tokio::test]
 async fn sizes_that_lie_are_found_out() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let owner = owner(&server.display, |owner| {
         let incr = owner.atom("INCR");
@@ -187,7 +240,7 @@ async fn sizes_that_lie_are_found_out() {
         next(&mut changes).await,
         offered(Selection::Clipboard, &[Format::Text, Format::Html])
     );
-    let fetch = |format| backend.fetch(Selection::Clipboard, format, MIB);
+    let fetch = |format| changes.fetch(&backend, Selection::Clipboard, format, MIB);
     assert_eq!(fetch(Format::Text).await, Err(FetchError::Large(MIB)));
     assert_eq!(fetch(Format::Text).await, Err(FetchError::Large(MIB)));
     assert_eq!(fetch(Format::Text).await, Err(FetchError::Late));
@@ -200,7 +253,7 @@ async fn sizes_that_lie_are_found_out() {
 #[tokio::test]
 async fn targets_and_hints_of_any_kind_are_survived() {
     let server = xvfb!();
-    let (_backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (_backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let hint = "x-kde-passwordManagerHint";
     let told = |formats: &[Format], secret| {
@@ -244,7 +297,7 @@ async fn targets_and_hints_of_any_kind_are_survived() {
 #[tokio::test]
 async fn only_the_last_of_many_owners_counts() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let flood = Raw::new(&server.display);
     for _ in 0..2000 {
@@ -253,14 +306,14 @@ async fn only_the_last_of_many_owners_counts() {
     let html = ["-selection", "clipboard", "-t", "text/html"];
     let _xclip = server.xclip_in(&html, b"last").await;
     support::until(&mut changes, &offered(Selection::Clipboard, &[Format::Html])).await;
-    let fetched = backend.fetch(Selection::Clipboard, Format::Html, 100).await;
+    let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Html, 100).await;
     assert_eq!(fetched, Ok(Content::Bytes(b"last".to_vec())));
 }
 
 #[tokio::test]
 async fn requestors_that_vanish_or_stop_in_a_transfer_hold_up_nobody() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let text = long_text(5 * MIB);
     let source = bytes(&text);
@@ -304,7 +357,7 @@ async fn requestors_that_vanish_or_stop_in_a_transfer_hold_up_nobody() {
 #[tokio::test]
 async fn several_targets_in_one_request_are_answered_together() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let text = long_text(MIB);
     let source = bytes(&text);

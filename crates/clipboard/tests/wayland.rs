@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clipboard::{
-    Backend, ConnectError, Connected, Content, Display, FetchError, Format, Selection, connect_to,
-    wayland,
+    Backend, ConnectError, Content, Display, FetchError, Format, Selection, connect_to, wayland,
 };
 use support::sway::Sway;
-use support::{LIMIT, PNG, Xvfb, bytes, empty, fixed, long_text, next, offer, offered, skipped};
+use support::{
+    Changes, LIMIT, MIB, PNG, Xvfb, bytes, empty, fixed, long_text, next, offer, offered, skipped,
+};
 use tokio::time::timeout;
-
-const MIB: usize = 1 << 20;
 
 macro_rules! sway {
     () => {{
@@ -25,8 +24,8 @@ macro_rules! sway {
     }};
 }
 
-async fn connect(server: &Sway) -> Connected {
-    wayland::connect(Some(server.socket.as_os_str())).await.unwrap()
+async fn connect(server: &Sway) -> (Arc<dyn Backend>, Changes) {
+    Changes::of(wayland::connect(Some(server.socket.as_os_str())).await.unwrap())
 }
 
 #[tokio::test]
@@ -78,9 +77,9 @@ async fn every_format_is_fetched_from_wl_copy() {
     for (name, format, given, expected) in cases {
         let mut owner = server.copy(&["--type", name], given).await;
         assert!(next(&mut changes).await.formats.contains(&format), "{name}");
-        let fetched = backend.fetch(Selection::Clipboard, format, 1000).await.unwrap();
+        let fetched = changes.fetch(&backend, Selection::Clipboard, format, 1000).await.unwrap();
         assert!(fetched == expected, "{name}: {fetched:?}");
-        let other = backend.fetch(Selection::Primary, format, 1000).await;
+        let other = changes.fetch(&backend, Selection::Primary, format, 1000).await;
         assert_eq!(other, Err(FetchError::Gone), "{name}");
         owner.kill().await.unwrap();
         assert_eq!(next(&mut changes).await, offered(Selection::Clipboard, &[]));
@@ -95,7 +94,7 @@ async fn long_text_goes_both_ways_and_too_much_is_refused() {
     let text = long_text(5 * MIB);
     let _owner = server.copy(&["--type", "text/plain"], &text).await;
     next(&mut changes).await;
-    let fetch = |most| backend.fetch(Selection::Clipboard, Format::Text, most);
+    let fetch = |most| changes.fetch(&backend, Selection::Clipboard, Format::Text, most);
     let (one, two) = tokio::join!(fetch(5 * MIB), fetch(6 * MIB));
     assert!(one == Ok(Content::Bytes(text.clone())) && two == one);
     assert_eq!(fetch(5 * MIB - 1).await, Err(FetchError::Large(5 * MIB - 1)));
@@ -167,7 +166,7 @@ async fn own_offers_are_not_reported_nor_fetched_and_others_are_not_cleared() {
     for _ in 0..3 {
         backend.offer(Selection::Clipboard, offer_of(&one)).await.unwrap();
         backend.offer(Selection::Primary, offer_of(&two)).await.unwrap();
-        let own = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+        let own = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
         assert_eq!(own, Err(FetchError::Gone));
         assert_eq!(server.paste(&[]).await.as_deref(), Some(b"one".as_slice()));
         assert_eq!(server.paste(&["--primary"]).await.as_deref(), Some(b"two".as_slice()));
@@ -238,8 +237,20 @@ async fn two_backends_pass_secrets_and_late_content_between_them() {
     let mut expected = offered(Selection::Clipboard, &[Format::Text, Format::Html]);
     expected.secret = true;
     assert_eq!(next(&mut of_two).await, expected);
-    let fetched = two.fetch(Selection::Clipboard, Format::Html, 100).await;
+    let fetched = of_two.fetch(&two, Selection::Clipboard, Format::Html, 100).await;
     assert_eq!(fetched, Ok(Content::Bytes(b"hidden".to_vec())));
+
+    // What was copied before it is not given any more, and neither is it in that one's place.
+    one.offer(Selection::Clipboard, offer(&[Format::Text], &bytes("public"))).await.unwrap();
+    assert_eq!(next(&mut of_two).await, offered(Selection::Clipboard, &[Format::Text]));
+    let before = of_two.number(Selection::Clipboard);
+    let mut secret = offer(&[Format::Text], &source);
+    secret.secret = true;
+    one.offer(Selection::Clipboard, secret).await.unwrap();
+    expected.formats.remove(&Format::Html);
+    assert_eq!(next(&mut of_two).await, expected);
+    let fetched = two.fetch(Selection::Clipboard, before, Format::Text, 100).await;
+    assert_eq!(fetched, Err(FetchError::Gone));
 
     // A source that takes longer than a fetch waits.
     let slow = Arc::new(support::Fixed {
@@ -249,7 +260,7 @@ async fn two_backends_pass_secrets_and_late_content_between_them() {
     });
     one.offer(Selection::Clipboard, offer(&[Format::Png], &slow)).await.unwrap();
     assert_eq!(next(&mut of_two).await, offered(Selection::Clipboard, &[Format::Png]));
-    let fetched = two.fetch(Selection::Clipboard, Format::Png, 100).await;
+    let fetched = of_two.fetch(&two, Selection::Clipboard, Format::Png, 100).await;
     assert_eq!(fetched, Err(FetchError::Late));
 
     // A backend that is dropped takes its offer with it.
@@ -265,7 +276,7 @@ async fn a_compositor_that_goes_ends_the_changes_and_fails_what_is_asked() {
     empty(&mut changes).await;
     server.kill();
     assert_eq!(timeout(LIMIT, changes.recv()).await.unwrap(), None);
-    let fetched = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+    let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
     assert_eq!(fetched, Err(FetchError::Gone));
     let source = bytes("x");
     let given = backend.offer(Selection::Clipboard, offer(&[Format::Text], &source)).await;
@@ -277,7 +288,8 @@ async fn a_compositor_that_goes_ends_the_changes_and_fails_what_is_asked() {
 async fn the_standard_protocol_does_what_its_draft_does() {
     let server = sway!();
     let socket = support::renamed::before(&server.socket);
-    let (backend, mut changes) = wayland::connect(Some(socket.as_os_str())).await.unwrap();
+    let (backend, mut changes) =
+        Changes::of(wayland::connect(Some(socket.as_os_str())).await.unwrap());
     empty(&mut changes).await;
     for (selection, extra) in
         [(Selection::Clipboard, &[][..]), (Selection::Primary, &["--primary"])]
@@ -285,7 +297,7 @@ async fn the_standard_protocol_does_what_its_draft_does() {
         let text = long_text(MIB);
         let mut owner = server.copy(extra, &text).await;
         assert_eq!(next(&mut changes).await, offered(selection, &[Format::Text]));
-        let fetched = backend.fetch(selection, Format::Text, MIB).await;
+        let fetched = changes.fetch(&backend, selection, Format::Text, MIB).await;
         assert!(fetched == Ok(Content::Bytes(text)));
         owner.kill().await.unwrap();
         assert_eq!(next(&mut changes).await, offered(selection, &[]));

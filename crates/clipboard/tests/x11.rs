@@ -1,5 +1,6 @@
 //! The X11 backend beside xclip, both ways, on an Xvfb without a window manager.
 
+#[macro_use]
 mod support;
 
 use std::path::PathBuf;
@@ -7,27 +8,16 @@ use std::sync::Arc;
 
 use clipboard::{ConnectError, Content, FetchError, Format, Selection, x11};
 use support::{
-    LIMIT, PNG, Xvfb, bytes, empty, fixed, long_text, next, offer, offered, skipped, until,
+    Changes, LIMIT, MIB, PNG, bytes, empty, fixed, long_text, next, offer, offered, until,
 };
 use tokio::time::timeout;
-
-const MIB: usize = 1 << 20;
-
-macro_rules! xvfb {
-    () => {{
-        if skipped(&["Xvfb", "xclip"]) {
-            return;
-        }
-        Xvfb::start()
-    }};
-}
 
 #[tokio::test]
 async fn the_present_state_comes_first_and_then_each_change() {
     let server = xvfb!();
     let first = server.xclip_in(&["-selection", "clipboard"], b"one").await;
     while server.xclip_out(&["-selection", "clipboard"]).await.is_none() {}
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     assert_eq!(backend.name(), format!("X11 {}", server.display));
     let mut state = [next(&mut changes).await, next(&mut changes).await];
     state.sort_by_key(|offered| offered.selection);
@@ -50,7 +40,7 @@ async fn the_present_state_comes_first_and_then_each_change() {
 #[tokio::test]
 async fn every_format_is_fetched_from_xclip() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let utf16: Vec<u8> = "\u{feff}<i>ü</i>".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let files =
@@ -74,9 +64,9 @@ async fn every_format_is_fetched_from_xclip() {
         let arguments = ["-selection", "clipboard", "-t", name];
         let _owner = server.xclip_in(&arguments, given).await;
         until(&mut changes, &offered(Selection::Clipboard, &[format])).await;
-        let fetched = backend.fetch(Selection::Clipboard, format, 1000).await;
+        let fetched = changes.fetch(&backend, Selection::Clipboard, format, 1000).await;
         assert!(fetched == Ok(expected), "{name}: {fetched:?}");
-        let other = backend.fetch(Selection::Primary, format, 1000).await;
+        let other = changes.fetch(&backend, Selection::Primary, format, 1000).await;
         assert_eq!(other, Err(FetchError::Gone), "{name}");
     }
 }
@@ -84,12 +74,12 @@ async fn every_format_is_fetched_from_xclip() {
 #[tokio::test]
 async fn long_text_is_fetched_by_incr_and_too_much_is_refused() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let text = long_text(5 * MIB);
     let _owner = server.xclip_in(&["-selection", "clipboard"], &text).await;
     next(&mut changes).await;
-    let fetch = |most| backend.fetch(Selection::Clipboard, Format::Text, most);
+    let fetch = |most| changes.fetch(&backend, Selection::Clipboard, Format::Text, most);
     // One after another, and two at once, which xclip itself could not serve.
     assert!(fetch(5 * MIB).await == Ok(Content::Bytes(text.clone())));
     let (one, two) = tokio::join!(fetch(6 * MIB), fetch(5 * MIB));
@@ -102,7 +92,7 @@ async fn long_text_is_fetched_by_incr_and_too_much_is_refused() {
 #[tokio::test]
 async fn xclip_pastes_every_format_that_is_offered() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let targets = async || {
         let names = server.xclip_out(&["-selection", "clipboard", "-t", "TARGETS"]).await.unwrap();
@@ -159,7 +149,7 @@ async fn xclip_pastes_every_format_that_is_offered() {
 #[tokio::test]
 async fn xclip_pastes_long_text_by_incr() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     for length in [256 << 10, (256 << 10) + 1, 512 << 10, 5 * MIB] {
         let text = long_text(length);
@@ -173,7 +163,7 @@ async fn xclip_pastes_long_text_by_incr() {
 #[tokio::test]
 async fn fifty_programs_paste_at_once_and_the_content_is_made_once() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let text = long_text(MIB);
     let slow = Arc::new(support::Fixed {
@@ -199,7 +189,7 @@ async fn fifty_programs_paste_at_once_and_the_content_is_made_once() {
 #[tokio::test]
 async fn the_two_selections_are_apart() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let (one, two) = (bytes("one"), bytes("two"));
     backend.offer(Selection::Clipboard, offer(&[Format::Text], &one)).await.unwrap();
@@ -215,12 +205,12 @@ async fn the_two_selections_are_apart() {
 #[tokio::test]
 async fn own_offers_are_not_reported_nor_fetched_and_others_are_not_cleared() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let source = bytes("ours");
     for _ in 0..3 {
         backend.offer(Selection::Clipboard, offer(&[Format::Text], &source)).await.unwrap();
-        let own = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+        let own = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
         assert_eq!(own, Err(FetchError::Gone));
         backend.clear(Selection::Clipboard).await;
         assert_eq!(server.xclip_out(&["-selection", "clipboard"]).await, None);
@@ -243,7 +233,7 @@ async fn own_offers_are_not_reported_nor_fetched_and_others_are_not_cleared() {
 #[tokio::test]
 async fn a_source_that_refuses_fails_the_paste_and_nothing_else() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     let denied = fixed(Err(FetchError::Denied));
     backend.offer(Selection::Clipboard, offer(&[Format::Html], &denied)).await.unwrap();
@@ -260,8 +250,8 @@ async fn a_source_that_refuses_fails_the_paste_and_nothing_else() {
 #[tokio::test]
 async fn two_backends_pass_content_between_them() {
     let server = xvfb!();
-    let (one, mut of_one) = x11::connect(Some(&server.display)).await.unwrap();
-    let (two, mut of_two) = x11::connect(Some(&server.display)).await.unwrap();
+    let (one, mut of_one) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
+    let (two, mut of_two) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut of_one).await;
     empty(&mut of_two).await;
     let text = long_text(3 * MIB);
@@ -272,7 +262,7 @@ async fn two_backends_pass_content_between_them() {
     let mut expected = offered(Selection::Clipboard, &[Format::Text, Format::Html]);
     expected.secret = true;
     assert_eq!(next(&mut of_two).await, expected);
-    let fetched = two.fetch(Selection::Clipboard, Format::Html, 3 * MIB).await;
+    let fetched = of_two.fetch(&two, Selection::Clipboard, Format::Html, 3 * MIB).await;
     assert!(fetched == Ok(Content::Bytes(text)));
     // A backend that is dropped takes its offer with it.
     drop(one);
@@ -283,11 +273,11 @@ async fn two_backends_pass_content_between_them() {
 #[tokio::test]
 async fn a_server_that_goes_ends_the_changes_and_fails_what_is_asked() {
     let server = xvfb!();
-    let (backend, mut changes) = x11::connect(Some(&server.display)).await.unwrap();
+    let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
     server.kill();
     assert_eq!(timeout(LIMIT, changes.recv()).await.unwrap(), None);
-    let fetched = backend.fetch(Selection::Clipboard, Format::Text, 100).await;
+    let fetched = changes.fetch(&backend, Selection::Clipboard, Format::Text, 100).await;
     assert_eq!(fetched, Err(FetchError::Gone));
     let source = bytes("x");
     let given = backend.offer(Selection::Clipboard, offer(&[Format::Text], &source)).await;

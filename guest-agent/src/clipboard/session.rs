@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clipboard::{Backend, Boxed, Content, FetchError, Format, Offered, Selection, Source};
 use clipboard_relay::{
@@ -147,11 +147,14 @@ impl Session {
         let backend = {
             let state = self.state();
             let source = state.relay.source_for_peer(&(), selection, id, format);
-            source.filter(|source| *source == Place::Here).and(state.backend.clone())
+            match source {
+                Some(Place::Here(number)) => state.backend.clone().map(|backend| (backend, number)),
+                Some(Place::Peer(())) | None => None,
+            }
         };
         let bytes = async {
-            let backend = backend.ok_or(FetchError::Gone)?;
-            let fetched = backend.fetch(selection, format, content::most(format));
+            let (backend, number) = backend.ok_or(FetchError::Gone)?;
+            let fetched = backend.fetch(selection, number, format, content::most(format));
             let fetched = tokio::time::timeout(LOCAL, fetched).await;
             let bytes = match fetched.unwrap_or(Err(FetchError::Late))? {
                 Content::Bytes(bytes) => bytes,
@@ -171,6 +174,7 @@ impl Session {
         format: Format,
     ) -> Result<Content, FetchError> {
         let most = content::most(format);
+        let asked_at = Instant::now();
         let mut host = self.host.clone();
         let asked = host.fetch_clipboard(transfer::request(selection, id, format));
         let chunks = match tokio::time::timeout(FIRST, asked).await {
@@ -180,6 +184,8 @@ impl Session {
         };
         let bytes = transfer::collect(chunks, most, transfer::PAUSE).await?;
         content::check(format, &bytes)?;
+        let nanoseconds = asked_at.elapsed().as_nanos();
+        tracing::debug!(nanoseconds, bytes = bytes.len(), "content of the host is here");
         if format != Format::Files {
             return Ok(Content::Bytes(bytes));
         }

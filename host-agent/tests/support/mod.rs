@@ -354,7 +354,7 @@ impl proto::stand_in::guest_server::Guest for LyingGuest {
         request: tonic::Request<v1::ClipboardFetch>,
     ) -> Result<tonic::Response<BoxStream<v1::ClipboardChunk>>, Status> {
         let (to, chunks) = tokio::sync::mpsc::channel(1);
-        let chunk = |size, data: &[u8]| Ok(v1::ClipboardChunk { size, data: data.to_vec() });
+        let chunk = |size, data: &[u8]| Ok(v1::ClipboardChunk { size, data: data.to_vec().into() });
         // What is wrong is told by the number of the copy.
         match request.into_inner().sequence % 8 {
             0 => to.send(chunk(4, b"more than four")).await.unwrap(),

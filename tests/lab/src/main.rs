@@ -71,6 +71,15 @@ enum Tool {
     Sink { at: String },
     /// Sends this many MiB to an address as for `send`.
     Source { to: String, mebibytes: u64 },
+    /// Accepts connections as `sink` does, one after the other, and sends this many MiB on each.
+    Serve { at: String, mebibytes: u64 },
+    /// Connects to an address as for `send` and reads to the end, again and again; prints
+    /// `nanoseconds NS` of the median, from before the connection to the last byte.
+    Fetch {
+        from: String,
+        #[arg(long)]
+        count: usize,
+    },
     /// Sends a byte to an address as for `send` and waits until it comes back, again and again; prints
     /// `nanoseconds NS` of the median.
     RoundTrips {
@@ -131,6 +140,8 @@ fn main() -> ExitCode {
         Tool::VsockEcho { port } => stream::vsock_echo(port),
         Tool::Sink { at } => stream::sink(&at),
         Tool::Source { to, mebibytes } => stream::source(&to, mebibytes),
+        Tool::Serve { at, mebibytes } => stream::serve(&at, mebibytes),
+        Tool::Fetch { from, count } => stream::fetch(&from, count),
         Tool::RoundTrips { to, count } => stream::round_trips(&to, count),
         Tool::Clock { count, program } => clock::run(&program, count),
         Tool::Lock { file, now, program } => lock::run(&file, now, &program),

@@ -42,18 +42,37 @@ fn parts(address: &str) -> Result<(&str, &str)> {
     address.split_once(':').ok_or_else(|| format!("`{address}` is not KIND:ADDRESS").into())
 }
 
+/// Where connections come in.
+enum Door {
+    Tcp(TcpListener),
+    Vsock(VsockListener),
+    Unix(UnixListener),
+}
+
+impl Door {
+    fn open(at: &str) -> Result<Self> {
+        let (kind, place) = parts(at)?;
+        Ok(match kind {
+            "tcp" => Self::Tcp(TcpListener::bind(("0.0.0.0", u16::try_from(number(place)?)?))?),
+            "vsock" => {
+                Self::Vsock(VsockListener::bind_with_cid_port(VMADDR_CID_ANY, number(place)?)?)
+            }
+            "unix" => Self::Unix(UnixListener::bind(place)?),
+            _ => return Err(format!("unknown kind of stream `{kind}`: tcp, vsock, unix").into()),
+        })
+    }
+
+    fn accept(&self) -> Result<Stream> {
+        Ok(match self {
+            Self::Tcp(door) => Stream::Tcp(door.accept()?.0),
+            Self::Vsock(door) => Stream::Vsock(door.accept()?.0),
+            Self::Unix(door) => Stream::Unix(door.accept()?.0),
+        })
+    }
+}
+
 pub(crate) fn sink(at: &str) -> Result {
-    let (kind, place) = parts(at)?;
-    let mut stream: Box<dyn Read> = match kind {
-        "tcp" => {
-            Box::new(TcpListener::bind(("0.0.0.0", u16::try_from(number(place)?)?))?.accept()?.0)
-        }
-        "vsock" => {
-            Box::new(VsockListener::bind_with_cid_port(VMADDR_CID_ANY, number(place)?)?.accept()?.0)
-        }
-        "unix" => Box::new(UnixListener::bind(place)?.accept()?.0),
-        _ => return Err(format!("unknown kind of stream `{kind}`: tcp, vsock, unix").into()),
-    };
+    let mut stream = Door::open(at)?.accept()?;
     let mut buffer = vec![0; CHUNK];
     let mut bytes = stream.read(&mut buffer)? as u64;
     let clock = Instant::now();
@@ -68,12 +87,46 @@ pub(crate) fn sink(at: &str) -> Result {
 }
 
 pub(crate) fn source(to: &str, mebibytes: u64) -> Result {
-    let mut stream = connect(to)?;
+    give(&mut connect(to)?, mebibytes)
+}
+
+fn give(stream: &mut Stream, mebibytes: u64) -> Result {
     let buffer = vec![0x5a; CHUNK];
     for _ in 0..(mebibytes << 20) / CHUNK as u64 {
         stream.write_all(&buffer)?;
     }
     Ok(())
+}
+
+pub(crate) fn serve(at: &str, mebibytes: u64) -> Result {
+    let door = Door::open(at)?;
+    loop {
+        let mut stream = door.accept()?;
+        if let Err(error) = give(&mut stream, mebibytes) {
+            eprintln!("a connection ended early: {error}");
+        }
+    }
+}
+
+pub(crate) fn fetch(from: &str, count: usize) -> Result {
+    let mut times = Vec::new();
+    let mut buffer = vec![0; CHUNK];
+    for _ in 0..count {
+        let start = Instant::now();
+        let mut stream = connect(from)?;
+        let mut bytes = 0;
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => break,
+                read => bytes += read,
+            }
+        }
+        if bytes == 0 {
+            return Err("nothing came".into());
+        }
+        times.push(start.elapsed());
+    }
+    clock::print_median(times)
 }
 
 /// One byte there and back, `count` times.

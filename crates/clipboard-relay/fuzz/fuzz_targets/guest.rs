@@ -15,6 +15,14 @@ use proto::v1::{ClipboardChunk, ClipboardFetch, ClipboardOffer};
 
 const MOST: usize = 1000;
 
+const HONEST: u8 = 3;
+
+fn honest(sequence: u64) -> Announcement {
+    let (origin, formats) = (vec![3; 16], vec![1]);
+    let offer = ClipboardOffer { selection: 1, origin, sequence, formats, ..Default::default() };
+    Announcement::check(&offer).expect("it keeps all limits")
+}
+
 struct TextOnly;
 
 impl Policy<u8> for TextOnly {
@@ -30,7 +38,10 @@ impl Policy<u8> for TextOnly {
 fuzz_target!(|bytes: &[u8]| {
     let origin = Origin::from_bytes(&[1; 16]).expect("16 bytes");
     let mut relay: Relay<u8> = Relay::new(Arc::new(Here::with(origin)));
-    (0..3).for_each(|peer| relay.joined(peer));
+    (0..4).for_each(|peer| relay.joined(peer));
+    // One that is honest, whatever the others say in its name.
+    assert_eq!(relay.heard(&HONEST, honest(1), &TextOnly), Ok(()));
+    let _ = relay.settle(&TextOnly);
     let mut assembly = Assembly::new(MOST);
     let mut whole = true;
     let mut rest = bytes;
@@ -78,6 +89,9 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
+    assert_eq!(relay.heard(&HONEST, honest(2), &TextOnly), Ok(()));
+    let shown = relay.settle(&TextOnly).into_iter().any(|step| step == Step::Show(honest(2)));
+    assert!(shown, "the honest peer is held back");
     if whole && let Ok(content) = assembly.finish() {
         assert!(content.len() <= MOST);
     }

@@ -21,43 +21,19 @@ use super::control::{Device, Found, Given, Manager, Told};
 use super::pipes;
 use crate::changes::Changes;
 use crate::commands::{Inbox, Outbox};
+use crate::handle::{Command, Ends, Setup, Wanted};
 use crate::making::Making;
 use crate::targets::{HINT, SECRET, TARGETS, Target, formats, given, is_secret, known};
-use crate::{Content, FetchError, Format, Offer, Offered, Selection, limits};
+use crate::{FetchError, Offer, Offered, Selection, limits};
 
 /// When the compositor does not take what is written, it is tried again after this.
 const FULL: Duration = Duration::from_millis(20);
 
-/// What the holder wants, or a task has found out.
-pub(super) enum Command {
-    Fetch {
-        selection: Selection,
-        format: Format,
-        most: usize,
-        answer: oneshot::Sender<Result<Content, FetchError>>,
-    },
-    Offer {
-        selection: Selection,
-        offer: Offer,
-        answer: oneshot::Sender<Result<(), FetchError>>,
-    },
-    Clear {
-        selection: Selection,
-        answer: oneshot::Sender<Result<(), FetchError>>,
-    },
-    /// What the hint of the offer with this number says.
-    Hint {
-        selection: Selection,
-        number: u64,
-        secret: bool,
-    },
-    End,
-}
-
-/// Why there is no worker.
-pub(super) enum Setup {
-    Refused(String),
-    Lacks(&'static str),
+/// What the hint of the offer with this number says.
+pub(super) struct Hinted {
+    selection: Selection,
+    number: u64,
+    secret: bool,
 }
 
 /// The connection is lost.
@@ -91,7 +67,7 @@ struct Now {
     given: Option<ObjectId>,
     /// This side has let go of its offer: that nobody offers now is no news.
     given_up: bool,
-    /// Counts what was found, for hints that come late.
+    /// Counts what was found.
     number: u64,
     told: bool,
     told_nothing: bool,
@@ -101,6 +77,7 @@ struct Now {
 pub(super) struct Running {
     connection: Connection,
     queue: EventQueue<Worker>,
+    inbox: Inbox<Command<Hinted>>,
     worker: Worker,
 }
 
@@ -118,7 +95,7 @@ pub(super) struct Worker {
     answers: HashMap<u64, oneshot::Sender<Result<(), FetchError>>>,
     next_answer: u64,
     finished: bool,
-    outbox: Outbox<Command>,
+    outbox: Outbox<Command<Hinted>>,
     changes: Changes,
     runtime: Handle,
     fetches: Arc<Semaphore>,
@@ -126,12 +103,8 @@ pub(super) struct Worker {
 }
 
 /// Connects and learns the present state.
-pub(super) fn open(
-    socket: &Path,
-    outbox: Outbox<Command>,
-    changes: Changes,
-    runtime: Handle,
-) -> Result<Running, Setup> {
+pub(super) fn open(socket: &Path, ends: Ends<Hinted>) -> Result<Running, Setup> {
+    let Ends { inbox, outbox, changes, runtime } = ends;
     let refused = |error: &dyn std::error::Error| Setup::Refused(error.to_string());
     let stream = UnixStream::connect(socket).map_err(|error| refused(&error))?;
     let connection = Connection::from_socket(stream).map_err(|error| refused(&error))?;
@@ -172,7 +145,7 @@ pub(super) fn open(
             worker.tell(selection, false);
         }
     }
-    Ok(Running { connection, queue, worker })
+    Ok(Running { connection, queue, inbox, worker })
 }
 
 impl Running {
@@ -180,18 +153,16 @@ impl Running {
     ///
     /// # Errors
     /// The connection is lost.
-    pub(super) fn run(mut self, inbox: &Inbox<Command>) -> Result<(), Lost> {
+    pub(super) fn run(mut self) -> Result<(), Lost> {
         loop {
-            while let Some(command) = inbox.take() {
+            while let Some(command) = self.inbox.take() {
                 match command {
-                    Command::Fetch { selection, format, most, answer } => {
-                        self.worker.fetch(selection, format, most, answer);
-                    }
+                    Command::Fetch(wanted) => self.worker.fetch(wanted),
                     Command::Offer { selection, offer, answer } => {
                         self.worker.offer(selection, offer, answer);
                     }
                     Command::Clear { selection, answer } => self.worker.clear(selection, answer),
-                    Command::Hint { selection, number, secret } => {
+                    Command::Made(Hinted { selection, number, secret }) => {
                         if self.worker.now[place(selection)].number == number {
                             self.worker.tell(selection, secret);
                         }
@@ -207,7 +178,7 @@ impl Running {
             let Some(reading) = self.queue.prepare_read() else {
                 continue;
             };
-            inbox.wait(reading.connection_fd(), full.then(|| Instant::now() + FULL))?;
+            self.inbox.wait(reading.connection_fd(), full.then(|| Instant::now() + FULL))?;
             match reading.read() {
                 Err(WaylandError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => drop(read?),
@@ -305,7 +276,7 @@ impl Worker {
                     .map_or(true, |hint| is_secret(&hint)),
                 Err(_) => true,
             };
-            outbox.send(Command::Hint { selection, number, secret });
+            outbox.send(Command::Made(Hinted { selection, number, secret }));
         });
     }
 
@@ -319,17 +290,14 @@ impl Worker {
         }
         now.told = true;
         now.told_nothing = nothing;
-        self.changes.put(Offered { selection, formats, secret });
+        let number = now.number;
+        self.changes.put(Offered { selection, number, formats, secret });
     }
 
-    fn fetch(
-        &self,
-        selection: Selection,
-        format: Format,
-        most: usize,
-        mut answer: oneshot::Sender<Result<Content, FetchError>>,
-    ) {
-        let found = self.now[place(selection)].found.as_ref().and_then(|(found, targets)| {
+    fn fetch(&self, wanted: Wanted) {
+        let Wanted { selection, number, format, most, mut answer } = wanted;
+        let now = Some(&self.now[place(selection)]).filter(|now| now.number == number);
+        let found = now.and_then(|now| now.found.as_ref()).and_then(|(found, targets)| {
             let target = targets.iter().find(|target| target.format == format)?;
             Some((found, *target))
         });

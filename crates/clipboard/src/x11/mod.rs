@@ -19,23 +19,15 @@ mod serving;
 mod watching;
 mod worker;
 
-use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 use x11rb::reexports::x11rb_protocol::parse_display::parse_display;
 use x11rb::reexports::x11rb_protocol::xauth::get_auth;
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 
-use crate::changes::Changes;
-use crate::commands::{Outbox, answer_of, commands};
-use crate::{
-    Backend, Boxed, ConnectError, Connected, Content, FetchError, Format, Offer, Selection, limits,
-};
-use worker::{Command, Setup, Worker};
+use crate::handle::{Setup, start};
+use crate::{ConnectError, Connected};
+use worker::Worker;
 
 /// Connects to a display, `DISPLAY` by default.
 ///
@@ -58,44 +50,13 @@ pub async fn connect_with(
         None => std::env::var("DISPLAY").map_err(|_| ConnectError::NoDisplay)?,
     };
     let name = format!("X11 {address}");
-    let refused = |reason: String| ConnectError::Refused { display: name.clone(), reason };
     let authority = authority.map(Path::to_owned);
-    let runtime = Handle::current();
-    let (outbox, inbox) = commands().map_err(|error| refused(error.to_string()))?;
-    let (changes, receiver) = Changes::channel(&runtime);
-    let (ready, up) = oneshot::channel();
-    let for_worker = outbox.clone();
-    let run = move || {
-        let worker = open(&address, authority.as_deref()).map_err(Setup::Refused).and_then(
-            |(connection, screen)| {
-                Worker::new(connection, screen, inbox, for_worker, changes, runtime)
-            },
-        );
-        match worker {
-            Err(error) => drop(ready.send(Err(error))),
-            Ok(worker) => {
-                // Nobody waits any more: the thread ends, and so does the connection.
-                if ready.send(Ok(())).is_ok()
-                    && let Err(lost) = worker.run()
-                {
-                    tracing::info!(%lost, "clipboard: the display is gone: X11 {address}");
-                }
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("clipboard-x11".to_owned())
-        .spawn(run)
-        .map_err(|error| refused(format!("start a thread: {error}")))?;
-    match timeout(limits::CONNECT, up).await {
-        Ok(Ok(Ok(()))) => Ok((Arc::new(X11 { name, outbox }), receiver)),
-        Ok(Ok(Err(Setup::Refused(reason)))) => Err(refused(reason)),
-        Ok(Ok(Err(Setup::Lacks(lacks)))) => {
-            Err(ConnectError::Lacks { display: name.clone(), lacks })
-        }
-        Ok(Err(_)) => Err(refused("the thread ended early".to_owned())),
-        Err(_) => Err(refused("it does not answer".to_owned())),
-    }
+    start(name, "clipboard-x11", move |ends| {
+        let (connection, screen) = open(&address, authority.as_deref()).map_err(Setup::Refused)?;
+        let worker = Worker::new(connection, screen, ends)?;
+        Ok(move || worker.run())
+    })
+    .await
 }
 
 /// The first address of the display that lets this program in.
@@ -121,52 +82,4 @@ fn open(display: &str, authority: Option<&Path>) -> Result<(RustConnection, usiz
             .map_err(|error| error.to_string());
     }
     Err(last)
-}
-
-/// The holder's end.
-struct X11 {
-    name: String,
-    outbox: Outbox<Command>,
-}
-
-impl fmt::Debug for X11 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-impl Drop for X11 {
-    fn drop(&mut self) {
-        self.outbox.send(Command::End);
-    }
-}
-
-impl Backend for X11 {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn fetch(
-        &self,
-        selection: Selection,
-        format: Format,
-        most: usize,
-    ) -> Boxed<Result<Content, FetchError>> {
-        let (answer, answered) = oneshot::channel();
-        self.outbox.send(Command::Fetch { selection, format, most, answer });
-        answer_of(answered)
-    }
-
-    fn offer(&self, selection: Selection, offer: Offer) -> Boxed<Result<(), FetchError>> {
-        let (answer, answered) = oneshot::channel();
-        self.outbox.send(Command::Offer { selection, offer, answer });
-        answer_of(answered)
-    }
-
-    fn clear(&self, selection: Selection) -> Boxed<()> {
-        let (answer, answered) = oneshot::channel();
-        self.outbox.send(Command::Clear { selection, answer });
-        let answered = answer_of(answered);
-        Box::pin(async move { drop(answered.await) })
-    }
 }

@@ -308,6 +308,11 @@ impl Worker {
         }
     }
 
+    /// The owner has answered, and gives the rest by INCR.
+    pub(super) fn has_begun(&self, window: Window) -> bool {
+        self.readings.get(&window).is_some_and(|reading| reading.pieces.is_some())
+    }
+
     /// Nobody wants it any more.
     pub(super) fn stop_reading(&mut self, window: Window) -> Step {
         let Some(reading) = self.readings.remove(&window) else {

@@ -10,7 +10,8 @@ use x11rb::protocol::xproto::{
 };
 use x11rb::wrapper::ConnectionExt as _;
 
-use super::worker::{Command, Step, Worker, place, said};
+use super::worker::{Made, Step, Worker, place, said};
+use crate::handle::Command;
 use crate::targets::{Coding, Payload, SECRET, given};
 use crate::{Content, FetchError, Format, Selection, limits};
 
@@ -96,10 +97,10 @@ impl Worker {
         }
         self.waiting += 1;
         let making = Arc::clone(&owned.making);
-        let outbox = self.outbox.clone();
-        self.runtime.spawn(async move {
+        let outbox = self.ends.outbox.clone();
+        self.ends.runtime.spawn(async move {
             let made = making.content(format).await;
-            outbox.send(Command::Made { request, made });
+            outbox.send(Command::Made(Made { request, made }));
         });
         Ok(())
     }

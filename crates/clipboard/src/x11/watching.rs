@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use tokio::sync::oneshot;
 use x11rb::NONE;
 use x11rb::protocol::xfixes::{
     ConnectionExt as _, SelectionEvent, SelectionEventMask, SelectionNotifyEvent,
@@ -12,14 +11,16 @@ use x11rb::protocol::xproto::{Atom, ConnectionExt as _, Timestamp, Window};
 
 use super::reading::{Purpose, Raw};
 use super::worker::{Step, Worker, place, said};
+use crate::handle::Wanted;
 use crate::targets::{Target, formats, is_secret};
-use crate::{Content, FetchError, Format, Offered, Selection, limits};
+use crate::{FetchError, Offered, Selection, limits};
 
 /// One selection.
 #[derive(Default)]
 pub(super) struct Watch {
-    owner: Window,
-    /// When it took the selection; 0 when not known.
+    /// Counts the owners.
+    number: u64,
+    /// When the present one took the selection; 0 when not known.
     since: Timestamp,
     state: State,
     /// When this side gave the selection up, until the server has told of it.
@@ -29,7 +30,7 @@ pub(super) struct Watch {
     /// The fetch under way. One at a time: there are owners that stop in the middle of a long transfer
     /// when another begins.
     fetching: Option<Window>,
-    /// Fetches that came before the owner has said what it offers, or during another.
+    /// Fetches from this owner that came before it has said what it offers, or during another.
     waiting: Vec<Waiting>,
 }
 
@@ -49,9 +50,7 @@ enum State {
 }
 
 struct Waiting {
-    format: Format,
-    most: usize,
-    answer: oneshot::Sender<Result<Content, FetchError>>,
+    wanted: Wanted,
     until: Instant,
 }
 
@@ -67,7 +66,7 @@ impl Worker {
             let owner = said(self.connection.get_selection_owner(atom)?.reply())?;
             match owner.map_or(NONE, |reply| reply.owner) {
                 NONE => self.tell(selection, &[], false),
-                owner => self.ask(selection, owner, x11rb::CURRENT_TIME)?,
+                _ => self.ask(selection, x11rb::CURRENT_TIME)?,
             }
         }
         Ok(())
@@ -77,6 +76,7 @@ impl Worker {
         let Some(selection) = self.selection_of(event.selection) else {
             return Ok(());
         };
+        self.replaced(selection)?;
         let set = event.subtype == SelectionEvent::SET_SELECTION_OWNER;
         let watch = &mut self.watches[place(selection)];
         let owner = if set { event.owner } else { NONE };
@@ -99,10 +99,23 @@ impl Worker {
             self.stop_asking(selection)?;
             return self.settle(selection, State::Ours);
         }
-        let same = watch.owner == owner
-            && watch.since == event.selection_timestamp
-            && !matches!(watch.state, State::Nobody | State::Ours);
-        if same { Ok(()) } else { self.ask(selection, owner, event.selection_timestamp) }
+        self.ask(selection, event.selection_timestamp)
+    }
+
+    /// Another owner, or the same with something else. Who answers a question that was put to the one before
+    /// cannot be told any more: the server may have passed it to the new one, whose content may be a secret that
+    /// nobody was told of yet. What the one before has begun to give goes on.
+    fn replaced(&mut self, selection: Selection) -> Step {
+        let watch = &mut self.watches[place(selection)];
+        watch.number += 1;
+        for waiting in std::mem::take(&mut watch.waiting) {
+            let _ = waiting.wanted.answer.send(Err(FetchError::Gone));
+        }
+        let fetching = watch.fetching;
+        match fetching.filter(|window| !self.has_begun(*window)) {
+            Some(window) => self.end(window, Err(FetchError::Gone)),
+            None => Ok(()),
+        }
     }
 
     /// Remembers that the next change to nobody may be this side's own.
@@ -110,12 +123,11 @@ impl Worker {
         self.watches[place(selection)].given_up = Some(at);
     }
 
-    fn ask(&mut self, selection: Selection, owner: Window, since: Timestamp) -> Step {
+    fn ask(&mut self, selection: Selection, since: Timestamp) -> Step {
         self.stop_asking(selection)?;
         let purpose = Purpose::Targets(selection);
         let window = self.read(selection, purpose, since, vec![(self.atoms.TARGETS, None)])?;
         let watch = &mut self.watches[place(selection)];
-        watch.owner = owner;
         watch.since = since;
         let Some(window) = window else {
             return self.settle(selection, State::Known(Vec::new()));
@@ -214,7 +226,7 @@ impl Worker {
 
     fn fetch_waiting(&mut self, selection: Selection) -> Step {
         for waiting in std::mem::take(&mut self.watches[place(selection)].waiting) {
-            self.fetch(selection, waiting.format, waiting.most, waiting.answer)?;
+            self.fetch(waiting.wanted)?;
         }
         Ok(())
     }
@@ -227,18 +239,18 @@ impl Worker {
             return;
         }
         watch.told_nothing = nothing;
-        self.changes.put(Offered { selection, formats, secret });
+        let number = watch.number;
+        self.ends.changes.put(Offered { selection, number, formats, secret });
     }
 
     /// Content of another program, once it is known under which names it is offered.
-    pub(super) fn fetch(
-        &mut self,
-        selection: Selection,
-        format: Format,
-        most: usize,
-        answer: oneshot::Sender<Result<Content, FetchError>>,
-    ) -> Step {
+    pub(super) fn fetch(&mut self, wanted: Wanted) -> Step {
+        let Wanted { selection, number, format, most, .. } = wanted;
         let watch = &mut self.watches[place(selection)];
+        if number != watch.number {
+            let _ = wanted.answer.send(Err(FetchError::Gone));
+            return Ok(());
+        }
         let busy = watch.fetching.is_some() || matches!(watch.state, State::Asked { .. });
         let names: Vec<_> = match &watch.state {
             State::Known(targets) => targets
@@ -252,13 +264,14 @@ impl Worker {
             let asked = watch.fetching.is_none();
             let limit = if asked { limits::FETCH_STILL } else { limits::FETCH };
             let until = Instant::now() + limit;
-            watch.waiting.push(Waiting { format, most, answer, until });
+            watch.waiting.push(Waiting { wanted, until });
         } else if busy {
-            let _ = answer.send(Err(FetchError::Failed("too many at once".to_owned())));
+            let _ = wanted.answer.send(Err(FetchError::Failed("too many at once".to_owned())));
         } else if names.is_empty() {
-            let _ = answer.send(Err(FetchError::Gone));
+            let _ = wanted.answer.send(Err(FetchError::Gone));
         } else {
             let since = watch.since;
+            let answer = wanted.answer;
             let window = self.read(selection, Purpose::Fetch { most, answer }, since, names)?;
             self.watches[place(selection)].fetching = window;
         }
@@ -270,7 +283,7 @@ impl Worker {
         for selection in [Selection::Clipboard, Selection::Primary] {
             let watch = &mut self.watches[place(selection)];
             for late in watch.waiting.extract_if(.., |waiting| waiting.until <= now) {
-                let _ = late.answer.send(Err(FetchError::Late));
+                let _ = late.wanted.answer.send(Err(FetchError::Late));
             }
             if let State::Asked { told, tell_by, .. } = &mut watch.state
                 && !*told

@@ -5,8 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use x11rb::connection::{Connection as _, RequestConnection as _};
 use x11rb::errors::{ConnectionError, ReplyError, ReplyOrIdError};
 use x11rb::protocol::xfixes::{self, ConnectionExt as _};
@@ -21,10 +19,9 @@ use super::reading::Reading;
 use super::sending::Sending;
 use super::serving::{Group, Request};
 use super::watching::Watch;
-use crate::changes::Changes;
-use crate::commands::{Inbox, Outbox};
+use crate::handle::{Command, Ends, Setup};
 use crate::targets::{HINT, TARGETS, Target};
-use crate::{Content, FetchError, Format, Offer, Selection};
+use crate::{Content, FetchError, Selection};
 
 // MACROHARD_CONTENT is where content comes to, on the windows that fetch; MACROHARD_TIME is changed to
 // learn the server's time. The others are ICCCM's.
@@ -50,34 +47,10 @@ const PIECE: usize = 256 << 10;
 /// Events that are handled before commands and clocks are looked at again.
 const BURST: usize = 256;
 
-/// What the holder wants, or a task has made.
-pub(super) enum Command {
-    Fetch {
-        selection: Selection,
-        format: Format,
-        most: usize,
-        answer: oneshot::Sender<Result<Content, FetchError>>,
-    },
-    Offer {
-        selection: Selection,
-        offer: Offer,
-        answer: oneshot::Sender<Result<(), FetchError>>,
-    },
-    Clear {
-        selection: Selection,
-        answer: oneshot::Sender<Result<(), FetchError>>,
-    },
-    Made {
-        request: Request,
-        made: Result<Arc<Content>, FetchError>,
-    },
-    End,
-}
-
-/// Why there is no worker.
-pub(super) enum Setup {
-    Refused(String),
-    Lacks(&'static str),
+/// Content that a task has made for a paste.
+pub(super) struct Made {
+    pub(super) request: Request,
+    pub(super) made: Result<Arc<Content>, FetchError>,
 }
 
 /// The connection is lost.
@@ -103,10 +76,7 @@ pub(super) struct Worker {
     pub(super) window: Window,
     /// In one property at most.
     pub(super) piece: usize,
-    pub(super) inbox: Inbox<Command>,
-    pub(super) outbox: Outbox<Command>,
-    pub(super) changes: Changes,
-    pub(super) runtime: Handle,
+    pub(super) ends: Ends<Made>,
     pub(super) watches: [Watch; 2],
     pub(super) readings: HashMap<Window, Reading>,
     pub(super) acquiring: Vec<Acquiring>,
@@ -122,10 +92,7 @@ impl Worker {
     pub(super) fn new(
         connection: RustConnection,
         screen: usize,
-        inbox: Inbox<Command>,
-        outbox: Outbox<Command>,
-        changes: Changes,
-        runtime: Handle,
+        ends: Ends<Made>,
     ) -> Result<Self, Setup> {
         let refused = |error: ReplyOrIdError| Setup::Refused(error.to_string());
         let present = connection
@@ -135,16 +102,13 @@ impl Worker {
             return Err(Setup::Lacks("the extension XFIXES"));
         }
         let root = connection.setup().roots[screen].root;
-        Self::start(connection, root, inbox, outbox, changes, runtime).map_err(refused)
+        Self::start(connection, root, ends).map_err(refused)
     }
 
     fn start(
         connection: RustConnection,
         root: Window,
-        inbox: Inbox<Command>,
-        outbox: Outbox<Command>,
-        changes: Changes,
-        runtime: Handle,
+        ends: Ends<Made>,
     ) -> Result<Self, ReplyOrIdError> {
         // Events of selections came with version 1, and no request before the version is agreed on.
         connection.xfixes_query_version(5, 0)?.reply()?;
@@ -171,10 +135,7 @@ impl Worker {
             root,
             window,
             piece,
-            inbox,
-            outbox,
-            changes,
-            runtime,
+            ends,
             watches: Default::default(),
             readings: HashMap::new(),
             acquiring: Vec::new(),
@@ -197,11 +158,9 @@ impl Worker {
     /// The connection is lost.
     pub(super) fn run(mut self) -> Step {
         loop {
-            while let Some(command) = self.inbox.take() {
+            while let Some(command) = self.ends.inbox.take() {
                 match command {
-                    Command::Fetch { selection, format, most, answer } => {
-                        self.fetch(selection, format, most, answer)?;
-                    }
+                    Command::Fetch(wanted) => self.fetch(wanted)?,
                     Command::Offer { selection, offer, answer } => {
                         self.acquire(selection, offer, answer)?;
                     }
@@ -209,7 +168,7 @@ impl Worker {
                         self.give_up(selection)?;
                         let _ = answer.send(Ok(()));
                     }
-                    Command::Made { request, made } => self.made(request, made)?,
+                    Command::Made(Made { request, made }) => self.made(request, made)?,
                     Command::End => return Ok(()),
                 }
             }
@@ -238,7 +197,7 @@ impl Worker {
             }
             let until = [self.readings_until(), self.watches_until(), self.sendings_until()];
             let until = until.into_iter().flatten().min();
-            self.inbox.wait(std::os::fd::AsFd::as_fd(self.connection.stream()), until)?;
+            self.ends.inbox.wait(std::os::fd::AsFd::as_fd(self.connection.stream()), until)?;
         }
     }
 

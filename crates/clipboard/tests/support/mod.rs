@@ -1,11 +1,11 @@
 //! Real display servers and real programs for the tests; everything ends with the test.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, unused_macros, reason = "each test binary uses its part")]
 
 pub mod raw;
 pub mod renamed;
 pub mod sway;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use clipboard::{Boxed, Content, FetchError, Format, Offer, Offered, Selection, Source};
+use clipboard::{
+    Backend, Boxed, Connected, Content, FetchError, Format, Offer, Offered, Selection, Source,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::Receiver;
@@ -21,6 +23,18 @@ use tokio::time::timeout;
 
 /// What a test waits at most; nothing is measured by it.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+pub const MIB: usize = 1 << 20;
+
+/// An X server, or the end of a test that cannot have one.
+macro_rules! xvfb {
+    () => {{
+        if $crate::support::skipped(&["Xvfb", "xclip"]) {
+            return;
+        }
+        $crate::support::Xvfb::start()
+    }};
+}
 
 /// True, after saying so, when a program this test needs is not there.
 pub fn skipped(programs: &[&str]) -> bool {
@@ -35,9 +49,25 @@ pub fn skipped(programs: &[&str]) -> bool {
     }
 }
 
+/// A process that ends with the test.
+pub struct Ending(std::process::Child);
+
+impl Ending {
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// An X server without a window manager.
 pub struct Xvfb {
-    child: std::process::Child,
+    process: Ending,
     pub display: String,
 }
 
@@ -52,7 +82,7 @@ impl Xvfb {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.trim().is_empty(), "Xvfb ended before it had a display");
-        Self { child, display: format!(":{}", line.trim()) }
+        Self { process: Ending(child), display: format!(":{}", line.trim()) }
     }
 
     /// A program on this display.
@@ -77,19 +107,8 @@ impl Xvfb {
         pasted(command).await
     }
 
-    pub fn kill(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Xvfb {
-    fn drop(&mut self) {
-        self.end();
+    pub fn kill(self) {
+        drop(self.process);
     }
 }
 
@@ -152,21 +171,58 @@ pub fn offer(formats: &[Format], source: &Arc<Fixed>) -> Offer {
 
 pub fn offered(selection: Selection, formats: &[Format]) -> Offered {
     let formats: BTreeSet<Format> = formats.iter().copied().collect();
-    Offered { selection, formats, secret: false }
+    Offered { selection, number: 0, formats, secret: false }
+}
+
+/// What is offered on a display; remembers which offer was the last of each selection.
+#[derive(Debug)]
+pub struct Changes {
+    receiver: Receiver<Offered>,
+    numbers: BTreeMap<Selection, u64>,
+}
+
+impl Changes {
+    pub fn of((backend, receiver): Connected) -> (Arc<dyn Backend>, Self) {
+        (backend, Self { receiver, numbers: BTreeMap::new() })
+    }
+
+    /// The next change. Its number never goes down; it is kept here, and zero in what is given.
+    pub async fn recv(&mut self) -> Option<Offered> {
+        let mut offered = self.receiver.recv().await?;
+        let number = std::mem::take(&mut offered.number);
+        let last = self.numbers.insert(offered.selection, number);
+        assert!(last.is_none_or(|last| last <= number), "{number} after {last:?}");
+        Some(offered)
+    }
+
+    pub fn number(&self, selection: Selection) -> u64 {
+        self.numbers.get(&selection).copied().unwrap_or_default()
+    }
+
+    /// Content of the last offer.
+    pub fn fetch(
+        &self,
+        backend: &Arc<dyn Backend>,
+        selection: Selection,
+        format: Format,
+        most: usize,
+    ) -> Boxed<Result<Content, FetchError>> {
+        backend.fetch(selection, self.number(selection), format, most)
+    }
 }
 
 /// The next change.
-pub async fn next(changes: &mut Receiver<Offered>) -> Offered {
+pub async fn next(changes: &mut Changes) -> Offered {
     timeout(LIMIT, changes.recv()).await.expect("a change comes").expect("the display is there")
 }
 
 /// Skips changes until this one.
-pub async fn until(changes: &mut Receiver<Offered>, wanted: &Offered) {
+pub async fn until(changes: &mut Changes, wanted: &Offered) {
     while next(changes).await != *wanted {}
 }
 
 /// The state of a display where nobody offers anything.
-pub async fn empty(changes: &mut Receiver<Offered>) {
+pub async fn empty(changes: &mut Changes) {
     assert_eq!(next(changes).await, offered(Selection::Clipboard, &[]));
     assert_eq!(next(changes).await, offered(Selection::Primary, &[]));
 }

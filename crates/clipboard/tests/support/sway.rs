@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use tokio::process::{Child, Command};
 
-use super::{LIMIT, owner, pasted};
+use super::{Ending, LIMIT, owner, pasted};
 
 pub struct Sway {
-    child: std::process::Child,
+    process: Ending,
     folder: tempfile::TempDir,
     pub socket: PathBuf,
 }
@@ -43,10 +43,11 @@ impl Sway {
             .stderr(Stdio::null())
             .spawn()
             .expect("start sway");
-        let mut sway = Self { child, socket: folder.path().join("wayland-1"), folder };
+        let mut sway =
+            Self { process: Ending(child), socket: folder.path().join("wayland-1"), folder };
         let end = Instant::now() + LIMIT;
         while std::os::unix::net::UnixStream::connect(&sway.socket).is_err() {
-            assert!(sway.child.try_wait().unwrap().is_none(), "sway ended at once");
+            assert!(!sway.process.has_ended(), "sway ended at once");
             assert!(Instant::now() < end, "sway has no socket");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -77,18 +78,7 @@ impl Sway {
         pasted(command).await
     }
 
-    pub fn kill(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Sway {
-    fn drop(&mut self) {
-        self.end();
+    pub fn kill(self) {
+        drop(self.process);
     }
 }

@@ -13,7 +13,8 @@ const LOCAL: Duration = Duration::from_secs(15);
 
 /// Where the content is.
 enum From {
-    Host(Arc<dyn Backend>),
+    /// Its clipboard's offer with this number.
+    Host(Arc<dyn Backend>, u64),
     Guest(Arc<Side>, Agent),
 }
 
@@ -35,7 +36,7 @@ struct Found {
 impl Found {
     fn giver(&self) -> Option<&Arc<Side>> {
         match &self.from {
-            From::Host(_) => None,
+            From::Host(..) => None,
             From::Guest(side, _) => Some(side),
         }
     }
@@ -94,8 +95,8 @@ impl Hub {
             sides.iter().flatten().map(|side| side.begin()).collect::<Result<_, _>>()?;
         let most = content::most(format);
         let content = match &found.from {
-            From::Host(backend) => {
-                let fetched = backend.fetch(selection, format, most);
+            From::Host(backend, number) => {
+                let fetched = backend.fetch(selection, *number, format, most);
                 let fetched = tokio::time::timeout(LOCAL, fetched).await;
                 let content = fetched.unwrap_or(Err(FetchError::Late))?;
                 // What was copied meanwhile is not what was asked for.
@@ -127,7 +128,9 @@ impl Hub {
             None => state.relay.source_for_desktop(selection, id, format).map(Place::Peer),
         };
         let from = match place.ok_or(FetchError::Gone)? {
-            Place::Here => From::Host(state.backend.clone().ok_or(FetchError::Gone)?),
+            Place::Here(number) => {
+                From::Host(state.backend.clone().ok_or(FetchError::Gone)?, number)
+            }
             Place::Peer(peer) => {
                 let session = state.sessions.get(&peer).ok_or(FetchError::Gone)?;
                 From::Guest(Arc::clone(&session.side), session.agent.clone())

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// Offers of a VM at once, and how many more each second lets come.
-const OFFERS: (u32, u32) = (20, 5);
+/// Offers of a VM at once, and after which time another may come.
+const OFFERS: (u32, Duration) = (20, Duration::from_millis(200));
 /// Requests for content of a VM, likewise. A paste asks for several formats.
-const FETCHES: (u32, u32) = (40, 10);
+const FETCHES: (u32, Duration) = (40, Duration::from_millis(100));
 /// Bytes of a VM, both ways, in a window.
 const BYTES: u64 = 256 << 20;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -21,28 +21,27 @@ pub(super) struct Meter {
 
 /// Fills with time up to its size.
 #[derive(Debug)]
-struct Bucket {
-    size: u32,
-    each_second: u32,
-    /// In thousandths.
-    level: u64,
+pub(super) struct Bucket {
+    /// In which one more comes.
+    each: Duration,
+    size: Duration,
+    /// What is in it, as the time in which it came.
+    level: Duration,
     at: Instant,
 }
 
 impl Bucket {
-    fn new((size, each_second): (u32, u32), now: Instant) -> Self {
-        Self { size, each_second, level: u64::from(size) * 1000, at: now }
+    /// A full one.
+    pub(super) fn new(size: u32, each: Duration, now: Instant) -> Self {
+        Self { each, size: each * size, level: each * size, at: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_millis();
-        let gained = u64::try_from(passed).unwrap_or(u64::MAX);
-        let gained = gained.saturating_mul(u64::from(self.each_second));
-        if gained > 0 {
-            self.level = self.level.saturating_add(gained).min(u64::from(self.size) * 1000);
-            self.at = now;
-        }
-        let taken = self.level.checked_sub(1000);
+    /// Takes one out, if there is one.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let gained = now.saturating_duration_since(self.at);
+        self.level = self.level.saturating_add(gained).min(self.size);
+        self.at += gained;
+        let taken = self.level.checked_sub(self.each);
         self.level = taken.unwrap_or(self.level);
         taken.is_some()
     }
@@ -51,8 +50,8 @@ impl Bucket {
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            offers: Bucket::new(OFFERS, now),
-            fetches: Bucket::new(FETCHES, now),
+            offers: Bucket::new(OFFERS.0, OFFERS.1, now),
+            fetches: Bucket::new(FETCHES.0, FETCHES.1, now),
             bytes: 0,
             since: now,
         }

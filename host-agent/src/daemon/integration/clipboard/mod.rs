@@ -3,6 +3,7 @@
 //! desktop's hub.
 
 mod audit;
+mod consent;
 mod meter;
 mod rules;
 mod settings;
@@ -59,6 +60,7 @@ impl Clipboard {
     }
 
     pub(in crate::daemon) fn changed(&self) {
+        self.side.rules_changed();
         self.side.hub().changed(self.side.vm());
     }
 

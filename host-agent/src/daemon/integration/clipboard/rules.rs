@@ -5,7 +5,7 @@ use definition::{ClipboardFormat, ClipboardPolicy};
 use std::collections::BTreeSet;
 
 /// The clipboard's part of a definition. One that is gone or broken lets nothing through.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct Rules(Option<definition::Clipboard>);
 
 impl Rules {

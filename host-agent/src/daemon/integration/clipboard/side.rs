@@ -1,12 +1,14 @@
 //! One VM's side of the clipboard: its rules, its meters, its files, and the person's word on it.
 
 use super::About;
-use super::audit::{Entry, Way, name};
+use super::audit::{Entry, Ledger, Way, name};
+use super::consent::{Consent, Known, Said, Wish};
 use super::meter::Meter;
 use super::rules::Rules;
-use crate::daemon::desktop::ask::{Answer, Asking, Question};
+use crate::daemon::desktop::ask::{Answer, Asking, Denial, Question};
 use crate::daemon::desktop::clipboard::{Giver, Hub};
 use crate::daemon::integration::shares::{Rights, Shares};
+use crate::daemon::seldom::Seldom;
 use clipboard::{Content, FetchError, Format};
 use clipboard_relay::{Id, content, files};
 use proto::v1::{ClipboardFiles, SharedFolder};
@@ -16,7 +18,7 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -24,10 +26,6 @@ use tonic::Status;
 const MOST_PASTES: usize = 4;
 /// Requests of a guest at once: those of one paste while the person is asked.
 const MOST_FETCHES: usize = 8;
-/// How long a word of the person counts for the same content: one paste asks for several formats.
-const SAME_PASTE: Duration = Duration::from_secs(5);
-/// Pause between two lines about refusals of the same kind.
-const QUIET: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -37,39 +35,26 @@ pub(in crate::daemon) struct Side {
     meter: Mutex<Meter>,
     pastes: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
-    refusals: Mutex<BTreeMap<&'static str, Refusals>>,
+    refusals: Seldom,
+    ledger: Arc<Ledger>,
+    consent: Mutex<Consent>,
     /// Held while the person is asked.
-    word: tokio::sync::Mutex<Option<Word>>,
-}
-
-/// What the person has said last.
-#[derive(Debug)]
-struct Word {
-    id: Id,
-    way: Way,
-    what: &'static str,
-    taker: Option<String>,
-    allowed: bool,
-    at: Instant,
-}
-
-/// Of one kind.
-#[derive(Debug, Default)]
-struct Refusals {
-    count: u64,
-    logged: Option<Instant>,
+    asking: tokio::sync::Mutex<()>,
 }
 
 impl Side {
     pub(super) fn new(about: Arc<About>, shares: Arc<Shares>) -> Self {
+        let ledger = Ledger::new(about.places.clipboard_log(), &about.vm);
         Self {
             about,
             shares,
             meter: Mutex::new(Meter::new(Instant::now())),
             pastes: Arc::new(Semaphore::new(MOST_PASTES)),
             fetches: Arc::new(Semaphore::new(MOST_FETCHES)),
-            refusals: Mutex::default(),
-            word: tokio::sync::Mutex::default(),
+            refusals: Seldom::default(),
+            ledger,
+            consent: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -94,15 +79,19 @@ impl Side {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn known(&self) -> MutexGuard<'_, Consent> {
+        self.consent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The definition may say something else.
+    pub(super) fn rules_changed(&self) {
+        self.known().rules_are(&self.rules());
+    }
+
     /// Counts what a guest does that is not taken. A flood of it is not one of lines.
     pub(super) fn refused(&self, what: &'static str, why: &impl Display) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = refusals.entry(what).or_default();
-        kind.count += 1;
-        let now = Instant::now();
-        if kind.logged.is_none_or(|logged| now.duration_since(logged) >= QUIET) {
-            kind.logged = Some(now);
-            tracing::warn!(vm = self.vm(), count = kind.count, %why, "clipboard: {what} is refused");
+        if let Some(kept) = self.refusals.due() {
+            tracing::warn!(vm = self.vm(), kept, %why, "clipboard: {what} is refused");
         }
     }
 
@@ -151,11 +140,11 @@ impl Side {
 
     /// Writes down a paste.
     pub(in crate::daemon) fn entry(&self, way: Way, format: Format) -> Entry {
-        Entry::new(self.about.places.clipboard_log(), self.vm(), way, format)
+        self.ledger.entry(way, format)
     }
 
     /// Whether the person lets this be pasted, by `taker` if that is another VM. All that one paste of such content
-    /// asks for is one question.
+    /// asks for is one question, and a no holds for a while.
     pub(in crate::daemon) async fn consent(
         &self,
         asking: &Asking,
@@ -164,38 +153,31 @@ impl Side {
         format: Format,
         taker: Option<&str>,
     ) -> bool {
-        let what = match format {
-            Format::Text | Format::Html => "text",
-            Format::Png => "a picture",
-            Format::Files => "files",
-        };
-        let mut word = self.word.lock().await;
-        if let Some(said) = &*word
-            && (said.id, said.way, said.what, said.taker.as_deref()) == (id, way, what, taker)
-            && said.at.elapsed() < SAME_PASTE
-        {
-            return said.allowed;
+        let wish = Wish::new(id, way, format, taker);
+        let _turn = self.asking.lock().await;
+        self.rules_changed();
+        let known = self.known().known(&wish, Instant::now());
+        match known {
+            Some(Known::Same(allowed)) => return allowed,
+            Some(Known::Held) => {
+                self.refused("a paste", &"the person has said no a short while ago");
+                return false;
+            }
+            None => {}
         }
-        let body = match way {
-            Way::ToGuest => {
-                format!("A program in this VM wants to read {what} copied on the host.")
-            }
-            Way::ToHost => format!("A program on the host wants to read {what} copied in this VM."),
-            Way::Between => {
-                let taker = taker.unwrap_or_default();
-                format!("A program in VM {taker:?} wants to read {what} copied in another VM.")
-            }
-        };
         let summary = "may the clipboard be pasted?".to_owned();
-        let question = Question { vm: self.vm().to_owned(), summary, body };
+        let question = Question { vm: self.vm().to_owned(), summary, body: wish.body() };
         let answer = asking.ask(question).await;
         if let Answer::Denied(why) = answer {
             tracing::info!(vm = self.vm(), %why, format = name(format), "a paste is denied");
         }
-        let allowed = answer == Answer::Allowed;
-        let taker = taker.map(str::to_owned);
-        *word = Some(Word { id, way, what, taker, allowed, at: Instant::now() });
-        allowed
+        let said = match answer {
+            Answer::Allowed => Said::Yes,
+            Answer::Denied(Denial::Person | Denial::Late) => Said::No,
+            Answer::Denied(Denial::Busy | Denial::Unable) => Said::NotAsked,
+        };
+        self.known().said(wish, said, Instant::now());
+        said == Said::Yes
     }
 
     /// Content as it travels to this VM's guest; files by way of its shares.
