@@ -134,7 +134,7 @@ impl GuestRam {
 
 /// An anonymous file of `size` zero bytes that can neither shrink nor grow: a process it is shared
 /// with cannot make our accesses fault.
-fn memory_file(size: u64, huge: bool) -> Result<File, MachineError> {
+pub(super) fn memory_file(size: u64, huge: bool) -> Result<File, MachineError> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
     let failed = |what| move |e: rustix::io::Errno| MachineError::system(what, e.into());
     let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
