@@ -24,3 +24,4 @@ pub mod shares;
 pub mod status;
 pub mod update;
 pub mod user;
+pub mod windows;

@@ -10,6 +10,7 @@ use guest_agent::exec::{Begin, begin};
 use guest_agent::link::Identity;
 use guest_agent::notifications::urls::{self, NotOpened};
 use guest_agent::user::User;
+use guest_agent::windows::memory;
 use guest_agent::{proofs, relay};
 
 /// The agent of macrohard-hypervisor in a Linux guest
@@ -37,6 +38,9 @@ enum Command {
         /// Where session agents are carried to the host where it is reached over a serial port
         #[arg(long, value_name = "SOCKET", default_value = relay::SOCKET)]
         relay: PathBuf,
+        /// Where session agents ask for the memory that windows are drawn in
+        #[arg(long, value_name = "SOCKET", default_value = memory::SOCKET)]
+        window_memory: PathBuf,
     },
     /// Serve the host in the session of the user who runs this
     Session {
@@ -104,9 +108,9 @@ fn main() -> ExitCode {
 /// Runs until it cannot go on, and says why.
 async fn run(command: Command) -> String {
     let served = match command {
-        Command::System { host, token, proofs, relay } => {
+        Command::System { host, token, proofs, relay, window_memory } => {
             let host = host.unwrap_or_else(Address::of_this_guest);
-            system(host, token.as_deref(), &proofs, &relay).await
+            system(host, token.as_deref(), &proofs, &relay, &window_memory).await
         }
         Command::Session { host, proofs } => {
             let host = host.unwrap_or_else(|| match Address::of_this_guest() {
@@ -126,6 +130,7 @@ async fn system(
     token: Option<&Path>,
     proofs: &Path,
     relay: &Path,
+    window_memory: &Path,
 ) -> Result<String, String> {
     let firmware = Path::new("/sys/firmware/qemu_fw_cfg/by_name").join(TOKEN_FILE).join("raw");
     let path = token.unwrap_or(&firmware);
@@ -142,6 +147,11 @@ async fn system(
     let listener = listen(proofs)?;
     if matches!(host, Address::Serial(_)) {
         tokio::spawn(relay::carry(listen(relay)?, host.clone()));
+    }
+    // A guest whose windows are not shown has no use for it.
+    match listen(window_memory) {
+        Ok(listener) => drop(tokio::spawn(memory::give(listener, memory::of_this_machine))),
+        Err(problem) => tracing::warn!(problem, "no window memory for sessions"),
     }
     let role = Role::System;
     let identity = Identity { host, role, proof: token.proof(role), user: String::new() };

@@ -2,6 +2,7 @@
 //! cycle with processors that never execute.
 
 mod still_engine;
+mod window_memory;
 
 use super::NativeMachine;
 use super::processors::Board;

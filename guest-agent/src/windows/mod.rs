@@ -1,0 +1,3 @@
+//! The windows of a session, shown by the host as its own.
+
+pub mod memory;
