@@ -52,6 +52,14 @@ pub(super) enum Command {
     Apps(JsonName),
     /// Start an application of a VM's guest; the VM is started or resumed first
     Launch(LaunchArguments),
+    /// Show each application of a VM as a window of this desktop, or the VM's screen in one window
+    ///
+    /// Without an option it says which. A change counts at once, also while the VM runs, and stays.
+    Seamless(SeamlessArguments),
+    /// List the windows of a VM that are open on this desktop
+    Windows(JsonName),
+    /// Save a picture of a VM's windows as a PNG file
+    Screenshot(ScreenshotArguments),
     /// Show or change what of a VM reaches the desktop; a change counts at once
     Integration(IntegrationArguments),
     /// Share folders with a VM, also while it runs
@@ -381,6 +389,37 @@ pub(super) struct IntegrationArguments {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("way").args(["enable", "disable", "toggle"])))]
+pub(super) struct SeamlessArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// Each application's window by itself
+    #[arg(long)]
+    pub(super) enable: bool,
+    /// One window with the VM's screen
+    #[arg(long)]
+    pub(super) disable: bool,
+    /// The other of both
+    #[arg(long)]
+    pub(super) toggle: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScreenshotArguments {
+    /// Name of the VM
+    pub(super) name: String,
+    /// One window, by its id as `windows` shows it, instead of all that is shown
+    #[arg(long, value_name = "ID")]
+    pub(super) window: Option<u32>,
+    /// File to write, - for standard output; the VM's name with .png unless given
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

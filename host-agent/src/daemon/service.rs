@@ -246,10 +246,7 @@ impl Control for Service {
         answer(vm.integration().settings(request))
     }
 
-    async fn seamless(
-        &self,
-        request: Request<v1::SeamlessRequest>,
-    ) -> Answer<v1::SeamlessReply> {
+    async fn seamless(&self, request: Request<v1::SeamlessRequest>) -> Answer<v1::SeamlessReply> {
         let request = request.into_inner();
         let vm = self.vms.get(&request.name).await?;
         answer(vm.integration().windows.settings(&request).await)

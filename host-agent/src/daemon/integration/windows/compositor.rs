@@ -55,8 +55,9 @@ impl Compositor {
         first: Vec<ToCompositor>,
         wish: impl Fn(Mode) + Send + 'static,
     ) -> Result<Self, Problem> {
-        let failed =
-            |what: &'static str| move |error| Problem::failed(format!("compositor: {what}: {error}"));
+        let failed = |what: &'static str| {
+            move |error| Problem::failed(format!("compositor: {what}: {error}"))
+        };
         let stream = UnixStream::connect(socket).map_err(failed("cannot connect"))?;
         let (sender, receiver) =
             compositor_control::link(stream).map_err(failed("cannot connect"))?;
@@ -130,11 +131,6 @@ impl Compositor {
             Ok(Err(_)) => Err(gone()),
             Err(_) => Err(Problem::new(Kind::TimedOut, "the compositor does not answer")),
         }
-    }
-
-    /// Its end: waits for it.
-    pub(super) fn process(&self) -> &Process {
-        &self.process
     }
 
     /// Ends it without asking.

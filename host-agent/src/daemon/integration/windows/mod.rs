@@ -156,7 +156,13 @@ impl Windows {
             let ended = watched.ended().await;
             let status = child.wait();
             if let Some(windows) = own.upgrade() {
-                tracing::info!(vm = windows.about.vm, pid = watched.pid, ?ended, ?status, "compositor ended");
+                tracing::info!(
+                    vm = windows.about.vm,
+                    pid = watched.pid,
+                    ?ended,
+                    ?status,
+                    "compositor ended"
+                );
                 windows.died(run, started);
             }
         });
@@ -231,7 +237,8 @@ impl Windows {
     }
 
     fn start(&self) -> Start {
-        let windows = self.about.definition().map(|definition| definition.windows).unwrap_or_default();
+        let windows =
+            self.about.definition().map(|definition| definition.windows).unwrap_or_default();
         let colour = windows.colour.unwrap_or_else(|| Colour::of(&self.about.vm));
         Start {
             version: compositor_control::VERSION,
@@ -286,7 +293,12 @@ impl Windows {
 
     /// How windows are shown now.
     pub(in crate::daemon) async fn state(&self) -> VmWindows {
-        let seamless = self.about.definition().map(|definition| definition.windows).unwrap_or_default().seamless;
+        let seamless = self
+            .about
+            .definition()
+            .map(|definition| definition.windows)
+            .unwrap_or_default()
+            .seamless;
         let status = match self.compositor() {
             Some(compositor) => compositor.ask(Question::Status, STATUS_PATIENCE).await,
             None => return VmWindows { seamless, ..VmWindows::default() },
@@ -380,7 +392,11 @@ impl Windows {
     /// Ends what an earlier daemon left of a VM that does not run.
     pub(in crate::daemon) fn sweep(&self) {
         if let Some(process) = self.files.find() {
-            tracing::info!(vm = self.about.vm, pid = process.pid, "a compositor without its VM is ended");
+            tracing::info!(
+                vm = self.about.vm,
+                pid = process.pid,
+                "a compositor without its VM is ended"
+            );
             let _ = process.kill();
         }
     }

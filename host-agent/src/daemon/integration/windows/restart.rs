@@ -24,7 +24,8 @@ impl Restarts {
             return;
         }
         // The first may be anything, such as a person who ended it.
-        let doubled = self.soon.checked_sub(1).map(|times| FIRST.saturating_mul(1 << times.min(16)));
+        let doubled =
+            self.soon.checked_sub(1).map(|times| FIRST.saturating_mul(1 << times.min(16)));
         self.soon = self.soon.saturating_add(1);
         self.not_before = doubled.and_then(|pause| now.checked_add(pause.min(LONGEST)));
     }
