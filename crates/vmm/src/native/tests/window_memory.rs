@@ -36,7 +36,7 @@ fn the_engine_maps_it_where_the_guest_puts_it_and_nowhere_else() {
     let rig = rig(1, false);
     let (device, _) = window_memory(&rig);
     let pci = &rig.machine.board.pci;
-    assert_eq!(mapped(&rig), [], "not before the guest switches decoding on");
+    assert_eq!(mapped(&rig), [0; 0], "not before the guest switches decoding on");
     command(&rig, device, 2);
     let [first] = mapped(&rig)[..] else { panic!("{:x?}", mapped(&rig)) };
     assert!(first >= 1 << 32 && first % SIZE == 0, "{first:#x}");
@@ -48,12 +48,12 @@ fn the_engine_maps_it_where_the_guest_puts_it_and_nowhere_else() {
     for low in [0xffff_ffff_u32, 0] {
         pci.write_config(device, 0x18, &low.to_le_bytes());
         pci.write_config(device, 0x1c, &low.to_le_bytes());
-        assert_eq!(mapped(&rig), []);
+        assert_eq!(mapped(&rig), [0; 0]);
     }
     pci.write_config(device, 0x1c, &((first >> 32) as u32).to_le_bytes());
     assert_eq!(mapped(&rig), [first]);
     command(&rig, device, 0);
-    assert_eq!(mapped(&rig), []);
+    assert_eq!(mapped(&rig), [0; 0]);
     rig.machine.quit().unwrap();
 }
 
@@ -88,7 +88,7 @@ fn it_keeps_what_it_holds_over_a_reset_and_goes_from_the_guests_memory() {
     file.write_all_at(b"kept", 0).unwrap();
     rig.machine.start().unwrap();
     rig.machine.reset().unwrap();
-    assert_eq!(mapped(&rig), [], "decoding is off after a reset");
+    assert_eq!(mapped(&rig), [0; 0], "decoding is off after a reset");
     let mut bytes = [0; 4];
     file.read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"kept");
