@@ -11,7 +11,7 @@ use guest_agent::link::Identity;
 use guest_agent::notifications::urls::{self, NotOpened};
 use guest_agent::signals::Ends;
 use guest_agent::user::User;
-use guest_agent::windows::handing;
+use guest_agent::windows::memory;
 use guest_agent::windows::session as windows;
 use guest_agent::windows::x11::server::Place;
 use guest_agent::{proofs, relay};
@@ -41,9 +41,9 @@ enum Command {
         /// Where session agents are carried to the host where it is reached over a serial port
         #[arg(long, value_name = "SOCKET", default_value = relay::SOCKET)]
         relay: PathBuf,
-        /// Where a session agent asks for the memory of its windows
-        #[arg(long, value_name = "SOCKET", default_value = handing::SOCKET)]
-        windows: PathBuf,
+        /// Where session agents ask for the memory that windows are drawn in
+        #[arg(long, value_name = "SOCKET", default_value = memory::SOCKET)]
+        window_memory: PathBuf,
     },
     /// Serve the host in the session of the user who runs this
     Session {
@@ -55,8 +55,8 @@ enum Command {
         #[arg(long, value_name = "SOCKET", default_value = proofs::SOCKET)]
         proofs: PathBuf,
         /// Where the system agent gives the memory of windows
-        #[arg(long, value_name = "SOCKET", default_value = handing::SOCKET)]
-        windows: PathBuf,
+        #[arg(long, value_name = "SOCKET", default_value = memory::SOCKET)]
+        window_memory: PathBuf,
     },
     /// Tell a compositor of the windows of an X server, without a VM
     Windows {
@@ -149,11 +149,11 @@ async fn run(command: Command) -> String {
 
 async fn serve(command: Command) -> String {
     let served = match command {
-        Command::System { host, token, proofs, relay, windows } => {
+        Command::System { host, token, proofs, relay, window_memory } => {
             let host = host.unwrap_or_else(Address::of_this_guest);
-            system(host, token.as_deref(), &proofs, &relay, &windows).await
+            system(host, token.as_deref(), &proofs, &relay, &window_memory).await
         }
-        Command::Session { host, proofs, windows } => {
+        Command::Session { host, proofs, window_memory } => {
             let host = host.unwrap_or_else(|| match Address::of_this_guest() {
                 // The system agent has the port.
                 Address::Serial(_) => Address::Unix(relay::SOCKET.into()),
@@ -201,7 +201,10 @@ async fn tell_windows(
         Ok(descriptor) => PathBuf::from(format!("/proc/self/fd/{descriptor}")),
         Err(_) => PathBuf::from(memory),
     };
-    let memory = handing::open(&path)
+    let memory = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
         .map_err(|error| format!("window memory {}: {error}", path.display()))?;
     let mut running =
         windows::start(place, memory.into()).await.map_err(|error| error.to_string())?;
@@ -230,7 +233,7 @@ async fn system(
     token: Option<&Path>,
     proofs: &Path,
     relay: &Path,
-    windows: &Path,
+    window_memory: &Path,
 ) -> Result<String, String> {
     let firmware = Path::new("/sys/firmware/qemu_fw_cfg/by_name").join(TOKEN_FILE).join("raw");
     let path = token.unwrap_or(&firmware);
@@ -245,14 +248,13 @@ async fn system(
         listener.map_err(|error| format!("cannot listen at {}: {error}", path.display()))
     };
     let listener = listen(proofs)?;
-    let memory = handing::device(Path::new(handing::DEVICES));
-    match listen(windows) {
-        Ok(listener) => drop(tokio::spawn(handing::give(listener, memory))),
-        // Only windows are missing then.
-        Err(error) => tracing::warn!(error, "window memory is given to nobody"),
-    }
     if matches!(host, Address::Serial(_)) {
         tokio::spawn(relay::carry(listen(relay)?, host.clone()));
+    }
+    // A guest whose windows are not shown has no use for it.
+    match listen(window_memory) {
+        Ok(listener) => drop(tokio::spawn(memory::give(listener, memory::of_this_machine))),
+        Err(problem) => tracing::warn!(problem, "no window memory for sessions"),
     }
     let role = Role::System;
     let identity = Identity { host, role, proof: token.proof(role), user: String::new() };

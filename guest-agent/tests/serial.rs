@@ -58,6 +58,7 @@ fn system(desk: &Desk, port: &std::path::Path) -> tokio::process::Child {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
     command.arg("system").arg("--host").arg(format!("serial:{}", port.display()));
     command.arg("--token").arg(desk.path("token")).arg("--proofs").arg(desk.path("proofs"));
+    command.arg("--window-memory").arg(desk.path("window-memory"));
     command.arg("--relay").arg(desk.path("relay")).kill_on_drop(true);
     command.spawn().unwrap()
 }

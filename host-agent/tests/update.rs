@@ -210,6 +210,7 @@ fn the_real_agent_is_replaced_by_the_guests_package_manager() {
         command.env("PATH", &bin).env("RUNTIME_DIRECTORY", desk.path("update")).arg("system");
         command.arg("--host").arg(format!("unix:{}", host.socket().display()));
         command.arg("--token").arg(desk.path("token")).arg("--proofs").arg(desk.path("proofs"));
+        command.arg("--window-memory").arg(desk.path("window-memory"));
         Program(command.spawn().unwrap())
     };
     let mut old = agent();

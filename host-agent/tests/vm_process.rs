@@ -3,7 +3,9 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -320,4 +322,41 @@ fn a_kernel_that_is_none_fails_with_the_reason_in_the_record() {
     let mut vm = Vm { child: launch(&spec), folder };
     assert_eq!(vm.code(), 1);
     assert!(matches!(vm.record(), Ending::Failed { message } if message.contains("not a kernel")));
+}
+
+#[test]
+fn window_memory_is_handed_to_each_client_that_asks_and_is_the_same() {
+    if no_kvm() {
+        return;
+    }
+    let vm = start(false, None);
+    let memory = |client: &mut Client| {
+        let (file, length) = client.window_memory().unwrap();
+        assert_eq!(length, 256 << 20);
+        File::from(file)
+    };
+    let mut client = vm.client();
+    let first = memory(&mut client);
+    first.write_all_at(b"pixels", 1 << 20).unwrap();
+    let mut bytes = [0; 6];
+    // As a daemon that was started anew, and twice on one connection.
+    for second in [memory(&mut vm.client()), memory(&mut client)] {
+        second.read_exact_at(&mut bytes, 1 << 20).unwrap();
+        assert_eq!(&bytes, b"pixels");
+        assert!(second.set_len(4096).is_err(), "it can shrink");
+    }
+    assert_eq!(client.ask(&Request::Quit).unwrap(), Reply::Done);
+}
+
+#[test]
+fn a_vm_without_window_memory_says_so() {
+    if no_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = specification(folder.path(), false, None);
+    spec.definition.windows.memory = 0;
+    let vm = Vm { child: launch(&spec), folder };
+    let error = vm.client().window_memory().unwrap_err().to_string();
+    assert_eq!(error, "this VM has no window memory");
 }

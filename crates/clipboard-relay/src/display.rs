@@ -29,6 +29,16 @@ pub async fn connect() -> Result<Connected, ConnectError> {
     }
 }
 
+/// Where the user's desktop is, for a program that is to open windows there; none where there is none.
+pub async fn desktop() -> Option<Display> {
+    let is_one = |display: &Display| display.wayland.is_some() || display.x11.is_some();
+    let own = Display::of_this_process();
+    if is_one(&own) {
+        return Some(own);
+    }
+    of_the_session().await.filter(is_one)
+}
+
 async fn of_the_session() -> Option<Display> {
     let mut command = tokio::process::Command::new("systemctl");
     command.args(["--user", "show-environment"]).kill_on_drop(true);

@@ -19,5 +19,5 @@ pub mod transfer;
 pub use announcement::{Announcement, AnnouncementProblem, Here, Id, Origin, format, selection};
 pub use deliver::{Outbox, Sent, Wanted, deliver};
 pub use desktop::{Desk, keep};
-pub use display::connect;
+pub use display::{connect, desktop};
 pub use relay::{Dropped, Place, Policy, Relay, Step};

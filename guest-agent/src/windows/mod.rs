@@ -13,9 +13,9 @@
 
 pub mod count;
 pub mod damage;
-pub mod handing;
 pub mod link;
 pub mod mailbox;
+pub mod memory;
 pub mod record;
 pub mod run;
 pub mod screen;

@@ -20,7 +20,7 @@ use super::mailbox::Mailbox;
 use super::screen::Lost;
 use super::x11::server::Place;
 use super::x11::{StartError, X11};
-use super::{handing, run};
+use super::{memory, run};
 
 /// Pause before the second try to connect; doubled with each that fails.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -177,9 +177,10 @@ pub async fn connect(address: &Address, hello: Option<&Hello>) -> io::Result<Own
 /// Tells the host of this session's windows, for as long as the agent runs. Ends only where there is no
 /// window memory.
 pub async fn hold(address: &Address, hello: &Hello, socket: &Path) {
-    let memory = match handing::ask(socket).await {
-        Ok(Some(memory)) => memory,
-        Ok(None) => return tracing::info!("this VM has no window memory for this session"),
+    let socket = socket.to_owned();
+    let asked = tokio::task::spawn_blocking(move || memory::open(&socket)).await;
+    let given = match asked.map_err(io::Error::other).flatten() {
+        Ok(given) => given,
         Err(error) => return tracing::info!(%error, "no window memory"),
     };
     SHOWN.send_replace(Shown::Unknown);
@@ -200,7 +201,7 @@ pub async fn hold(address: &Address, hello: &Hello, socket: &Path) {
                 continue;
             }
         };
-        let running = match memory.try_clone() {
+        let running = match given.memory.try_clone() {
             Ok(memory) => begin(memory).await,
             Err(error) => Err(StartError::Lost(Lost(error.to_string()))),
         };

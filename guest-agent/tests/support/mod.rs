@@ -98,6 +98,7 @@ impl Desk {
         command.arg("--proofs").arg(self.path("proofs"));
         if kind == "system" {
             command.arg("--token").arg(self.path("token"));
+            command.arg("--window-memory").arg(self.path("window-memory"));
         }
         command.kill_on_drop(true).stderr(Stdio::piped());
         command

@@ -3,7 +3,8 @@
 
 use crate::host::{Desk, PATIENCE, Process, there_are};
 use agent_link::{Direction, Role, Token, admit, receive};
-use guest_agent::{proofs, windows::handing};
+use guest_agent::{proofs, windows::memory};
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -31,7 +32,8 @@ fn a_session_agent_tells_of_windows_once_the_host_wants_them_and_again_when_it_c
             let (proof, windows, host) = thread_paths;
             tokio::spawn(proofs::give(proofs::listen(&proof).unwrap(), thread_token.clone()));
             let listener = proofs::listen(&windows).unwrap();
-            tokio::spawn(handing::give(listener, Some(memory.into())));
+            let open = move || File::options().read(true).write(true).open(&memory);
+            tokio::spawn(memory::give(listener, open));
             let listener = UnixListener::bind(host).unwrap();
             ready.send(()).unwrap();
             loop {
@@ -52,7 +54,7 @@ fn a_session_agent_tells_of_windows_once_the_host_wants_them_and_again_when_it_c
     std::fs::create_dir(&runtime).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
     command.arg("session").arg(format!("--host=unix:{}", host.display()));
-    command.arg("--proofs").arg(&proof).arg("--windows").arg(&windows);
+    command.arg("--proofs").arg(&proof).arg("--window-memory").arg(&windows);
     command.env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env("XDG_RUNTIME_DIR", &runtime);
     command.env("PATH", path("bin")).stdout(Stdio::null());
     let _agent = Process(command.spawn().unwrap());

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use definition::EngineChoice;
 pub(super) use desktop::{
     ClipboardArguments, FormatArgument, IntegrationArguments, LaunchArguments, PermissionArgument,
-    PolicyArgument, ShareCommand, Switch,
+    PolicyArgument, ScreenshotArguments, SeamlessArguments, ShareCommand, Switch,
 };
 use std::path::PathBuf;
 
@@ -58,6 +58,14 @@ pub(super) enum Command {
     Apps(JsonName),
     /// Start an application of a VM's guest; the VM is started or resumed first
     Launch(LaunchArguments),
+    /// Show each application of a VM as a window of this desktop, or the VM's screen in one window
+    ///
+    /// Without an option it says which. A change counts at once, also while the VM runs, and stays.
+    Seamless(SeamlessArguments),
+    /// List the windows of a VM that are open on this desktop
+    Windows(JsonName),
+    /// Save a picture of a VM's windows as a PNG file
+    Screenshot(ScreenshotArguments),
     /// Show or change what of a VM reaches the desktop; a change counts at once
     Integration(IntegrationArguments),
     /// Share folders with a VM, also while it runs

@@ -21,6 +21,7 @@ mod run;
 mod share;
 mod terminal;
 mod vm;
+mod windows;
 
 pub use arguments::Arguments;
 
@@ -58,6 +59,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Problem> {
         Command::Apps(arguments) => applications::list(&arguments),
         Command::Launch(arguments) => launch::launch(arguments),
         Command::Integration(arguments) => integration::settings(arguments),
+        Command::Seamless(arguments) => windows::seamless(arguments),
+        Command::Windows(arguments) => windows::list(arguments.name, arguments.json),
+        Command::Screenshot(arguments) => windows::screenshot(arguments),
         Command::Image(command) => image::dispatch(command),
         Command::Clipboard(arguments) => clipboard::clipboard(arguments),
         Command::Edit(name) => edit::edit(&name.name),

@@ -83,6 +83,8 @@ pub(super) struct VmView<'a> {
     ended_at: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     agents: Vec<AgentView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    windows: Option<WindowsView>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     last_console_lines: &'a [String],
 }
@@ -102,8 +104,34 @@ impl<'a> From<&'a v1::Vm> for VmView<'a> {
             exit_code: vm.exit_code,
             ended_at: (vm.ended_at != 0).then_some(vm.ended_at),
             agents: vm.agents.iter().map(AgentView::from).collect(),
+            windows: vm.windows.as_ref().map(WindowsView::from),
             last_console_lines: &vm.last_console_lines,
         }
+    }
+}
+
+/// How windows are shown, in JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct WindowsView {
+    seamless: bool,
+    /// The guest's are connected to this desktop.
+    shown: bool,
+    count: u32,
+}
+
+impl From<&v1::VmWindows> for WindowsView {
+    fn from(windows: &v1::VmWindows) -> Self {
+        Self { seamless: windows.seamless, shown: windows.shown, count: windows.count }
+    }
+}
+
+/// How windows are shown, in one line.
+pub(super) fn windows(windows: &v1::VmWindows) -> String {
+    let way = if windows.seamless { "seamless" } else { "desktop" };
+    match (windows.shown, windows.count) {
+        (false, 0) => format!("{way}, not connected"),
+        (_, 1) => format!("{way}, 1 window"),
+        (_, count) => format!("{way}, {count} windows"),
     }
 }
 
@@ -196,6 +224,9 @@ pub(super) fn status(vm: &v1::Vm) -> String {
     if vm.pid != 0 {
         rows.push(("process", vm.pid.to_string()));
         rows.push(("uptime", duration(vm.uptime)));
+        if let Some(shown) = &vm.windows {
+            rows.push(("windows", windows(shown)));
+        }
     }
     if let Some(agent) = vm.agents.first() {
         rows.push(("guest", agent.system.clone()));

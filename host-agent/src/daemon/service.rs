@@ -248,6 +248,31 @@ impl Control for Service {
         answer(settings)
     }
 
+    async fn seamless(&self, request: Request<v1::SeamlessRequest>) -> Answer<v1::SeamlessReply> {
+        let request = request.into_inner();
+        let vm = self.vms.get(&request.name).await?;
+        answer(vm.integration().windows.settings(&request).await)
+    }
+
+    async fn windows(&self, request: Request<VmRequest>) -> Answer<v1::WindowsReply> {
+        let vm = self.vms.get(&request.into_inner().name).await?;
+        answer(vm.integration().windows.list().await)
+    }
+
+    type ScreenshotStream = ReceiverStream<Result<v1::ScreenshotChunk, Status>>;
+
+    async fn screenshot(
+        &self,
+        request: Request<v1::ScreenshotRequest>,
+    ) -> Answer<Self::ScreenshotStream> {
+        let request = request.into_inner();
+        let vm = self.vms.get(&request.name).await?;
+        let picture = vm.integration().windows.screenshot(request.window).await?;
+        let (to, chunks) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || picture.send(&to));
+        answer(Ok(ReceiverStream::new(chunks)))
+    }
+
     async fn update_agent(&self, request: Request<v1::UpdateAgentRequest>) -> Answer<Vm> {
         let request = request.into_inner();
         let name = request.name.clone();

@@ -289,6 +289,7 @@ impl Vm {
             vm.memory = status.memory;
             vm.cpus = status.cpus;
         }
+        vm.windows = Some(self.integration.windows.state().await);
         if let Some(agents) = self.agents() {
             vm.agents = agents.all().into_iter().map(v1::Agent::from).collect();
         }

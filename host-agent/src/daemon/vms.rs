@@ -100,6 +100,8 @@ impl Vms {
             if vm.adopt() {
                 let state = vm.look().await.state;
                 tracing::info!(vm = name, %state, "found running");
+            } else {
+                vm.integration().windows.sweep();
             }
         }
         self.tidy_launchers();

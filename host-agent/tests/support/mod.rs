@@ -271,7 +271,9 @@ impl Desk {
     fn pids(&self) -> Vec<u32> {
         let mut files = vec![self.runtime().join("daemon.pid")];
         if let Ok(vms) = std::fs::read_dir(self.runtime().join("vms")) {
-            files.extend(vms.filter_map(|vm| Some(vm.ok()?.path().join("pid"))));
+            for vm in vms.flatten() {
+                files.extend(["pid", "compositor.pid"].map(|name| vm.path().join(name)));
+            }
         }
         let read = |file: PathBuf| std::fs::read_to_string(file).ok()?.trim().parse().ok();
         files.into_iter().filter_map(read).collect()

@@ -2,6 +2,7 @@
 //! them. It has busybox, the drivers of every device in `/modules`, and `lab-tool`.
 
 use crate::vm::{Vm, has_qemu};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use vm_control::Ending;
@@ -69,6 +70,31 @@ fn linux_hears_the_power_button_and_powers_off() {
     assert_eq!(vm.wait_for_end(), Ending::PoweredOff);
     let text = vm.text();
     assert!(text.contains("the power button was pressed"), "{text}");
+}
+
+#[test]
+fn linux_finds_window_memory_and_the_host_sees_what_it_writes_there() {
+    let Some(mut vm) = booted("[windows]\nmemory = 64\n") else {
+        return;
+    };
+    load_drivers(&mut vm);
+    let memory = vm.life.machine().window_memory().unwrap().try_clone_to_owned().unwrap();
+    let memory = std::fs::File::from(memory);
+    memory.write_all_at(&0x6057_u32.to_le_bytes(), 4096).unwrap();
+    enter(
+        &mut vm,
+        "cd /sys/bus/pci/devices; for device in *; do \
+         case $(cat $device/vendor)$(cat $device/device) in 0x1af40x1110) break;; esac; done; \
+         echo 1 >$device/enable; start=$(sed -n '3s/ .*//p' $device/resource)",
+    );
+    enter(&mut vm, "devmem $start 32 0x12345678; echo host-wrote-$(devmem $((start + 4096)) 32)");
+    let text = vm.text();
+    assert!(text.contains("host-wrote-0x00006057"), "{text}");
+    let mut word = [0; 4];
+    memory.read_exact_at(&mut word, 0).unwrap();
+    assert_eq!(u32::from_le_bytes(word), 0x1234_5678, "{text}");
+    assert_eq!(memory.metadata().unwrap().len(), 64 << 20);
+    vm.life.quit().unwrap();
 }
 
 /// Set where this program runs in a network of its own.

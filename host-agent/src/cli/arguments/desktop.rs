@@ -1,7 +1,7 @@
 //! Arguments of what joins a VM and the desktop: clipboard, applications, shares, and their policy.
 
 use super::JsonName;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -135,4 +135,35 @@ pub(in crate::cli) enum ShareCommand {
         /// What the guest calls it
         tag: String,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("way").args(["enable", "disable", "toggle"])))]
+pub(in crate::cli) struct SeamlessArguments {
+    /// Name of the VM
+    pub(in crate::cli) name: String,
+    /// Each application's window by itself
+    #[arg(long)]
+    pub(in crate::cli) enable: bool,
+    /// One window with the VM's screen
+    #[arg(long)]
+    pub(in crate::cli) disable: bool,
+    /// The other of both
+    #[arg(long)]
+    pub(in crate::cli) toggle: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ScreenshotArguments {
+    /// Name of the VM
+    pub(in crate::cli) name: String,
+    /// One window, by its id as `windows` shows it, instead of all that is shown
+    #[arg(long, value_name = "ID")]
+    pub(in crate::cli) window: Option<u32>,
+    /// File to write, - for standard output; the VM's name with .png unless given
+    #[arg(long, short, value_name = "FILE")]
+    pub(in crate::cli) output: Option<PathBuf>,
 }

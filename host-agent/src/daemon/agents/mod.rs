@@ -349,7 +349,7 @@ impl Desk {
             return;
         }
         if let Direction::Windows = direction {
-            self.warn(&format!("{role}: its windows are not shown: this daemon has no compositor"));
+            self.show(stream, role).await;
             return;
         }
         if !self.make_room(role) {
@@ -366,6 +366,26 @@ impl Desk {
                 Err(error) => tracing::warn!(vm = self.vm, %role, %error, "an agent is lost"),
             },
             Direction::Windows | Direction::Share { .. } => {}
+        }
+    }
+
+    /// Has the windows that an agent will tell of shown.
+    async fn show(&self, mut stream: UnixStream, role: Role) {
+        let Role::User(user) = role else {
+            self.warn(&format!("{role}: only a session has windows"));
+            return;
+        };
+        let windows = &self.integration.windows;
+        let shown = match windows.place().await {
+            Ok(place) => match admit(&mut stream).await {
+                Ok(()) => windows.show(place, stream, user).await,
+                // It has gone again.
+                Err(_) => return,
+            },
+            Err(problem) => Err(problem),
+        };
+        if let Err(problem) = shown {
+            self.warn(&format!("{role}: its windows are not shown: {problem}"));
         }
     }
 

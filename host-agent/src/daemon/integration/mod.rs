@@ -1,5 +1,5 @@
-//! What of one VM reaches the desktop and what of the desktop reaches it: applications, clipboard, shares,
-//! notifications. Lives as long as the daemon knows the VM, across its runs; policy comes from the
+//! What of one VM reaches the desktop and what of the desktop reaches it: applications, windows, clipboard,
+//! shares, notifications. Lives as long as the daemon knows the VM, across its runs; policy comes from the
 //! definition each time it is asked for. Everything that comes in here from an agent is a guest's and
 //! is checked by the part that takes it.
 
@@ -8,6 +8,7 @@ pub(super) mod clipboard;
 pub(super) mod notices;
 mod settings;
 pub(super) mod shares;
+pub(super) mod windows;
 
 use super::agents::{Agent, Audience};
 use super::desktop::Desktop;
@@ -20,6 +21,7 @@ use notices::Notices;
 use proto::v1::{IntegrationReply, IntegrationRequest};
 use shares::Shares;
 use std::sync::Arc;
+use windows::Windows;
 
 /// What every part knows of its VM.
 #[derive(Clone, Debug)]
@@ -45,6 +47,7 @@ pub(super) struct Integration {
     pub(super) clipboard: Clipboard,
     pub(super) notices: Notices,
     pub(super) shares: Arc<Shares>,
+    pub(super) windows: Arc<Windows>,
     about: Arc<About>,
 }
 
@@ -57,6 +60,7 @@ impl Integration {
             clipboard: Clipboard::new(Arc::clone(&about), Arc::clone(&shares)),
             notices: Notices::new(Arc::clone(&about)),
             shares,
+            windows: Windows::new(Arc::clone(&about)),
             about,
         }
     }
@@ -74,6 +78,7 @@ impl Integration {
         self.applications.changed();
         self.clipboard.changed();
         self.shares.changed();
+        self.windows.changed();
     }
 
     /// The VM is gone for good.
@@ -100,11 +105,13 @@ impl Audience for Integration {
 
     fn started(&self) {
         self.shares.started();
+        self.windows.started();
     }
 
     fn ended(&self) {
         self.clipboard.ended();
         self.notices.ended();
         self.shares.ended();
+        self.windows.ended();
     }
 }

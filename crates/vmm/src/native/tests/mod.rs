@@ -2,6 +2,7 @@
 //! cycle with processors that never execute.
 
 mod still_engine;
+mod window_memory;
 
 use super::NativeMachine;
 use super::processors::Board;
@@ -47,6 +48,7 @@ fn definition(folder: &Path, cpus: u32) -> VmDefinition {
         shares: Vec::new(),
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
+        windows: definition::Windows::default(),
     }
 }
 

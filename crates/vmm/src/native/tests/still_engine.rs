@@ -5,7 +5,7 @@ use engine::{
     InterruptFd, Kick, Msi, Msr, Partition, PartitionConfig, Processor, Registers, RunState,
     Statistics, SystemRegisters,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -15,6 +15,8 @@ use units::GuestPhysical;
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) injected: Mutex<Vec<Msi>>,
+    /// What is mapped: address and size.
+    pub(super) mapped: Mutex<BTreeMap<u64, u64>>,
     pub(super) resets: Mutex<u32>,
     /// Port writes the bootstrap processor is to make.
     pub(super) writes: Mutex<VecDeque<(u16, Vec<u8>)>>,
@@ -50,10 +52,19 @@ impl Engine for StillEngine {
 struct StillPartition(Arc<Script>);
 
 impl Partition for StillPartition {
-    fn map(&self, _: GuestPhysical, _: Arc<dyn HostMapping>, _: Access) -> Result<(), EngineError> {
+    fn map(
+        &self,
+        at: GuestPhysical,
+        mapping: Arc<dyn HostMapping>,
+        _: Access,
+    ) -> Result<(), EngineError> {
+        let before = self.0.mapped.lock().unwrap().insert(at.0, mapping.size().0);
+        assert_eq!(before, None, "mapped twice at {at}");
         Ok(())
     }
-    fn unmap(&self, _: GuestPhysical) -> Result<(), EngineError> {
+    fn unmap(&self, at: GuestPhysical) -> Result<(), EngineError> {
+        let before = self.0.mapped.lock().unwrap().remove(&at.0);
+        assert!(before.is_some(), "nothing is mapped at {at}");
         Ok(())
     }
     fn supported_cpuid(&self) -> Result<Vec<CpuidEntry>, EngineError> {
