@@ -85,7 +85,7 @@ pub struct Viewer {
 }
 
 impl AsFd for Viewer {
-    /// Readable when [`Viewer::next`] has something.
+    /// Readable when [`Viewer::event`] has something.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -112,7 +112,7 @@ impl Viewer {
     ///
     /// # Errors
     /// The connection is closed, or the VM process broke the protocol: give the viewer up.
-    pub fn next(&mut self) -> Result<Option<Event>, ViewerError> {
+    pub fn event(&mut self) -> Result<Option<Event>, ViewerError> {
         let mut buffer = vec![0; LONGEST + 1];
         loop {
             let received = match packet::receive(self.socket.as_fd(), &mut buffer) {
@@ -137,10 +137,10 @@ impl Viewer {
     /// Waits for the next event; `None` when none came before the deadline.
     ///
     /// # Errors
-    /// As [`Self::next`].
+    /// As [`Self::event`].
     pub fn wait(&mut self, deadline: Instant) -> Result<Option<Event>, ViewerError> {
         loop {
-            if let Some(event) = self.next()? {
+            if let Some(event) = self.event()? {
                 return Ok(Some(event));
             }
             let left = deadline.saturating_duration_since(Instant::now());
