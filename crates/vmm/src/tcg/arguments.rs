@@ -25,6 +25,8 @@ pub(super) struct Wiring {
     pub(super) agent_port: PathBuf,
     /// Where our vsock device is served.
     pub(super) vsock: PathBuf,
+    /// Where the screen's devices are served, if the VM has one.
+    pub(super) screen: Option<ScreenSockets>,
     /// One for each network card.
     pub(super) networks: Vec<NetworkEnd>,
     /// One for each disk: the image, then its backing files.
@@ -37,6 +39,26 @@ pub(super) struct Wiring {
     pub(super) multiboot: bool,
     /// A reset by the guest ends QEMU.
     pub(super) end_on_reset: bool,
+}
+
+/// The sockets of a screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ScreenSockets {
+    /// Our graphics device.
+    pub(super) gpu: PathBuf,
+    /// Our keyboard.
+    pub(super) keyboard: PathBuf,
+    /// Our pointer.
+    pub(super) pointer: PathBuf,
+    /// QEMU's own display, of which only the size is used (see `resize`).
+    pub(super) vnc: PathBuf,
+}
+
+impl ScreenSockets {
+    /// All of them.
+    pub(super) fn all(&self) -> [&PathBuf; 4] {
+        [&self.gpu, &self.keyboard, &self.pointer, &self.vnc]
+    }
 }
 
 /// The other end of a network card.
@@ -79,6 +101,9 @@ pub(super) fn arguments(vm: &VmDefinition, wiring: &Wiring) -> Vec<OsString> {
     for (index, end) in wiring.networks.iter().enumerate() {
         network(&mut line, vm, index, *end);
     }
+    if let Some(sockets) = &wiring.screen {
+        screen(&mut line, sockets);
+    }
     for (index, socket) in wiring.shares.iter().enumerate() {
         share(&mut line, vm, index, socket.as_deref());
     }
@@ -88,7 +113,12 @@ pub(super) fn arguments(vm: &VmDefinition, wiring: &Wiring) -> Vec<OsString> {
 fn machine(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
     line.flag("-no-user-config");
     line.flag("-nodefaults");
-    line.option("-display", options("none"));
+    let display = match &wiring.screen {
+        None => options("none"),
+        // The path comes first and has no key.
+        Some(screen) => options("vnc=unix:").appended(&screen.vnc).with("display", "gpu"),
+    };
+    line.option("-display", display);
     line.option("-name", options("").with("guest", &vm.name));
     let mut machine = options("q35")
         .with("memory-backend", "ram")
@@ -305,6 +335,18 @@ fn network(line: &mut Line, vm: &VmDefinition, index: usize, end: NetworkEnd) {
     );
 }
 
+fn screen(line: &mut Line, sockets: &ScreenSockets) {
+    for (id, path, device) in [
+        ("gpu", &sockets.gpu, "vhost-user-gpu-pci"),
+        ("keyboard", &sockets.keyboard, "vhost-user-input-pci"),
+        ("pointer", &sockets.pointer, "vhost-user-input-pci"),
+    ] {
+        let channel = format!("{id}-channel");
+        line.option("-chardev", options("socket").with("id", &channel).with("path", path));
+        line.option("-device", modern(device).with("id", id).with("chardev", &channel));
+    }
+}
+
 fn share(line: &mut Line, vm: &VmDefinition, index: usize, socket: Option<&Path>) {
     let share = &vm.shares[index];
     let id = format!("share{index}");
@@ -373,6 +415,12 @@ fn options(first: &str) -> Options {
 }
 
 impl Options {
+    /// The first argument goes on with a path.
+    fn appended(mut self, path: &Path) -> Self {
+        self.0.push(escaped(path.as_os_str()));
+        self
+    }
+
     fn with(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         if !self.0.is_empty() {
             self.0.push(",");
@@ -410,6 +458,7 @@ mod tests {
             agent_token: None,
             agent_port: "/run/vm,1/agent.sock".into(),
             vsock: "/run/vsock-device.sock".into(),
+            screen: None,
             networks: vec![],
             disks: vec![],
             shares: vec![],
@@ -516,6 +565,24 @@ mod tests {
         assert!(line.contains("tap,id=net1,fd=10"));
         assert!(line.contains("path=/srv/x,,y,security_model=none,multidevs=remap,readonly=on"));
         assert!(line.contains("vhost-user-fs-pci,chardev=share1,tag=b"));
+    }
+
+    #[test]
+    fn a_screen_is_three_devices_of_ours_and_a_display_without_a_picture() {
+        let none = line("", &wiring());
+        assert!(none.contains("-display none") && !none.contains("vhost-user-gpu"), "{none}");
+        let screen = ScreenSockets {
+            gpu: "/run/1,2/gpu.sock".into(),
+            keyboard: "/run/keyboard.sock".into(),
+            pointer: "/run/pointer.sock".into(),
+            vnc: "/run/1,2/vnc.sock".into(),
+        };
+        let line = line("[display]\n", &Wiring { screen: Some(screen), ..wiring() });
+        assert!(line.contains("-display vnc=unix:/run/1,,2/vnc.sock,display=gpu"), "{line}");
+        assert!(line.contains("socket,id=gpu-channel,path=/run/1,,2/gpu.sock"));
+        let gpu = "vhost-user-gpu-pci,disable-legacy=on,id=gpu,chardev=gpu-channel";
+        assert!(line.contains(gpu), "{line}");
+        assert_eq!(line.matches("vhost-user-input-pci").count(), 2);
     }
 
     #[test]

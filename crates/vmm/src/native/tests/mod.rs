@@ -45,6 +45,7 @@ fn definition(folder: &Path, cpus: u32) -> VmDefinition {
         disks: vec![Disk { path: disk, format: DiskFormat::Raw, read_only: false, limit: None }],
         networks: Vec::new(),
         shares: Vec::new(),
+        display: None,
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
     }
