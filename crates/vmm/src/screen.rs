@@ -51,6 +51,11 @@ impl Screen {
 }
 
 impl Viewers {
+    /// The size the guest is asked for.
+    pub(crate) fn size(&self) -> Size {
+        self.seat.gpu.mode().size
+    }
+
     /// Listens for viewers at `path`.
     pub(crate) fn serve(
         self,

@@ -8,6 +8,7 @@ mod clock;
 mod debug_exit;
 mod files;
 mod garbage;
+mod input_events;
 mod lock;
 mod power_button;
 mod read_disk;
@@ -43,6 +44,8 @@ enum Tool {
         #[arg(long, default_value_t = 1000)]
         steps: u64,
     },
+    /// Prints the events of all input devices until so many groups of them have ended.
+    InputEvents { groups: usize },
     /// Waits until the power button is pressed.
     PowerButton,
     /// Reads a block device past the page cache and prints `operations OPS bytes BYTES nanoseconds NS`.
@@ -117,6 +120,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().tool {
         Tool::DebugExit { code } => debug_exit::end(code),
         Tool::Files { one, other, seed, steps } => files::run(&one, &other, seed, steps),
+        Tool::InputEvents { groups } => input_events::print(groups),
         Tool::PowerButton => power_button::wait(),
         Tool::ReadDisk { device, block, count, random } => {
             read_disk::run(&device, block, count, random)

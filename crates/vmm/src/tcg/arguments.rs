@@ -50,14 +50,14 @@ pub(super) struct ScreenSockets {
     pub(super) keyboard: PathBuf,
     /// Our pointer.
     pub(super) pointer: PathBuf,
-    /// QEMU's own display, of which only the size is used (see `resize`).
-    pub(super) vnc: PathBuf,
+    /// QEMU has the display of which only the size is used (see `resize`).
+    pub(super) resizable: bool,
 }
 
 impl ScreenSockets {
     /// All of them.
-    pub(super) fn all(&self) -> [&PathBuf; 4] {
-        [&self.gpu, &self.keyboard, &self.pointer, &self.vnc]
+    pub(super) fn all(&self) -> [&PathBuf; 3] {
+        [&self.gpu, &self.keyboard, &self.pointer]
     }
 }
 
@@ -113,11 +113,8 @@ pub(super) fn arguments(vm: &VmDefinition, wiring: &Wiring) -> Vec<OsString> {
 fn machine(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
     line.flag("-no-user-config");
     line.flag("-nodefaults");
-    let display = match &wiring.screen {
-        None => options("none"),
-        // The path comes first and has no key.
-        Some(screen) => options("vnc=unix:").appended(&screen.vnc).with("display", "gpu"),
-    };
+    let resizable = wiring.screen.as_ref().is_some_and(|screen| screen.resizable);
+    let display = if resizable { options("dbus").with("p2p", "on") } else { options("none") };
     line.option("-display", display);
     line.option("-name", options("").with("guest", &vm.name));
     let mut machine = options("q35")
@@ -343,7 +340,13 @@ fn screen(line: &mut Line, sockets: &ScreenSockets) {
     ] {
         let channel = format!("{id}-channel");
         line.option("-chardev", options("socket").with("id", &channel).with("path", path));
-        line.option("-device", modern(device).with("id", id).with("chardev", &channel));
+        let mut device = modern(device).with("id", id).with("chardev", &channel);
+        if id == "gpu" {
+            // QEMU offers it to the guest whether the back end has it or not, and then asks a back
+            // end that has it not for it.
+            device = device.with("queue_reset", "off");
+        }
+        line.option("-device", device);
     }
 }
 
@@ -415,12 +418,6 @@ fn options(first: &str) -> Options {
 }
 
 impl Options {
-    /// The first argument goes on with a path.
-    fn appended(mut self, path: &Path) -> Self {
-        self.0.push(escaped(path.as_os_str()));
-        self
-    }
-
     fn with(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         if !self.0.is_empty() {
             self.0.push(",");
@@ -575,12 +572,15 @@ mod tests {
             gpu: "/run/1,2/gpu.sock".into(),
             keyboard: "/run/keyboard.sock".into(),
             pointer: "/run/pointer.sock".into(),
-            vnc: "/run/1,2/vnc.sock".into(),
+            resizable: true,
         };
+        let fixed = ScreenSockets { resizable: false, ..screen.clone() };
+        let fixed = line("[display]\n", &Wiring { screen: Some(fixed), ..wiring() });
+        assert!(fixed.contains("-display none"), "{fixed}");
         let line = line("[display]\n", &Wiring { screen: Some(screen), ..wiring() });
-        assert!(line.contains("-display vnc=unix:/run/1,,2/vnc.sock,display=gpu"), "{line}");
+        assert!(line.contains("-display dbus,p2p=on"), "{line}");
         assert!(line.contains("socket,id=gpu-channel,path=/run/1,,2/gpu.sock"));
-        let gpu = "vhost-user-gpu-pci,disable-legacy=on,id=gpu,chardev=gpu-channel";
+        let gpu = "vhost-user-gpu-pci,disable-legacy=on,id=gpu,chardev=gpu-channel,queue_reset=off";
         assert!(line.contains(gpu), "{line}");
         assert_eq!(line.matches("vhost-user-input-pci").count(), 2);
     }

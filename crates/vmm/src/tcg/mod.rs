@@ -15,12 +15,13 @@ mod reset;
 mod resize;
 
 use crate::flash::FlashFiles;
-use crate::screen::{Screen, Viewers};
+use crate::screen::{OnResize, Screen, Viewers};
 use crate::service::{self, ExitCode, Service};
 use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use arguments::{Flash, NetworkEnd, ScreenSockets, Wiring};
 use counters::Accounts;
 use definition::{NetworkMode, ShareKind, VmDefinition};
+use display::Size;
 use ending::Signs;
 use loader::ImageKind;
 use qmp::{Event, Qmp};
@@ -173,9 +174,8 @@ impl TcgMachine {
         }
         let viewers = match (viewers, &wiring.screen) {
             (Some(viewers), Some(sockets)) => {
-                let mut resizer = Resizer::connect(&sockets.vnc)?;
-                let on_resize = Box::new(move |size| resizer.tell(size));
-                Some(viewers.serve(&files.display(), Some(on_resize))?)
+                let on_resize = on_resize(&qmp, sockets, viewers.size())?;
+                Some(viewers.serve(&files.display(), on_resize)?)
             }
             _ => None,
         };
@@ -486,7 +486,7 @@ fn serve_screen(
         gpu: path("gpu-device"),
         keyboard: path("keyboard-device"),
         pointer: path("pointer-device"),
-        vnc: path("vnc"),
+        resizable: resize::available(QEMU),
     };
     let places = [&sockets.gpu, &sockets.keyboard, &sockets.pointer];
     for (device, place) in devices.into_iter().zip(places) {
@@ -496,6 +496,23 @@ fn serve_screen(
         served.push(server);
     }
     Ok((sockets, viewers))
+}
+
+/// What makes the guest hear of another size.
+fn on_resize(
+    qmp: &Qmp,
+    sockets: &ScreenSockets,
+    size: Size,
+) -> Result<Option<OnResize>, MachineError> {
+    if !sockets.resizable {
+        tracing::warn!(
+            "the guest will not hear of another size of its screen: QEMU has no D-Bus display; {}",
+            "install the package qemu-system-modules-opengl"
+        );
+        return Ok(None);
+    }
+    let mut resizer = Resizer::connect(qmp, size)?;
+    Ok(Some(Box::new(move |size| resizer.tell(size))))
 }
 
 fn flash(vm: &VmDefinition, files: &Files<'_>) -> Result<Option<Flash>, MachineError> {
