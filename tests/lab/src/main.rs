@@ -12,6 +12,7 @@ mod input_events;
 mod lock;
 mod power_button;
 mod read_disk;
+mod screen;
 mod stream;
 mod tiny;
 mod virtqueue_abuse;
@@ -60,6 +61,13 @@ enum Tool {
         /// At random places instead of one after the other.
         #[arg(long)]
         random: bool,
+    },
+    /// Looks at a VM's screen, or uses its keyboard and pointer.
+    Screen {
+        /// The VM's `display.sock`.
+        socket: PathBuf,
+        #[command(subcommand)]
+        act: screen::Act,
     },
     /// Sends standard input to `vsock:CID:PORT`, `tcp:HOST:PORT` or `unix:PATH:PORT` (the `CONNECT port`
     /// protocol) and prints what comes back.
@@ -125,6 +133,7 @@ fn main() -> ExitCode {
         Tool::ReadDisk { device, block, count, random } => {
             read_disk::run(&device, block, count, random)
         }
+        Tool::Screen { socket, act } => screen::run(&socket, &act),
         Tool::Send { to } => stream::send(&to),
         Tool::VsockEcho { port } => stream::vsock_echo(port),
         Tool::Sink { at } => stream::sink(&at),
