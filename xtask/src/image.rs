@@ -66,7 +66,14 @@ const FROM_BACKPORTS: &str =
     "Package: src:qemu src:seabios\nPin: release n={suite}\nPin-Priority: 990\n";
 /// Kernel folders that neither the lab machine nor a guest has hardware for.
 const LEFT_OUT: &[&str] = &[
-    "drivers/gpu",
+    "drivers/gpu/drm/amd",
+    "drivers/gpu/drm/ast",
+    "drivers/gpu/drm/gma500",
+    "drivers/gpu/drm/i915",
+    "drivers/gpu/drm/mgag200",
+    "drivers/gpu/drm/nouveau",
+    "drivers/gpu/drm/radeon",
+    "drivers/gpu/drm/vmwgfx",
     "drivers/media",
     "drivers/net/wireless",
     "drivers/net/ethernet",

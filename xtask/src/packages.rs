@@ -14,14 +14,24 @@ pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "nasm"];
 /// To build virtiofsd.
 pub(crate) const VIRTIOFSD: &[&str] = &["libcap-ng-dev", "libseccomp-dev"];
 /// To run the engine `tcg` and its demo guest.
-pub(crate) const DEMO: &[&str] =
-    &["qemu-system-x86", "qemu-utils", "ovmf", "passt", "mmdebstrap", "e2fsprogs", "expect"];
+pub(crate) const DEMO: &[&str] = &[
+    "qemu-system-x86",
+    // The display by which a guest hears that its screen has another size.
+    "qemu-system-modules-opengl",
+    "qemu-utils",
+    "ovmf",
+    "passt",
+    "mmdebstrap",
+    "e2fsprogs",
+    "expect",
+];
 /// To test the agents against a desktop's parts.
 pub(crate) const DESKTOP: &[&str] = &[
     "dbus-bin",
     "dbus-daemon",
     "desktop-file-utils",
     "featherpad",
+    "edid-decode",
     "libglib2.0-bin",
     "libgtk-3-bin",
     "libnotify-bin",

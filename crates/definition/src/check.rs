@@ -40,6 +40,8 @@ pub mod limits {
     pub const INTERFACE: RangeInclusive<usize> = 1..=15;
     /// Window memory in MiB: a BAR is a power of two, and two full screens want 16 MiB.
     pub const WINDOW_MEMORY: RangeInclusive<u64> = 16..=4096;
+    /// Pixels of each side of a screen at first. The largest takes 256 MiB, the most a frame may.
+    pub const SCREEN: RangeInclusive<u32> = 200..=8192;
     /// TOML integers are signed 64-bit numbers.
     pub const RATE: u64 = i64::MAX as u64;
 }
@@ -151,6 +153,15 @@ impl VmDefinition {
         if self.boot.hvt.is_some() {
             self.check_hvt()?;
         }
+        if let Some(display) = &self.display {
+            for (key, side) in [("width", display.width), ("height", display.height)] {
+                if !limits::SCREEN.contains(&side) {
+                    let (least, most) = (limits::SCREEN.start(), limits::SCREEN.end());
+                    let allowed = format!("{least} to {most} pixels");
+                    return Err(FieldProblem::new(Field::inside("display", key), side, allowed));
+                }
+            }
+        }
         check_count("disk", self.disks.len(), limits::DISKS)?;
         check_count("net", self.networks.len(), limits::NETWORKS)?;
         let devices = self.shares.iter().filter(|share| share.kind.has_device()).count();
@@ -210,6 +221,9 @@ impl VmDefinition {
         if !self.shares.is_empty() {
             let tags: Vec<_> = self.shares.iter().map(|share| &share.tag).collect();
             return Err(refused("share", &tags, "none"));
+        }
+        if let Some(display) = &self.display {
+            return Err(refused("display", display, "none"));
         }
         Ok(())
     }

@@ -58,6 +58,22 @@ impl Default for Clipboard {
     }
 }
 
+/// A screen, with a keyboard and a pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Display {
+    /// Pixels in a row, until somebody looks at it in a window of another size.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+impl Default for Display {
+    fn default() -> Self {
+        Self { width: 1280, height: 800 }
+    }
+}
+
 /// What happens with something a guest asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

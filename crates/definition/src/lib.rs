@@ -20,7 +20,7 @@ mod windows;
 
 pub use atomic::{Existing, WriteError, write_atomically};
 pub use check::{Field, FieldProblem, Step, limits};
-pub use desktop::{Clipboard, ClipboardFormat, ClipboardPolicy, Integration, Permission};
+pub use desktop::{Clipboard, ClipboardFormat, ClipboardPolicy, Display, Integration, Permission};
 pub use edit::{add_share, remove_share, set};
 pub use host::HostFacts;
 pub use machine::{

@@ -1,6 +1,6 @@
 //! The definition's types: exactly what stands in the TOML file.
 
-use crate::desktop::{Clipboard, Integration, is_default};
+use crate::desktop::{Clipboard, Display, Integration, is_default};
 use crate::network::NetworkTable;
 use crate::windows::Windows;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,9 @@ pub struct VmDefinition {
     /// Shared folders.
     #[serde(default, rename = "share", skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// Its screen, keyboard and pointer; none without the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display: Option<Display>,
     /// What it may do with the clipboard.
     #[serde(default, skip_serializing_if = "is_default")]
     pub clipboard: Clipboard,

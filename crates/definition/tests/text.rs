@@ -45,6 +45,9 @@ read-only = true
 seamless = false
 memory = 512
 colour = "#ff8000"
+
+[display]
+height = 1024
 "##;
 
 #[test]
@@ -59,6 +62,7 @@ fn every_field_a_person_may_write_is_read() {
     assert!(!vm.windows.seamless);
     assert_eq!(vm.windows.memory, 512);
     assert_eq!(vm.windows.colour.unwrap().to_string(), "#ff8000");
+    assert_eq!(vm.display, Some(definition::Display { width: 1280, height: 1024 }));
     assert_eq!(vm.mac_address(1).to_string(), "52:54:00:00:00:01");
     assert_eq!(vm.mac_address(0), vm.mac_address(0));
     assert_ne!(vm.mac_address(0), vm.mac_address(2));
@@ -105,6 +109,10 @@ fn values_out_of_bounds_are_refused_at_their_place_with_what_is_allowed() {
     refused(&odd, 2, 10, "an even number from 16 to 2816 MiB");
     let share = with(unikernel) + "[[share]]\ntag = \"t\"\npath = \"/s\"\n";
     refused(&share, 7, 1, "share is [\"t\"]; allowed: none");
+    refused(&with("[display]\nwidth = 199"), 5, 9, "display.width is 199; allowed: 200 to 8192");
+    refused(&with("[display]\nheight = 8193"), 5, 10, "display.height is 8193");
+    refused(&with("[display]\ndepth = 24"), 5, 1, "unknown field `depth`");
+    refused(&(with(unikernel) + "[display]\n"), 7, 1, "allowed: none, with boot.hvt");
     refused(&with("[boot]\nkernel = \"/k\"\nfirmware = \"/f\""), 6, 12, "either");
     let disk = "[[disk]]\npath = \"/d\"\nformat = \"raw\"\n";
     refused(&with(&format!("{disk}{disk}")), 8, 8, "disk[1].path");
@@ -235,6 +243,7 @@ fn definition() -> impl Strategy<Value = VmDefinition> {
                 disks,
                 networks,
                 shares,
+                display: None,
                 clipboard: definition::Clipboard::default(),
                 integration: definition::Integration::default(),
                 windows: definition::Windows::default(),

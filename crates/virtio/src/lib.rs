@@ -17,6 +17,8 @@ mod config;
 pub mod console;
 mod device;
 pub mod fs;
+pub mod gpu;
+pub mod input;
 pub mod net;
 pub mod pci;
 pub mod plan9;

@@ -79,6 +79,11 @@ impl<'a> Files<'a> {
     pub fn virtio_console(&self) -> PathBuf {
         self.runtime.join("hvc0.sock")
     }
+    /// The screen's socket, where the VM has one (crate `display`).
+    #[must_use]
+    pub fn display(&self) -> PathBuf {
+        self.runtime.join("display.sock")
+    }
     /// The guest's vsock ports (`CONNECT port\n`, answered `OK port\n`); a guest that connects out
     /// to host port P reaches the socket `vsock.sock_P`.
     #[must_use]

@@ -16,6 +16,7 @@ pub mod machine;
 pub mod native;
 pub mod process;
 mod sealed;
+mod screen;
 pub mod service;
 pub mod tcg;
 

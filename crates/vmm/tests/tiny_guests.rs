@@ -54,6 +54,7 @@ fn start(engine: &KvmEngine, image: &[u8], cpus: u32) -> Vm {
         disks: Vec::new(),
         networks: Vec::new(),
         shares: Vec::new(),
+        display: None,
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
         windows: definition::Windows::default(),

@@ -9,9 +9,11 @@ mod clock;
 mod debug_exit;
 mod files;
 mod garbage;
+mod input_events;
 mod lock;
 mod power_button;
 mod read_disk;
+mod screen;
 mod stream;
 mod tiny;
 mod virtqueue_abuse;
@@ -46,6 +48,8 @@ enum Tool {
         #[arg(long, default_value_t = 1000)]
         steps: u64,
     },
+    /// Prints the events of all input devices until so many groups of them have ended.
+    InputEvents { groups: usize },
     /// Waits until the power button is pressed.
     PowerButton,
     /// Reads a block device past the page cache and prints `operations OPS bytes BYTES nanoseconds NS`.
@@ -60,6 +64,13 @@ enum Tool {
         /// At random places instead of one after the other.
         #[arg(long)]
         random: bool,
+    },
+    /// Looks at a VM's screen, or uses its keyboard and pointer.
+    Screen {
+        /// The VM's `display.sock`.
+        socket: PathBuf,
+        #[command(subcommand)]
+        act: screen::Act,
     },
     /// Sends standard input to `vsock:CID:PORT`, `tcp:HOST:PORT` or `unix:PATH:PORT` (the `CONNECT port`
     /// protocol) and prints what comes back.
@@ -132,10 +143,12 @@ fn main() -> ExitCode {
         }
         Tool::DebugExit { code } => debug_exit::end(code),
         Tool::Files { one, other, seed, steps } => files::run(&one, &other, seed, steps),
+        Tool::InputEvents { groups } => input_events::print(groups),
         Tool::PowerButton => power_button::wait(),
         Tool::ReadDisk { device, block, count, random } => {
             read_disk::run(&device, block, count, random)
         }
+        Tool::Screen { socket, act } => screen::run(&socket, &act),
         Tool::Send { to } => stream::send(&to),
         Tool::VsockEcho { port } => stream::vsock_echo(port),
         Tool::Sink { at } => stream::sink(&at),

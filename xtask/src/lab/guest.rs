@@ -29,6 +29,8 @@ const MODULES: &[&str] = &[
     "efivarfs",
     "button",
     "evdev",
+    "virtio_input",
+    "virtio_gpu",
 ];
 /// First program of the guest, and the script busybox's DHCP client calls.
 const INIT: &str = include_str!("../../../tests/lab/guest/init.sh");

@@ -1,6 +1,6 @@
 //! What the front-end's messages do to the device.
 
-use crate::{Device, GuestMemory, Interrupts, Queue, Running, Session};
+use crate::{Device, DeviceId, GuestMemory, Interrupts, Queue, Running, Session};
 use std::fs::File;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::atomic::Ordering;
@@ -35,6 +35,8 @@ pub(super) struct Backend {
     /// Rings changed: the workers do not match them.
     unsettled: bool,
     signals: Arc<Signals>,
+    /// Never used; see [`Self::set_gpu_socket`].
+    gpu_socket: Option<GpuBackend>,
 }
 
 /// One region of guest memory in the front-end's own address space.
@@ -99,6 +101,7 @@ impl Backend {
             running: None,
             unsettled: false,
             signals: Arc::new(signals),
+            gpu_socket: None,
         }
     }
 
@@ -181,6 +184,7 @@ impl Backend {
     /// The front-end is gone.
     pub(super) fn disconnect(&mut self) {
         self.forget();
+        self.gpu_socket = None;
         self.memory = GuestMemory::new(GuestMemoryMmap::new());
         self.regions.clear();
     }
@@ -414,8 +418,14 @@ impl VhostUserBackendReqHandlerMut for Backend {
         Ok(())
     }
 
-    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
-        not_offered()
+    /// A graphics device is offered a way to show pictures in the front-end. Ours shows them itself
+    /// and keeps the socket: a front-end that finds it closed stops the device.
+    fn set_gpu_socket(&mut self, gpu: GpuBackend) -> Result<()> {
+        if self.device.id() != DeviceId::Gpu {
+            return not_offered();
+        }
+        self.gpu_socket = Some(gpu);
+        Ok(())
     }
 
     fn get_shared_object(&mut self, _id: VhostUserSharedMsg) -> Result<File> {

@@ -2,6 +2,7 @@
 
 use super::console_end::HubEnd;
 use super::lines::MessageSink;
+use crate::screen::Screen;
 use crate::service::{Service, passt, shared_folder};
 use crate::{MachineError, Surroundings};
 use definition::{AgentWay, DiskFormat, NetworkMode, Share, ShareKind, VmDefinition};
@@ -45,6 +46,8 @@ pub(super) struct Devices {
     balloon: BalloonControl,
     /// Processes behind network cards and shares; they end with these.
     services: Vec<Service>,
+    /// Shows the screen to viewers.
+    _viewers: Option<display::Server>,
 }
 
 fn lock(function: &Mutex<VirtioPci>) -> MutexGuard<'_, VirtioPci> {
@@ -81,7 +84,7 @@ impl Devices {
         surroundings: &Surroundings,
         bus: &pci::Bus,
     ) -> Result<Self, MachineError> {
-        let Made { devices, balloon, services } = make(spec, memory, surroundings)?;
+        let Made { devices, balloon, services, viewers } = make(spec, memory, surroundings)?;
         let mut placed = Vec::new();
         for device in devices {
             let name = device.name().to_owned();
@@ -93,7 +96,7 @@ impl Devices {
             let slot = bus.add_anywhere(Arc::clone(&function) as _).map_err(|e| failed(&e))?;
             placed.push(Placed { name, is_disk, slot, function, last: Mutex::default() });
         }
-        Ok(Self { placed, balloon, services })
+        Ok(Self { placed, balloon, services, _viewers: viewers })
     }
 
     /// The disks as firmware names them, in order (OVMF's translation of Open Firmware paths of
@@ -205,6 +208,7 @@ struct Made {
     devices: Vec<Box<dyn Device>>,
     balloon: BalloonControl,
     services: Vec<Service>,
+    viewers: Option<display::Server>,
 }
 
 /// Disks first, so that firmware finds them at the lowest numbers.
@@ -242,7 +246,13 @@ fn make(
     for (index, share) in definition.shares.iter().enumerate() {
         devices.extend(folder(share, index, &spec.runtime, &mut services)?);
     }
-    Ok(Made { devices, balloon: control, services })
+    let mut viewers = None;
+    if let Some(wanted) = &definition.display {
+        let screen = Screen::new(wanted)?;
+        devices.extend(screen.devices);
+        viewers = Some(screen.viewers.serve(&files.display(), None)?);
+    }
+    Ok(Made { devices, balloon: control, services, viewers })
 }
 
 /// The serial port, for the daemon to connect to.

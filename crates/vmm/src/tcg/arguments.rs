@@ -25,6 +25,8 @@ pub(super) struct Wiring {
     pub(super) agent_port: PathBuf,
     /// Where our vsock device is served.
     pub(super) vsock: PathBuf,
+    /// Where the screen's devices are served, if the VM has one.
+    pub(super) screen: Option<ScreenSockets>,
     /// One for each network card.
     pub(super) networks: Vec<NetworkEnd>,
     /// One for each disk: the image, then its backing files.
@@ -39,6 +41,26 @@ pub(super) struct Wiring {
     pub(super) multiboot: bool,
     /// A reset by the guest ends QEMU.
     pub(super) end_on_reset: bool,
+}
+
+/// The sockets of a screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ScreenSockets {
+    /// Our graphics device.
+    pub(super) gpu: PathBuf,
+    /// Our keyboard.
+    pub(super) keyboard: PathBuf,
+    /// Our pointer.
+    pub(super) pointer: PathBuf,
+    /// QEMU has the display of which only the size is used (see `resize`).
+    pub(super) resizable: bool,
+}
+
+impl ScreenSockets {
+    /// All of them.
+    pub(super) fn all(&self) -> [&PathBuf; 3] {
+        [&self.gpu, &self.keyboard, &self.pointer]
+    }
 }
 
 /// The other end of a network card.
@@ -81,6 +103,9 @@ pub(super) fn arguments(vm: &VmDefinition, wiring: &Wiring) -> Vec<OsString> {
     for (index, end) in wiring.networks.iter().enumerate() {
         network(&mut line, vm, index, *end);
     }
+    if let Some(sockets) = &wiring.screen {
+        screen(&mut line, sockets);
+    }
     for (index, socket) in wiring.shares.iter().enumerate() {
         share(&mut line, vm, index, socket.as_deref());
     }
@@ -93,7 +118,9 @@ pub(super) fn arguments(vm: &VmDefinition, wiring: &Wiring) -> Vec<OsString> {
 fn machine(line: &mut Line, vm: &VmDefinition, wiring: &Wiring) {
     line.flag("-no-user-config");
     line.flag("-nodefaults");
-    line.option("-display", options("none"));
+    let resizable = wiring.screen.as_ref().is_some_and(|screen| screen.resizable);
+    let display = if resizable { options("dbus").with("p2p", "on") } else { options("none") };
+    line.option("-display", display);
     line.option("-name", options("").with("guest", &vm.name));
     let mut machine = options("q35")
         .with("memory-backend", "ram")
@@ -312,6 +339,24 @@ fn network(line: &mut Line, vm: &VmDefinition, index: usize, end: NetworkEnd) {
     );
 }
 
+fn screen(line: &mut Line, sockets: &ScreenSockets) {
+    for (id, path, device) in [
+        ("gpu", &sockets.gpu, "vhost-user-gpu-pci"),
+        ("keyboard", &sockets.keyboard, "vhost-user-input-pci"),
+        ("pointer", &sockets.pointer, "vhost-user-input-pci"),
+    ] {
+        let channel = format!("{id}-channel");
+        line.option("-chardev", options("socket").with("id", &channel).with("path", path));
+        let mut device = modern(device).with("id", id).with("chardev", &channel);
+        if id == "gpu" {
+            // QEMU offers it to the guest whether the back end has it or not, and then asks a back
+            // end that has it not for it.
+            device = device.with("queue_reset", "off");
+        }
+        line.option("-device", device);
+    }
+}
+
 fn share(line: &mut Line, vm: &VmDefinition, index: usize, socket: Option<&Path>) {
     let share = &vm.shares[index];
     let id = format!("share{index}");
@@ -430,6 +475,7 @@ mod tests {
             agent_token: None,
             agent_port: "/run/vm,1/agent.sock".into(),
             vsock: "/run/vsock-device.sock".into(),
+            screen: None,
             networks: vec![],
             disks: vec![],
             shares: vec![],
@@ -553,6 +599,27 @@ mod tests {
         let object = "memory-backend-file,id=windows,size=64M,mem-path=/proc/self/fd/11,share=on";
         assert!(line.contains(object), "{line}");
         assert!(line.contains("-device ivshmem-plain,memdev=windows"), "{line}");
+    }
+
+    #[test]
+    fn a_screen_is_three_devices_of_ours_and_a_display_without_a_picture() {
+        let none = line("", &wiring());
+        assert!(none.contains("-display none") && !none.contains("vhost-user-gpu"), "{none}");
+        let screen = ScreenSockets {
+            gpu: "/run/1,2/gpu.sock".into(),
+            keyboard: "/run/keyboard.sock".into(),
+            pointer: "/run/pointer.sock".into(),
+            resizable: true,
+        };
+        let fixed = ScreenSockets { resizable: false, ..screen.clone() };
+        let fixed = line("[display]\n", &Wiring { screen: Some(fixed), ..wiring() });
+        assert!(fixed.contains("-display none"), "{fixed}");
+        let line = line("[display]\n", &Wiring { screen: Some(screen), ..wiring() });
+        assert!(line.contains("-display dbus,p2p=on"), "{line}");
+        assert!(line.contains("socket,id=gpu-channel,path=/run/1,,2/gpu.sock"));
+        let gpu = "vhost-user-gpu-pci,disable-legacy=on,id=gpu,chardev=gpu-channel,queue_reset=off";
+        assert!(line.contains(gpu), "{line}");
+        assert_eq!(line.matches("vhost-user-input-pci").count(), 2);
     }
 
     #[test]

@@ -12,18 +12,22 @@ mod disks;
 mod ending;
 mod qmp;
 mod reset;
+mod resize;
 
 use crate::flash::FlashFiles;
 use crate::sealed::sealed_file;
+use crate::screen::{OnResize, Screen, Viewers};
 use crate::service::{self, ExitCode, Service};
 use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
-use arguments::{Flash, NetworkEnd, Wiring};
+use arguments::{Flash, NetworkEnd, ScreenSockets, Wiring};
 use counters::Accounts;
 use definition::{NetworkMode, ShareKind, VmDefinition};
+use display::Size;
 use ending::Signs;
 use loader::ImageKind;
 use qmp::{Event, Qmp};
 use reset::{ResetButton, ResetEvents, reset_events};
+use resize::Resizer;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -65,7 +69,10 @@ pub struct TcgMachine {
     /// Ends when QEMU has ended and everything about it is known.
     obituary: Mutex<Option<Receiver<()>>>,
     memory: Bytes,
-    vsock: Server,
+    /// Our devices QEMU has attached: vsock, and those of the screen.
+    served: Vec<Server>,
+    /// Shows the screen to viewers.
+    _viewers: Option<display::Server>,
     window_memory: Option<File>,
     /// passt and virtiofsd; they end with the connection to QEMU, and at the latest with this.
     _services: Vec<Service>,
@@ -107,6 +114,9 @@ impl TcgMachine {
             .map_err(|e| MachineError::system("cannot make a pipe for QEMU", e.into()))?;
         let vsock_socket = spec.runtime.join("vsock-device.sock");
         let vsock = serve_vsock(&files, &vsock_socket, surroundings)?;
+        let mut served = vec![vsock];
+        let screen = vm.display.as_ref().map(|wanted| serve_screen(spec, wanted, &mut served));
+        let (screen, viewers) = screen.transpose()?.unzip();
         let mut services = Vec::new();
         let (networks, network_ends) = networks(vm, &mut services)?;
         let window_memory = match vm.windows.memory {
@@ -122,6 +132,7 @@ impl TcgMachine {
             agent_token: agent_token(spec, &files)?,
             agent_port: files.agent_port(),
             vsock: vsock_socket.clone(),
+            screen,
             networks,
             disks: vm
                 .disks
@@ -169,8 +180,17 @@ impl TcgMachine {
                 return Err(service.obituary(end));
             }
         }
+        let viewers = match (viewers, &wiring.screen) {
+            (Some(viewers), Some(sockets)) => {
+                let on_resize = on_resize(&qmp, sockets, viewers.size())?;
+                Some(viewers.serve(&files.display(), on_resize)?)
+            }
+            _ => None,
+        };
         // QEMU is connected; nobody else has business there.
-        for socket in wiring.shares.iter().flatten().chain([&vsock_socket]) {
+        let of_screen = wiring.screen.iter().flat_map(ScreenSockets::all);
+        let sockets = wiring.shares.iter().flatten().chain([&vsock_socket]).chain(of_screen);
+        for socket in sockets {
             if let Err(error) = std::fs::remove_file(socket) {
                 tracing::warn!(path = %socket.display(), %error, "cannot be removed");
             }
@@ -197,7 +217,8 @@ impl TcgMachine {
             shared,
             obituary: Mutex::new(Some(obituary)),
             memory: Bytes::mib(vm.memory),
-            vsock,
+            served,
+            _viewers: viewers,
             window_memory,
             _services: services,
         })
@@ -255,27 +276,34 @@ impl Machine for TcgMachine {
 
     fn statistics(&self) -> Result<Statistics, MachineError> {
         let mut statistics = self.accounts.statistics(&self.qmp)?;
-        let (name, counters) =
-            self.vsock.with_device(|device| (device.name().to_owned(), device.counters()));
-        let counters = counters.into_iter().map(|(name, count)| (name.to_owned(), count));
-        statistics.devices.insert(name, counters.collect());
+        for server in &self.served {
+            let (name, counters) =
+                server.with_device(|device| (device.name().to_owned(), device.counters()));
+            let counters = counters.into_iter().map(|(name, count)| (name.to_owned(), count));
+            statistics.devices.insert(name, counters.collect());
+        }
         Ok(statistics)
     }
 
     fn inspect(&self) -> Result<Value, MachineError> {
         let ask = |command: &str| self.qmp.execute(command, json!({}));
         let (major, minor, micro) = self.qmp.version();
-        Ok(json!({
+        let mut tree = json!({
             "qemu": format!("{major}.{minor}.{micro}"),
             "status": ask("query-status")?,
             "processors": ask("query-cpus-fast")?,
             "block": ask("query-block")?,
             "pci": ask("query-pci")?,
-            "vsock0": self.vsock.with_device(|device| {
+        });
+        for server in &self.served {
+            let (name, facts) = server.with_device(|device| {
                 let facts = device.inspect().into_iter();
-                facts.map(|(name, fact)| (name.to_owned(), fact)).collect::<BTreeMap<_, _>>()
-            }),
-        }))
+                let facts = facts.map(|(name, fact)| (name.to_owned(), fact));
+                (device.name().to_owned(), facts.collect::<BTreeMap<_, _>>())
+            });
+            tree[name] = json!(facts);
+        }
+        Ok(tree)
     }
 
     fn window_memory(&self) -> Option<BorrowedFd<'_>> {
@@ -457,6 +485,47 @@ fn serve_vsock(
     let device = Vsock::new("vsock0", GUEST_CID, &files.vsock(), ports).map_err(|e| part(&e))?;
     let listener = service::listen_at(socket)?;
     Server::start(Box::new(device), listener).map_err(|e| part(&e))
+}
+
+/// Serves the screen's devices, for QEMU to attach; viewers come when it has.
+fn serve_screen(
+    spec: &LaunchSpec,
+    wanted: &definition::Display,
+    served: &mut Vec<Server>,
+) -> Result<(ScreenSockets, Viewers), MachineError> {
+    let Screen { devices, viewers } = Screen::new(wanted)?;
+    let path = |name: &str| spec.runtime.join(format!("{name}.sock"));
+    let sockets = ScreenSockets {
+        gpu: path("gpu-device"),
+        keyboard: path("keyboard-device"),
+        pointer: path("pointer-device"),
+        resizable: resize::available(QEMU),
+    };
+    let places = [&sockets.gpu, &sockets.keyboard, &sockets.pointer];
+    for (device, place) in devices.into_iter().zip(places) {
+        let listener = service::listen_at(place)?;
+        let server = Server::start(device, listener)
+            .map_err(|e| MachineError::system("cannot serve a device of the screen", e))?;
+        served.push(server);
+    }
+    Ok((sockets, viewers))
+}
+
+/// What makes the guest hear of another size.
+fn on_resize(
+    qmp: &Qmp,
+    sockets: &ScreenSockets,
+    size: Size,
+) -> Result<Option<OnResize>, MachineError> {
+    if !sockets.resizable {
+        tracing::warn!(
+            "the guest will not hear of another size of its screen: QEMU has no D-Bus display; {}",
+            "install the package qemu-system-modules-opengl"
+        );
+        return Ok(None);
+    }
+    let mut resizer = Resizer::connect(qmp, size)?;
+    Ok(Some(Box::new(move |size| resizer.tell(size))))
 }
 
 fn flash(vm: &VmDefinition, files: &Files<'_>) -> Result<Option<Flash>, MachineError> {

@@ -2,8 +2,11 @@
 //! time (QEMU docs/interop/qmp-spec). What QEMU says is not trusted to be well formed.
 
 use crate::MachineError;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -96,12 +99,30 @@ impl Qmp {
     /// # Errors
     /// QEMU refused, hung up, or does not answer.
     pub(super) fn execute(&self, command: &str, arguments: Value) -> Result<Value, MachineError> {
+        self.execute_with(command, arguments, None)
+    }
+
+    /// As [`Self::execute`], with a descriptor for QEMU.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub(super) fn execute_with(
+        &self,
+        command: &str,
+        arguments: Value,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, MachineError> {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         session.last_id += 1;
         let id = session.last_id;
         let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         line.push('\n');
-        session.stream.write_all(line.as_bytes()).map_err(|e| failed(command, &e))?;
+        let mut rest = line.as_bytes();
+        if let Some(descriptor) = descriptor {
+            let sent = send_with(&session.stream, rest, descriptor);
+            rest = &rest[sent.map_err(|e| failed(command, &e))?..];
+        }
+        session.stream.write_all(rest).map_err(|e| failed(command, &e))?;
         loop {
             match session.replies.recv_timeout(PATIENCE) {
                 // An answer to a command that was given up earlier.
@@ -116,6 +137,20 @@ impl Qmp {
             }
         }
     }
+}
+
+/// Sends as much as goes, the descriptor with it.
+fn send_with(
+    stream: &UnixStream,
+    bytes: &[u8],
+    descriptor: BorrowedFd<'_>,
+) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    // There is room for one.
+    let _ = control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
 }
 
 fn failed(command: &str, why: &dyn std::fmt::Display) -> MachineError {

@@ -12,7 +12,7 @@ const KERNEL: &str = "MACROHARD_TEST_KERNEL";
 const INITRD: &str = "MACROHARD_TEST_INITRD";
 
 /// Linux at its shell's prompt, with `cards` in its definition; `None` where there is none to boot.
-fn booted(cards: &str) -> Option<Vm> {
+pub(crate) fn booted(cards: &str) -> Option<Vm> {
     let file = |name| std::env::var_os(name).map(PathBuf::from);
     let Some((kernel, initrd)) = file(KERNEL).zip(file(INITRD)) else {
         eprintln!("SKIPPED: {KERNEL} and {INITRD} name no Linux to boot");
@@ -32,7 +32,7 @@ fn booted(cards: &str) -> Option<Vm> {
 }
 
 /// Types `commands` and waits until they are done.
-fn enter(vm: &mut Vm, commands: &str) {
+pub(crate) fn enter(vm: &mut Vm, commands: &str) {
     // The echo of what is typed is another word than its result.
     let line = format!("{commands}; echo done-$((6*7))\n");
     let before = vm.text().matches("done-42").count();
@@ -40,7 +40,7 @@ fn enter(vm: &mut Vm, commands: &str) {
     vm.wait_for("done-42", before + 1);
 }
 
-fn load_drivers(vm: &mut Vm) {
+pub(crate) fn load_drivers(vm: &mut Vm) {
     enter(
         vm,
         "mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev",

@@ -2,6 +2,7 @@
 
 mod guests;
 mod linux;
+mod screen;
 mod vm;
 
 use guests::{

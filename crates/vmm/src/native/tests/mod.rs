@@ -46,6 +46,7 @@ fn definition(folder: &Path, cpus: u32) -> VmDefinition {
         disks: vec![Disk { path: disk, format: DiskFormat::Raw, read_only: false, limit: None }],
         networks: Vec::new(),
         shares: Vec::new(),
+        display: Some(definition::Display { width: 640, height: 480 }),
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
         windows: definition::Windows::default(),
@@ -264,6 +265,30 @@ fn machine_time_stands_still_while_paused() {
     assert_eq!(rig.machine.board.timers.clock().now(), now);
     rig.machine.resume().unwrap();
     rig.machine.reset().unwrap();
+    rig.machine.quit().unwrap();
+}
+
+#[test]
+fn viewers_are_told_of_the_screen_and_a_size_they_want_reaches_the_device() {
+    let rig = rig(1, false);
+    rig.machine.start().unwrap();
+    let wanted =
+        |rig: &Rig| rig.machine.inspect().unwrap()["devices"]["gpu0"]["wanted-size"].clone();
+    assert_eq!(wanted(&rig), "640 x 480");
+    let path = Files::new(rig._folder.path(), rig._folder.path()).display();
+    let mut viewer = display::Viewer::connect(&path).unwrap();
+    let far = Instant::now() + Duration::from_secs(20);
+    assert_eq!(viewer.wait(far).unwrap(), Some(display::Event::Configured(None)));
+    let size = display::Size::new(800, 600).unwrap();
+    viewer.send(display::FromViewer::Resize { size, width_mm: 0, height_mm: 0 }).unwrap();
+    // Typed at a guest without a driver: dropped, counted.
+    viewer.send(display::FromViewer::Key { code: 30, pressed: true }).unwrap();
+    viewer.send(display::FromViewer::Button { code: 0x110, pressed: true }).unwrap();
+    let dropped = |name: &str| rig.machine.board.devices.counters()[name]["dropped"];
+    while wanted(&rig) != "800 x 600" || dropped("keyboard0") == 0 || dropped("pointer0") == 0 {
+        assert!(Instant::now() < far);
+        std::thread::yield_now();
+    }
     rig.machine.quit().unwrap();
 }
 
