@@ -69,7 +69,7 @@ impl<M: Message + Default> Decoder<M> {
     ///
     /// # Errors
     /// See [`FrameError`]; the stream is of no more use.
-    pub fn next(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn take(&mut self) -> Result<Option<M>, FrameError> {
         let rest = &self.bytes[self.taken..];
         let Some((header, rest)) = rest.split_first_chunk::<HEADER>() else {
             return Ok(None);
@@ -118,7 +118,7 @@ mod tests {
             let mut got = Vec::new();
             for piece in bytes.chunks(cut) {
                 decoder.give(piece);
-                while let Some(message) = decoder.next().unwrap() {
+                while let Some(message) = decoder.take().unwrap() {
                     got.push(message);
                 }
             }
@@ -129,7 +129,7 @@ mod tests {
         fn no_bytes_make_it_fail_otherwise_than_by_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut decoder = Decoder::<FromGuest>::default();
             decoder.give(&bytes);
-            while let Ok(Some(_)) = decoder.next() {}
+            while let Ok(Some(_)) = decoder.take() {}
         }
     }
 
@@ -137,7 +137,7 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_anything_of_it_is_kept() {
         let mut decoder = Decoder::<FromGuest>::default();
         decoder.give(&u32::MAX.to_le_bytes());
-        assert_eq!(decoder.next(), Err(FrameError::Long(u32::MAX as usize)));
+        assert_eq!(decoder.take(), Err(FrameError::Long(u32::MAX as usize)));
     }
 
     #[test]

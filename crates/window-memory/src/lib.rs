@@ -1,0 +1,17 @@
+//! Memory that a guest and its host both map, where the pixels of the guest's windows lie.
+//!
+//! The host makes it ([`WindowMemory::create`]), the VM shows it to the guest as a PCI device, and the
+//! guest's agent finds places in it ([`Allocator`]). The host believes nothing of what the guest says of
+//! a place until [`WindowMemory::picture`] has proven it, and never holds a reference into the memory: the
+//! guest may write it at any moment, so that pixels are copied out and then looked at.
+
+mod allocator;
+mod mapping;
+mod picture;
+
+pub use allocator::{Allocator, Span};
+pub use mapping::{MapError, WindowMemory};
+pub use picture::{Area, Picture, PictureError};
+
+/// Bytes of a pixel: blue, green, red, alpha.
+pub const PIXEL: u32 = 4;
