@@ -35,6 +35,8 @@ pub enum Act {
     Open(u32, Box<View>),
     /// Make it so.
     Change(u32, Box<View>),
+    /// As `Change`, where what has changed is fixed when a window is opened: by another window of the desktop.
+    Reopen(u32, Box<View>),
     /// Close it.
     Shut(u32),
     /// Give it this icon.
@@ -360,10 +362,8 @@ impl Model {
         match &window.shown {
             // Neither of both can change while a window is open on X11.
             Some(shown) if shown.popup != view.popup || shown.alpha != view.alpha => {
-                self.acts.push(Act::Shut(id));
-                self.acts.push(Act::Open(id, Box::new(view.clone())));
+                self.acts.push(Act::Reopen(id, Box::new(view.clone())));
                 window.reported = false;
-                window.presents.repaint();
             }
             Some(shown) if **shown == view => return,
             Some(_) => self.acts.push(Act::Change(id, Box::new(view.clone()))),
@@ -372,7 +372,13 @@ impl Model {
                 window.reported = false;
             }
         }
+        let again = window.shown.is_none() && window.presents.has_any();
         window.shown = Some(Box::new(view));
+        if again {
+            // What it presented while it was refused is not there.
+            window.presents.repaint();
+            self.resync();
+        }
     }
 
     /// The shown window that `id` belongs to: none where following owners leads in a circle.

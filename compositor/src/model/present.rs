@@ -22,6 +22,11 @@ impl Presents {
         self.size.map_or(0, |(width, height)| bytes(width, height))
     }
 
+    /// Something was presented.
+    pub(super) fn has_any(&self) -> bool {
+        self.last > 0
+    }
+
     /// What comes next is to be drawn as a whole.
     pub(super) fn repaint(&mut self) {
         self.size = None;
