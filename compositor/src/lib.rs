@@ -7,3 +7,4 @@
 
 pub mod model;
 pub mod paint;
+pub mod windowing;
