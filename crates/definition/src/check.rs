@@ -3,7 +3,7 @@
 
 use crate::name::check_name;
 use crate::network::MacAddress;
-use crate::{Boot, Disk, Network, NetworkMode, Share, VmDefinition};
+use crate::{Boot, Disk, Network, NetworkMode, Share, VmDefinition, Windows};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
@@ -38,6 +38,8 @@ pub mod limits {
     pub const TAG: RangeInclusive<usize> = 1..=31;
     /// Bytes of a network interface's name (`IFNAMSIZ` 16 with the final zero).
     pub const INTERFACE: RangeInclusive<usize> = 1..=15;
+    /// Window memory in MiB: a BAR is a power of two, and two full screens want 16 MiB.
+    pub const WINDOW_MEMORY: RangeInclusive<u64> = 16..=4096;
     /// TOML integers are signed 64-bit numbers.
     pub const RATE: u64 = i64::MAX as u64;
 }
@@ -179,7 +181,7 @@ impl VmDefinition {
                 ));
             }
         }
-        Ok(())
+        self.windows.check()
     }
 }
 
@@ -225,6 +227,22 @@ fn check_path(field: Field, path: &Path) -> Result<(), FieldProblem> {
     match path.to_str() {
         Some(text) if path.is_absolute() && !text.contains(char::is_control) => Ok(()),
         _ => Err(FieldProblem::new(field, path, allowed)),
+    }
+}
+
+impl Windows {
+    fn check(&self) -> Result<(), FieldProblem> {
+        let memory = limits::WINDOW_MEMORY;
+        let possible = memory.contains(&self.memory) && self.memory.is_power_of_two();
+        if self.memory != 0 && !possible {
+            let (least, most) = (memory.start(), memory.end());
+            return Err(FieldProblem::new(
+                Field::inside("windows", "memory"),
+                self.memory,
+                format!("0 (none) or a power of two from {least} to {most} MiB"),
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ mod network;
 mod places;
 mod store;
 mod text;
+mod windows;
 
 pub use atomic::{Existing, WriteError, write_atomically};
 pub use check::{Field, FieldProblem, Step, limits};
@@ -33,3 +34,4 @@ pub use store::{Store, StoreError};
 pub use text::{TextError, parse};
 /// What [`Store::change`] changes.
 pub use toml_edit;
+pub use windows::{Colour, Windows};

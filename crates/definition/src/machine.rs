@@ -2,6 +2,7 @@
 
 use crate::desktop::{Clipboard, Integration, is_default};
 use crate::network::NetworkTable;
+use crate::windows::Windows;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -52,6 +53,9 @@ pub struct VmDefinition {
     /// What else of it reaches the desktop.
     #[serde(default, skip_serializing_if = "is_default")]
     pub integration: Integration,
+    /// How its windows stand on the desktop.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub windows: Windows,
 }
 
 /// What the machine starts: a kernel or unikernel when one is given, else firmware from disk.

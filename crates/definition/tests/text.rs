@@ -7,7 +7,7 @@ use definition::{
 use proptest::prelude::*;
 use std::path::PathBuf;
 
-const WHOLE: &str = r#"
+const WHOLE: &str = r##"
 name = "Windows 11"
 memory = 4096
 cpus = 2
@@ -40,7 +40,12 @@ tag = "home"
 path = "/home/me"
 kind = "virtio-fs"
 read-only = true
-"#;
+
+[windows]
+seamless = false
+memory = 512
+colour = "#ff8000"
+"##;
 
 #[test]
 fn every_field_a_person_may_write_is_read() {
@@ -51,6 +56,9 @@ fn every_field_a_person_may_write_is_read() {
     assert_eq!(vm.networks[0].mode, NetworkMode::Passt);
     assert_eq!(vm.networks[1].mode, NetworkMode::Tap { interface: "tap0".into() });
     assert_eq!(vm.shares[0].kind, ShareKind::VirtioFs);
+    assert!(!vm.windows.seamless);
+    assert_eq!(vm.windows.memory, 512);
+    assert_eq!(vm.windows.colour.unwrap().to_string(), "#ff8000");
     assert_eq!(vm.mac_address(1).to_string(), "52:54:00:00:00:01");
     assert_eq!(vm.mac_address(0), vm.mac_address(0));
     assert_ne!(vm.mac_address(0), vm.mac_address(2));
@@ -106,6 +114,12 @@ fn values_out_of_bounds_are_refused_at_their_place_with_what_is_allowed() {
     let share = "[[share]]\ntag = \"t\"\npath = \"/\"\n";
     refused(&with(&format!("{share}{share}")), 8, 7, "share[1].tag");
     refused(&with(&share.replace("\"t\"", "\"t\"\nkind=\"nfs\"")), 6, 6, "unknown variant `nfs`");
+    for wrong in ["1", "8", "300", "8192"] {
+        let windows = format!("[windows]\nmemory = {wrong}");
+        refused(&with(&windows), 5, 10, "a power of two from 16 to 4096 MiB");
+    }
+    parse(&with("[windows]\nmemory = 0")).unwrap();
+    refused(&with("[windows]\ncolour = \"red\""), 5, 10, "is no colour");
     let append = "x".repeat(limits::APPEND + 1);
     refused(&with(&format!("[boot]\nkernel = \"/k\"\nappend = \"{append}\"")), 6, 10, "2047");
     refused(&with(&"[[net]]\nmode = \"passt\"\n".repeat(5)), 4, 1, "net is given 5 times");
@@ -222,6 +236,7 @@ fn definition() -> impl Strategy<Value = VmDefinition> {
                 shares,
                 clipboard: definition::Clipboard::default(),
                 integration: definition::Integration::default(),
+                windows: definition::Windows::default(),
             }
         })
         .prop_filter("same image or tag twice", |vm| vm.check().is_ok())

@@ -17,6 +17,7 @@ mod host_bridge;
 mod lpc_bridge;
 mod msix;
 mod place;
+mod shared_memory;
 
 pub use address_space::{AddressSpace, Apertures, Owner, Region, Space};
 pub use bus::{Bus, BusError, BusState, SharedFunction};
@@ -27,3 +28,4 @@ pub use function::{BarKind, Doorbell, Function, MsiMessage, MsiSink};
 use host_bridge::{HOST_BRIDGE_DEVICE, HostBridge};
 use lpc_bridge::{LPC_BRIDGE_DEVICE, LpcBridge};
 pub use msix::{Msix, MsixLayout, MsixState};
+pub use shared_memory::{SHARED_MEMORY_DEVICE, SHARED_MEMORY_VENDOR, SharedBytes, SharedMemory};

@@ -8,7 +8,8 @@
 //! The console is a second socket that carries raw bytes both ways; the newest client gets the
 //! keyboard, all get the output. The guest's vsock ports are reached through a third socket with
 //! the `CONNECT port` line protocol. Both ends of this protocol ship together; `version` catches a
-//! daemon that meets a VM process of another release.
+//! daemon that meets a VM process of another release. One answer brings a descriptor beside its line
+//! ([`Reply::WindowMemory`]).
 #![forbid(unsafe_code)]
 
 mod wire;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Version of this protocol; a client that meets another one only asks for status and stop.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Name of the fw_cfg file that shows [`LaunchSpec::agent_token`] to the guest.
 pub const AGENT_TOKEN_FILE: &str = "opt/org.macrohard/agent-token";
@@ -152,6 +153,8 @@ pub enum Request {
     Statistics,
     /// [`Reply::Inspect`]: the live state of every device.
     Inspect,
+    /// [`Reply::WindowMemory`], with the memory's file beside it.
+    WindowMemory,
     /// Sets the balloon: MiB of RAM the guest should give back.
     Balloon {
         /// Target in MiB, at most the guest's RAM less 64.
@@ -174,6 +177,12 @@ pub enum Reply {
     Status(Status),
     /// To [`Request::Statistics`].
     Statistics(Statistics),
+    /// To [`Request::WindowMemory`]: the memory in which the guest draws its windows, a memfd that is sealed
+    /// against shrinking and growing (SCM_RIGHTS with the line).
+    WindowMemory {
+        /// Its bytes.
+        length: u64,
+    },
     /// To [`Request::Inspect`].
     Inspect {
         /// A tree of devices.

@@ -2,8 +2,11 @@
 //! blocks; a caller in an async runtime uses a blocking thread.
 
 use crate::{LaunchSpec, Reply, Request};
+use passing::Passing;
+use rustix::fs::SealFlags;
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +41,12 @@ pub enum WireError {
     /// A line above [`MAX_LINE`].
     #[error("a control line is longer than {MAX_LINE} bytes")]
     TooLong,
+    /// The process refuses; the text is for a person.
+    #[error("{0}")]
+    Refused(String),
+    /// What came as window memory is none that can be mapped without danger.
+    #[error("the VM process's window memory is not to be used: {0}")]
+    WindowMemory(&'static str),
     /// A line that is not the JSON document expected.
     #[error("a control line is not understood: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -109,7 +118,7 @@ impl LaunchSpec {
 /// The asking side of a control socket.
 #[derive(Debug)]
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Passing>,
 }
 
 impl Client {
@@ -127,7 +136,35 @@ impl Client {
         };
         let stream =
             connect().map_err(|source| WireError::Connect { path: path.to_owned(), source })?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self::over(stream))
+    }
+
+    fn over(stream: UnixStream) -> Self {
+        Self { stream: BufReader::new(Passing::new(stream)) }
+    }
+
+    /// Asks for the window memory: its file, and its bytes.
+    ///
+    /// # Errors
+    /// As [`Client::ask`]; the VM has none; what came is no file that keeps the length that was told
+    /// (whoever maps one that shrinks is killed by its next look).
+    pub fn window_memory(&mut self) -> Result<(OwnedFd, u64), WireError> {
+        let length = match self.ask(&Request::WindowMemory)? {
+            Reply::WindowMemory { length } => length,
+            Reply::Refused { message } => return Err(WireError::Refused(message)),
+            _ => return Err(WireError::WindowMemory("the answer is to another question")),
+        };
+        let wrong = WireError::WindowMemory;
+        let file = self.stream.get_mut().take_descriptor().ok_or(wrong("no file came with it"))?;
+        let seals = rustix::fs::fcntl_get_seals(&file).unwrap_or(SealFlags::empty());
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(wrong("its file may shrink"));
+        }
+        let size = rustix::fs::fstat(&file).map_or(0, |status| status.st_size);
+        if length == 0 || u64::try_from(size) != Ok(length) {
+            return Err(wrong("its file has another length"));
+        }
+        Ok((file, length))
     }
 
     /// Asks and waits for the answer.
@@ -135,7 +172,7 @@ impl Client {
     /// # Errors
     /// The stream broke, the process ended, or no answer came in time.
     pub fn ask(&mut self, request: &Request) -> Result<Reply, WireError> {
-        write_line(self.stream.get_mut(), request)?;
+        write_line(&mut self.stream.get_ref().stream(), request)?;
         read_document(&mut self.stream)?.ok_or(WireError::Closed)
     }
 }
@@ -169,6 +206,7 @@ pub fn serve(
 mod tests {
     use super::*;
     use crate::{Phase, Status};
+    use std::os::fd::{AsFd, BorrowedFd};
 
     fn conversation(handle: impl FnMut(Request) -> Reply + Send + 'static) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -177,7 +215,7 @@ mod tests {
     }
 
     fn client(stream: UnixStream) -> Client {
-        Client { stream: BufReader::new(stream) }
+        Client::over(stream)
     }
 
     #[test]
@@ -215,6 +253,62 @@ mod tests {
         let refused: Reply = read_document(&mut client.stream).unwrap().unwrap();
         assert!(matches!(refused, Reply::Refused { .. }));
         assert_eq!(client.ask(&Request::Resume).unwrap(), Reply::Done);
+    }
+
+    /// A process that answers the question for window memory so.
+    fn process(line: &str, files: &[BorrowedFd<'_>]) -> Client {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        passing::send(&theirs, line.as_bytes(), files).unwrap();
+        // Kept open, so that the question finds somebody.
+        std::mem::forget(theirs);
+        Client::over(ours)
+    }
+
+    fn memory(seals: SealFlags) -> OwnedFd {
+        use rustix::fs::{MemfdFlags, fcntl_add_seals, ftruncate, memfd_create};
+        let file = memfd_create("test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, 4096).unwrap();
+        fcntl_add_seals(&file, seals).unwrap();
+        file
+    }
+
+    #[test]
+    fn window_memory_comes_with_its_line() {
+        let file = memory(SealFlags::SHRINK);
+        let line = "{\"reply\":\"window-memory\",\"length\":4096}\n";
+        let (came, length) = process(line, &[file.as_fd()]).window_memory().unwrap();
+        assert_eq!(length, 4096);
+        let inode = |file| rustix::fs::fstat(file).unwrap().st_ino;
+        assert_eq!(inode(&came), inode(&file));
+    }
+
+    #[test]
+    fn window_memory_that_could_kill_whoever_maps_it_is_refused() {
+        let line = "{\"reply\":\"window-memory\",\"length\":4096}\n";
+        let longer = line.replace("4096", "8192");
+        let none = line.replace("4096", "0");
+        let sealed = memory(SealFlags::SHRINK);
+        let open = memory(SealFlags::GROW);
+        let device: OwnedFd = std::fs::File::open("/dev/zero").unwrap().into();
+        for (line, file) in [
+            (line, None),
+            (line, Some(&open)),
+            (line, Some(&device)),
+            (longer.as_str(), Some(&sealed)),
+            (none.as_str(), Some(&sealed)),
+            ("{\"reply\":\"done\"}\n", Some(&sealed)),
+        ] {
+            let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();
+            let error = process(line, &files).window_memory().unwrap_err();
+            assert!(matches!(error, WireError::WindowMemory(_)), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_vm_without_window_memory_says_so() {
+        let line = "{\"reply\":\"refused\",\"message\":\"none\"}\n";
+        let error = process(line, &[]).window_memory().unwrap_err();
+        assert!(matches!(error, WireError::Refused(message) if message == "none"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod flash;
 pub mod machine;
 pub mod native;
 pub mod process;
+mod sealed;
 pub mod service;
 pub mod tcg;
 

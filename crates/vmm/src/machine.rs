@@ -165,6 +165,11 @@ pub trait Machine: Send + Sync {
     /// It cannot be read now.
     fn inspect(&self) -> Result<serde_json::Value, MachineError>;
 
+    /// The memory in which the guest draws its windows: a file that never changes its size.
+    fn window_memory(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// Asks the guest to give back so much of its RAM.
     ///
     /// # Errors

@@ -56,6 +56,7 @@ fn start(engine: &KvmEngine, image: &[u8], cpus: u32) -> Vm {
         shares: Vec::new(),
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
+        windows: definition::Windows::default(),
     };
     let spec = LaunchSpec {
         version: vm_control::VERSION,

@@ -91,6 +91,7 @@ fn specification(folder: &Path, asked: &Asked<'_>) -> LaunchSpec {
         shares: Vec::new(),
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
+        windows: definition::Windows::default(),
     };
     definition.check().unwrap();
     LaunchSpec {

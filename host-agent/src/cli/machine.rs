@@ -51,6 +51,7 @@ pub(super) fn definition(
         shares: options.shares.iter().map(share).collect::<Result<_, Problem>>()?,
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
+        windows: definition::Windows::default(),
     };
     definition.check()?;
     Ok(definition)

@@ -1,11 +1,11 @@
-//! Random accesses to configuration ports, the ECAM window and BARs of a bus with two functions.
+//! Random accesses to configuration ports, the ECAM window and BARs of a bus with three functions.
 //! Run: `cargo +nightly fuzz run bus` in `crates/pci`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pci::{
     AddressSpace, Apertures, BarKind, Bus, ConfigSpace, Function, Identity, MsiMessage, MsiSink,
-    Msix, MsixLayout, Region,
+    Msix, MsixLayout, Region, SharedBytes, SharedMemory,
 };
 use std::sync::{Arc, Mutex};
 
@@ -90,6 +90,21 @@ impl Function for Device {
     }
 }
 
+/// Memory that only checks that accesses are inside it.
+struct Bounds;
+
+impl SharedBytes for Bounds {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        assert!(offset + data.len() as u64 <= self.size());
+    }
+    fn write(&self, offset: u64, data: &[u8]) {
+        assert!(offset + data.len() as u64 <= self.size());
+    }
+}
+
 fuzz_target!(|input: &[u8]| {
     let apertures = Apertures {
         ports: (0x1000, 0xffff),
@@ -101,6 +116,8 @@ fuzz_target!(|input: &[u8]| {
         bus.add_anywhere(Arc::new(Mutex::new(Device::new(kind))))
             .unwrap();
     }
+    let shared = SharedMemory::new(Bounds).unwrap();
+    bus.add_anywhere(Arc::new(Mutex::new(shared))).unwrap();
     bus.program_without_firmware(0xb000_0000, 0x600);
     for step in input.chunks_exact(18) {
         let (head, rest) = step.split_at(2);

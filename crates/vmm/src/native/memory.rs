@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use crate::MachineError;
+use crate::sealed::sealed_file;
 use engine::{Access, HostMapping, Partition};
-use std::fs::File;
 use std::sync::Arc;
 use units::{Bytes, GuestPhysical};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -61,7 +61,7 @@ impl GuestRam {
         let aligned =
             ranges.iter().all(|(start, size)| start.0 % HUGE_PAGE == 0 && size.0 % HUGE_PAGE == 0);
         let huge = huge_pages && aligned && free_huge_pages() >= total / HUGE_PAGE;
-        let file = Arc::new(memory_file(total, huge)?);
+        let file = Arc::new(sealed_file("guest-ram", total, huge)?);
         let mut offset = 0;
         let mut regions = Vec::with_capacity(ranges.len());
         for (start, size) in ranges {
@@ -132,22 +132,6 @@ impl GuestRam {
     }
 }
 
-/// An anonymous file of `size` zero bytes that can neither shrink nor grow: a process it is shared
-/// with cannot make our accesses fault.
-fn memory_file(size: u64, huge: bool) -> Result<File, MachineError> {
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-    let failed = |what| move |e: rustix::io::Errno| MachineError::system(what, e.into());
-    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    if huge {
-        flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-    }
-    let file = memfd_create("guest-ram", flags).map_err(failed("cannot make the RAM file"))?;
-    ftruncate(&file, size).map_err(failed("cannot size the RAM file"))?;
-    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)
-        .map_err(failed("cannot seal the RAM file"))?;
-    Ok(File::from(file))
-}
-
 /// RAM of the host in bytes.
 fn host_ram() -> u64 {
     let info = rustix::system::sysinfo();
@@ -188,11 +172,5 @@ mod tests {
             panic!("a host with a pebibyte of RAM");
         };
         assert!(error.to_string().starts_with("memory = 1073741824 MiB: this host has"));
-    }
-
-    #[test]
-    fn the_file_cannot_shrink_under_the_guest() {
-        let file = memory_file(1 << 20, false).unwrap();
-        assert!(file.set_len(4096).is_err());
     }
 }

@@ -26,6 +26,7 @@ mod start_state;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod window_memory;
 
 pub use hvt::HvtMachine;
 
@@ -34,6 +35,7 @@ use engine::{Engine, PartitionConfig};
 use gate::Gate;
 use motherboard::Motherboard;
 use processors::{Board, Processors, ended_by};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -185,6 +187,10 @@ impl Machine for NativeMachine {
 
     fn inspect(&self) -> Result<serde_json::Value, MachineError> {
         Ok(self.board.inspect())
+    }
+
+    fn window_memory(&self) -> Option<BorrowedFd<'_>> {
+        self.board.window_memory.as_ref().map(|memory| memory.file().as_fd())
     }
 
     fn set_balloon(&self, target: Bytes) -> Result<(), MachineError> {

@@ -14,6 +14,7 @@ use super::memory::GuestRam;
 use super::processors::{Board, Halted};
 use super::start_state::StartState;
 use super::timers::{SharedDevice, Timers};
+use super::window_memory::WindowMemory;
 use super::{configuration, flash};
 use crate::flash::FlashFiles;
 use crate::{MachineError, Surroundings};
@@ -36,6 +37,7 @@ pub(super) struct Motherboard {
     pub(super) pci: Arc<pci::Bus>,
     pub(super) chipset: Chipset,
     pub(super) devices: Devices,
+    pub(super) window_memory: Option<WindowMemory>,
     external: Arc<ExternalInterrupt>,
     pub(super) timers: Arc<Timers>,
     pub(super) halted: Arc<Halted>,
@@ -121,11 +123,19 @@ impl Motherboard {
         };
         let mut chipset = Chipset::new(&ports, &memory, wires).map_err(|e| part("chipset")(&e))?;
         let power = Arc::clone(&chipset.power);
-        let pci = expansion::bus(&partition, &map, Box::new(move |base| power.place(base)));
+        let (pci, backed) =
+            expansion::bus(&partition, &map, Box::new(move |base| power.place(base)));
         memory.set_subtractive(Arc::new(PciMemory(Arc::clone(&pci))));
         ports.set_subtractive(Arc::new(PciPorts(Arc::clone(&pci))));
         let guest_memory = virtio::GuestMemory::new(ram.memory().clone());
         let devices = Devices::new(spec, &guest_memory, &messages, &surroundings, &pci)?;
+        // Behind the disks, which firmware boots from the lowest numbers.
+        let window_memory = WindowMemory::new(definition.windows.memory)?;
+        if let Some(memory) = &window_memory {
+            let device =
+                pci.add_anywhere(memory.function()?).map_err(|e| part("window memory")(&e))?;
+            backed.back(device, WindowMemory::BAR, memory.mapping());
+        }
         let fw_cfg = configuration::fw_cfg(
             &smbios,
             &map,
@@ -147,6 +157,7 @@ impl Motherboard {
         }
         Ok(Self {
             devices,
+            window_memory,
             kernel: Mutex::new(kernel),
             entry: Mutex::new(EntryPoint::Reset),
             start: StartState { supported, count: definition.cpus },

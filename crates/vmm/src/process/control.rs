@@ -112,7 +112,7 @@ impl ControlClient {
     /// The answer to the request that was under way.
     pub(super) fn answered(&mut self, reply: &Reply, requests: &mut Requests) {
         if std::mem::take(&mut self.waiting) {
-            self.answer(reply);
+            self.answer(reply, None);
             self.go_on(requests);
         }
     }
@@ -127,31 +127,42 @@ impl ControlClient {
                     break;
                 }
                 self.waiting = false;
-                self.answer(&Reply::Refused {
-                    message: "the VM was ended before this was done".to_owned(),
-                });
+                let message = "the VM was ended before this was done".to_owned();
+                self.answer(&Reply::Refused { message }, None);
             }
             self.line.drain(..=end);
             match request.map(|request| requests.begin(self.id, request)) {
-                Ok(Some(reply)) | Err(reply) => self.answer(&reply),
+                Ok(Some(reply)) => self.answer(&reply, requests.beside(&reply)),
+                Err(reply) => self.answer(&reply, None),
                 Ok(None) => self.waiting = true,
             }
         }
         if self.line.len() > LONGEST_REQUEST && !self.line.contains(&b'\n') {
-            self.answer(&Reply::Refused {
-                message: format!("a request is longer than {LONGEST_REQUEST} bytes"),
-            });
+            let message = format!("a request is longer than {LONGEST_REQUEST} bytes");
+            self.answer(&Reply::Refused { message }, None);
             self.line.clear();
             self.closed = true;
         }
         self.writable();
     }
 
-    fn answer(&mut self, reply: &Reply) {
+    /// A line with a file beside it, which cannot wait: a client that leaves its answers lying is let go.
+    fn send(&mut self, line: &[u8], file: BorrowedFd<'_>) {
+        self.writable();
+        if !self.replies.is_empty() || passing::send(&self.stream, line, &[file]).is_err() {
+            self.replies = Backlog::default();
+            self.closed = true;
+        }
+    }
+
+    fn answer(&mut self, reply: &Reply, beside: Option<BorrowedFd<'_>>) {
         match serde_json::to_vec(reply) {
             Ok(mut line) => {
                 line.push(b'\n');
-                self.replies.push(&line);
+                match beside {
+                    Some(file) => self.send(&line, file),
+                    None => self.replies.push(&line),
+                }
             }
             Err(error) => tracing::error!(%error, "a reply cannot be encoded"),
         }
@@ -192,6 +203,7 @@ impl Subject {
             Request::Status => return Reply::Status(self.status()),
             Request::Statistics => return self.statistics(),
             Request::Inspect => return self.inspect(),
+            Request::WindowMemory => return self.window_memory(),
             Request::Pause => self.life.pause(),
             Request::Resume => self.life.resume(),
             Request::Reset => self.life.reset(),
@@ -238,6 +250,20 @@ impl Subject {
                 Reply::Statistics(statistics)
             }
             Err(error) => refused(&error),
+        }
+    }
+
+    fn window_memory(&self) -> Reply {
+        let machine = self.life.machine();
+        let length = machine.window_memory().map(rustix::fs::fstat);
+        match length {
+            Some(Ok(status)) => {
+                Reply::WindowMemory { length: status.st_size.try_into().unwrap_or(0) }
+            }
+            Some(Err(error)) => {
+                refused(&MachineError::system("cannot look at window memory", error.into()))
+            }
+            None => refused(&MachineError::Absent("window memory")),
         }
     }
 

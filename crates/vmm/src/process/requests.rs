@@ -36,9 +36,17 @@ impl Requests {
         Ok(Self { subject, under_way: 0, done, sender, wake: Arc::new(wake) })
     }
 
+    /// The file that goes beside an answer.
+    pub(super) fn beside(&self, reply: &Reply) -> Option<BorrowedFd<'_>> {
+        match reply {
+            Reply::WindowMemory { .. } => self.subject.life.machine().window_memory(),
+            _ => None,
+        }
+    }
+
     /// The answer, where it takes no time; else it comes from [`Self::take`].
     pub(super) fn begin(&mut self, client: ClientId, request: Request) -> Option<Reply> {
-        if matches!(request, Request::Status | Request::Quit) {
+        if matches!(request, Request::Status | Request::Quit | Request::WindowMemory) {
             return Some(self.subject.handle(&request));
         }
         if self.under_way >= MOST {

@@ -31,6 +31,8 @@ pub(super) struct Wiring {
     pub(super) disks: Vec<Vec<Layer>>,
     /// One for each share: virtiofsd's socket, when it has one.
     pub(super) shares: Vec<Option<PathBuf>>,
+    /// The file of window memory.
+    pub(super) window_memory: Option<RawFd>,
     /// UEFI, when no kernel is given.
     pub(super) flash: Option<Flash>,
     /// The kernel is a Multiboot one.
@@ -81,6 +83,9 @@ pub(super) fn arguments(vm: &VmDefinition, wiring: &Wiring) -> Vec<OsString> {
     }
     for (index, socket) in wiring.shares.iter().enumerate() {
         share(&mut line, vm, index, socket.as_deref());
+    }
+    if let Some(descriptor) = wiring.window_memory {
+        window_memory(&mut line, vm, descriptor);
     }
     line.0
 }
@@ -336,6 +341,19 @@ fn share(line: &mut Line, vm: &VmDefinition, index: usize, socket: Option<&Path>
     }
 }
 
+/// A file of ours, so that QEMU and the compositor map the same pages.
+fn window_memory(line: &mut Line, vm: &VmDefinition, descriptor: RawFd) {
+    line.option(
+        "-object",
+        options("memory-backend-file")
+            .with("id", "windows")
+            .with("size", format!("{}M", vm.windows.memory))
+            .with("mem-path", format!("/proc/self/fd/{descriptor}"))
+            .with("share", "on"),
+    );
+    line.option("-device", options("ivshmem-plain").with("memdev", "windows"));
+}
+
 fn socket(id: &str, descriptor: RawFd) -> Options {
     options("socket").with("id", id).with("fd", descriptor.to_string())
 }
@@ -413,6 +431,7 @@ mod tests {
             networks: vec![],
             disks: vec![],
             shares: vec![],
+            window_memory: None,
             flash: None,
             multiboot: false,
             end_on_reset: false,
@@ -516,6 +535,15 @@ mod tests {
         assert!(line.contains("tap,id=net1,fd=10"));
         assert!(line.contains("path=/srv/x,,y,security_model=none,multidevs=remap,readonly=on"));
         assert!(line.contains("vhost-user-fs-pci,chardev=share1,tag=b"));
+    }
+
+    #[test]
+    fn window_memory_is_a_file_of_ours() {
+        let wiring = Wiring { window_memory: Some(11), ..wiring() };
+        let line = line("[windows]\nmemory = 64\n", &wiring);
+        let object = "memory-backend-file,id=windows,size=64M,mem-path=/proc/self/fd/11,share=on";
+        assert!(line.contains(object), "{line}");
+        assert!(line.contains("-device ivshmem-plain,memdev=windows"), "{line}");
     }
 
     #[test]

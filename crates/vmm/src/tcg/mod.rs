@@ -14,6 +14,7 @@ mod qmp;
 mod reset;
 
 use crate::flash::FlashFiles;
+use crate::sealed::sealed_file;
 use crate::service::{self, ExitCode, Service};
 use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use arguments::{Flash, NetworkEnd, Wiring};
@@ -28,7 +29,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,7 @@ pub struct TcgMachine {
     obituary: Mutex<Option<Receiver<()>>>,
     memory: Bytes,
     vsock: Server,
+    window_memory: Option<File>,
     /// passt and virtiofsd; they end with the connection to QEMU, and at the latest with this.
     _services: Vec<Service>,
 }
@@ -107,6 +109,10 @@ impl TcgMachine {
         let vsock = serve_vsock(&files, &vsock_socket, surroundings)?;
         let mut services = Vec::new();
         let (networks, network_ends) = networks(vm, &mut services)?;
+        let window_memory = match vm.windows.memory {
+            0 => None,
+            mib => Some(sealed_file("window-memory", Bytes::mib(mib).0, false)?),
+        };
         let wiring = Wiring {
             monitor: qemu_monitor.as_raw_fd(),
             serial: qemu_serial.as_raw_fd(),
@@ -124,6 +130,7 @@ impl TcgMachine {
                 .map(|(index, disk)| disks::layers(index, disk))
                 .collect::<Result<_, _>>()?,
             shares: shares(vm, spec, &mut services)?,
+            window_memory: window_memory.as_ref().map(AsRawFd::as_raw_fd),
             flash: flash(vm, &files)?,
             multiboot,
             end_on_reset: surroundings.end_on_reset,
@@ -136,6 +143,7 @@ impl TcgMachine {
             qemu_trace.as_fd(),
         ];
         pass.extend(network_ends.iter().map(AsFd::as_fd));
+        pass.extend(window_memory.iter().map(AsFd::as_fd));
         let line = arguments::arguments(vm, &wiring);
         tracing::debug!(?line, "QEMU's command line");
         let qemu = Service::start(QEMU, INSTALL, &line, &pass, ExitCode::Whole)?;
@@ -190,6 +198,7 @@ impl TcgMachine {
             obituary: Mutex::new(Some(obituary)),
             memory: Bytes::mib(vm.memory),
             vsock,
+            window_memory,
             _services: services,
         })
     }
@@ -267,6 +276,10 @@ impl Machine for TcgMachine {
                 facts.map(|(name, fact)| (name.to_owned(), fact)).collect::<BTreeMap<_, _>>()
             }),
         }))
+    }
+
+    fn window_memory(&self) -> Option<BorrowedFd<'_>> {
+        self.window_memory.as_ref().map(AsFd::as_fd)
     }
 
     fn set_balloon(&self, target: Bytes) -> Result<(), MachineError> {

@@ -47,6 +47,7 @@ fn definition(folder: &Path, cpus: u32) -> VmDefinition {
         shares: Vec::new(),
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
+        windows: definition::Windows::default(),
     }
 }
 
