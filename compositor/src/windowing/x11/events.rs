@@ -7,7 +7,7 @@ use winit::dpi::PhysicalSize;
 use winit::event::{ElementState, MouseButton, MouseScrollDelta, WindowEvent};
 use x11rb::protocol::Event;
 use x11rb::protocol::xinput::{KeyEventFlags, KeyPressEvent};
-use x11rb::protocol::xproto::{ConnectionExt as _, ModMask, Visibility};
+use x11rb::protocol::xproto::{AtomEnum, ConnectionExt as _, ModMask, Visibility};
 
 /// X11 counts keys from 8 (XKB, evdev rules).
 const FIRST_KEY: u32 = 8;
@@ -110,7 +110,7 @@ impl X11 {
                 let atoms = &self.atoms;
                 if [atoms._NET_WORKAREA, atoms._GTK_WORKAREAS_D0, atoms._NET_CURRENT_DESKTOP]
                     .contains(&event.atom)
-                    || event.atom == x11rb::protocol::xproto::AtomEnum::RESOURCE_MANAGER.into()
+                    || event.atom == u32::from(AtomEnum::RESOURCE_MANAGER)
                 {
                     self.notices.push(Notice::Monitors);
                 } else if event.atom == atoms._XKB_RULES_NAMES {

@@ -386,6 +386,24 @@ impl Windowing for X11 {
         Some(Place { native: native.xid.into(), rect: native.rect })
     }
 
+    fn stacking(&self) -> Result<Vec<u32>, WindowingError> {
+        let managed = self.cardinals(self.root, self.atoms._NET_CLIENT_LIST_STACKING)?;
+        let mut order: Vec<u32> =
+            managed.iter().filter_map(|xid| self.by_xid.get(xid)).copied().collect();
+        // Those that no window manager knows are above, or there is none.
+        order.extend(self.windows.keys().filter(|id| !order.contains(id)).copied().collect::<Vec<_>>());
+        Ok(order)
+    }
+
+    fn set_colour(&mut self, [red, green, blue]: [u8; 3]) -> Result<(), WindowingError> {
+        self.colour = u32::from_be_bytes([255, red, green, blue]);
+        let attributes = ChangeWindowAttributesAux::new().background_pixel(self.colour);
+        for native in self.windows.values() {
+            self.connection.change_window_attributes(native.xid, &attributes)?;
+        }
+        Ok(())
+    }
+
     fn winit_event(&mut self, window: WindowId, event: WindowEvent) {
         if let Some(id) = self.by_winit.get(&window) {
             self.of_winit(*id, event);
