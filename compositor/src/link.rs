@@ -20,7 +20,7 @@ const UNTAKEN: usize = 4 << 20;
 
 /// What came.
 #[derive(Debug)]
-pub enum Heard {
+pub(crate) enum Heard {
     /// At most `BATCH` messages, not checked.
     Messages(Vec<FromGuest>),
     /// Nothing more will come, for this reason.
@@ -29,7 +29,7 @@ pub enum Heard {
 
 /// A connection.
 #[derive(Debug)]
-pub struct Link {
+pub(crate) struct Link {
     stream: UnixStream,
     heard: Receiver<Heard>,
     out: Arc<Out>,
@@ -54,7 +54,7 @@ impl Link {
     ///
     /// # Errors
     /// The stream has no second handle, or there can be no more threads.
-    pub fn new(stream: UnixStream, wake: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+    pub(crate) fn new(stream: UnixStream, wake: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         stream.set_nonblocking(false)?;
         let (sender, heard) = sync_channel(WAITING);
         let reading = stream.try_clone()?;
@@ -72,7 +72,7 @@ impl Link {
 
     /// What came next, if anything did.
     #[must_use]
-    pub fn take(&self) -> Option<Heard> {
+    pub(crate) fn take(&self) -> Option<Heard> {
         match self.heard.try_recv() {
             Ok(heard) => Some(heard),
             Err(TryRecvError::Empty) => None,
@@ -81,7 +81,7 @@ impl Link {
     }
 
     /// Says something. A guest that takes nothing is disconnected; the end comes as [`Heard::End`].
-    pub fn say(&self, message: from_host::Message) {
+    pub(crate) fn say(&self, message: from_host::Message) {
         let mut bytes = Vec::new();
         if let Err(error) = window_link::encode(&FromHost { message: Some(message) }, &mut bytes) {
             tracing::error!("a message for the guest is not sent: {error}");
@@ -199,7 +199,7 @@ mod tests {
     fn a_guest_that_takes_nothing_is_disconnected_and_nothing_blocks() {
         let (ours, mut guest) = UnixStream::pair().unwrap();
         let (wake, woken) = channel();
-        let link = Link::new(ours, move || drop(wake.send(()))).unwrap();
+        let link = Link::new(ours, move || wake.send(()).unwrap_or_default()).unwrap();
         // The largest message to a guest has some hundred bytes.
         for number in 0..(UNTAKEN as u64) {
             link.say(from_host::Message::Ping(Ping { number }));
@@ -218,7 +218,7 @@ mod tests {
     fn what_is_no_message_ends_the_connection() {
         let (ours, mut guest) = UnixStream::pair().unwrap();
         let (wake, woken) = channel();
-        let link = Link::new(ours, move || drop(wake.send(()))).unwrap();
+        let link = Link::new(ours, move || wake.send(()).unwrap_or_default()).unwrap();
         guest.write_all(&[1, 0, 0, 0, 0xff]).unwrap();
         woken.recv().unwrap();
         let Some(Heard::End(reason)) = link.take() else { panic!("it goes on") };

@@ -8,7 +8,7 @@ const REPLACEMENT: char = '\u{fffd}';
 /// At most `most` bytes of `text` in one line, without characters that control the display or the order of
 /// others; and whether anything had to change.
 #[must_use]
-pub fn line(text: &str, most: usize) -> (String, bool) {
+pub(super) fn line(text: &str, most: usize) -> (String, bool) {
     let mut clean = String::with_capacity(text.len().min(most));
     let mut changed = false;
     for character in text.chars() {
@@ -25,7 +25,7 @@ pub fn line(text: &str, most: usize) -> (String, bool) {
 /// What a window is called on the host's desktop: its VM first, so that it is seen even where a task bar
 /// cuts, then what the guest says.
 #[must_use]
-pub fn title(vm: &str, told: &str) -> (String, bool) {
+pub(super) fn title(vm: &str, told: &str) -> (String, bool) {
     let (told, changed) = line(told, limits::TITLE);
     let title = if told.is_empty() { format!("[{vm}]") } else { format!("[{vm}] {told}") };
     (title, changed)
