@@ -5,8 +5,12 @@
 //! desktop (`windowing`), and draws the guest's pixels into them inside a border of the VM's colour (`paint`).
 //! `app` ties these together in one thread. Nothing of a guest reaches the desktop but through `model`.
 
+#[cfg(feature = "desktop")]
 pub mod app;
+#[cfg(feature = "desktop")]
 mod link;
 pub mod model;
+#[cfg(feature = "desktop")]
 pub mod paint;
+#[cfg(feature = "desktop")]
 pub mod windowing;

@@ -54,7 +54,10 @@ impl Link {
     ///
     /// # Errors
     /// The stream has no second handle, or there can be no more threads.
-    pub(crate) fn new(stream: UnixStream, wake: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        stream: UnixStream,
+        wake: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Self> {
         stream.set_nonblocking(false)?;
         let (sender, heard) = sync_channel(WAITING);
         let reading = stream.try_clone()?;

@@ -52,10 +52,9 @@ enum Failure {
 }
 
 fn unix(text: &str) -> Result<PathBuf, String> {
-    text.strip_prefix("unix:")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
-        .ok_or_else(|| format!("{text:?} is no address; one is as unix:/run/user/1000/windows.sock"))
+    text.strip_prefix("unix:").filter(|path| !path.is_empty()).map(PathBuf::from).ok_or_else(|| {
+        format!("{text:?} is no address; one is as unix:/run/user/1000/windows.sock")
+    })
 }
 
 fn main() -> ExitCode {

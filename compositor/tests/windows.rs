@@ -3,9 +3,7 @@
 mod support;
 
 use proto::v1::{self, from_guest, from_host};
-use support::{
-    BORDER, COLOUR, Compositor, Desktop, VM, menu, opaque, pattern, rectangle, window,
-};
+use support::{BORDER, COLOUR, Compositor, Desktop, VM, menu, opaque, pattern, rectangle, window};
 
 #[test]
 fn the_desktop_sees_title_class_owner_type_and_sizes() {
@@ -35,7 +33,10 @@ fn the_desktop_sees_title_class_owner_type_and_sizes() {
 
     let (one, two) = (compositor.host(1), compositor.host(2));
     let name = desktop.property(one, "_NET_WM_NAME");
-    assert!(name.contains(&format!("\"[{VM}] Notes\u{fffd}\u{fffd}evil\"")) || name.contains("evil"), "{name}");
+    assert!(
+        name.contains(&format!("\"[{VM}] Notes\u{fffd}\u{fffd}evil\"")) || name.contains("evil"),
+        "{name}"
+    );
     assert!(!name.contains('\u{202e}'), "{name}");
     assert_eq!(
         desktop.property(one, "WM_CLASS"),
@@ -108,7 +109,9 @@ fn pixels_on_the_screen_are_those_of_the_guest_inside_the_border() {
         (desktop.pixels(200, 150, 120, 80) == opaque(&pixels)).then_some(())
     });
     let [red, green, blue] = COLOUR;
-    for (x, y, width, height) in [(198, 148, 124, 2), (198, 230, 124, 2), (198, 150, 2, 80), (320, 150, 2, 80)] {
+    for (x, y, width, height) in
+        [(198, 148, 124, 2), (198, 230, 124, 2), (198, 150, 2, 80), (320, 150, 2, 80)]
+    {
         let border = desktop.pixels(x, y, width, height);
         assert!(border.iter().all(|pixel| *pixel == [blue, green, red]), "border at {x},{y}");
     }
@@ -161,9 +164,8 @@ fn menus_are_at_their_place_without_a_frame_and_bordered() {
     let span = guest.buffer(90, 120, &pixels);
     let present = guest.present(2, &span, 90, 120);
     guest.show(present);
-    desktop.until("the menu", || {
-        (desktop.pixels(417, 303, 90, 120) == opaque(&pixels)).then_some(())
-    });
+    desktop
+        .until("the menu", || (desktop.pixels(417, 303, 90, 120) == opaque(&pixels)).then_some(()));
     let [red, green, blue] = COLOUR;
     assert_eq!(desktop.pixels(415, 301, 1, 1), [[blue, green, red]]);
     let host = compositor.host(2).to_string();
@@ -230,7 +232,9 @@ fn keys_and_clicks_reach_the_window_at_the_right_place() {
 
     // What is held when the keyboard goes elsewhere is released.
     desktop.run("xdotool", &["keydown", "b"]);
-    guest.expect(|message| matches!(message, from_host::Message::Key(key) if key.pressed).then_some(()));
+    guest.expect(|message| {
+        matches!(message, from_host::Message::Key(key) if key.pressed).then_some(())
+    });
     guest.tell(window(2, 700, 150, 100, 100));
     guest.configured(2, |_| true);
     let other = compositor.host(2).to_string();
@@ -270,12 +274,9 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
 
     let fullscreen = v1::WindowState { fullscreen: true, ..v1::WindowState::default() };
     let wish = v1::Window { state: Some(fullscreen), ..window(1, 210, 160, 400, 300) };
-    guest.insist(&desktop, &wish, || {
-        desktop.property(id, "_NET_WM_STATE").contains("FULLSCREEN")
-    });
-    let told = guest.configured(1, |told| {
-        state(told).fullscreen && told.geometry.unwrap().width == 1280 - 4
-    });
+    guest.insist(&desktop, &wish, || desktop.property(id, "_NET_WM_STATE").contains("FULLSCREEN"));
+    let told = guest
+        .configured(1, |told| state(told).fullscreen && told.geometry.unwrap().width == 1280 - 4);
     // The border with the VM's name stays.
     assert_eq!(told.geometry, Some(rectangle(2, 12, 1276, 786)));
     desktop.until("the colour", || {
@@ -303,14 +304,9 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
     desktop.run("xdotool", &["windowactivate", &host]);
     let told = guest.configured(1, |told| !state(told).minimized && !told.hidden);
     let minimized = v1::WindowState { minimized: true, ..v1::WindowState::default() };
-    let wish = v1::Window {
-        state: Some(minimized),
-        geometry: told.geometry,
-        ..window(1, 0, 0, 1, 1)
-    };
-    guest.insist(&desktop, &wish, || {
-        desktop.property(id, "WM_STATE").contains("Iconic")
-    });
+    let wish =
+        v1::Window { state: Some(minimized), geometry: told.geometry, ..window(1, 0, 0, 1, 1) };
+    guest.insist(&desktop, &wish, || desktop.property(id, "WM_STATE").contains("Iconic"));
     desktop.run("xdotool", &["windowactivate", &host]);
     guest.configured(1, |told| !state(told).minimized);
 

@@ -144,7 +144,15 @@ impl App {
                 drop(connection);
             }
             ToCompositor::Mode(mode) => self.set_mode(mode),
-            ToCompositor::Ask { number, question } => self.ask(number, question),
+            ToCompositor::Ask { number, question } => {
+                // What came before it is done first.
+                if let Err(error) = self.pump(event_loop) {
+                    self.failed = Some(error);
+                    event_loop.exit();
+                    return;
+                }
+                self.ask(number, question);
+            }
             ToCompositor::End => event_loop.exit(),
         }
     }
@@ -158,8 +166,7 @@ impl App {
             if let Err(error) = self.windowing.set_colour(start.colour) {
                 tracing::error!("{error}");
             }
-            let views: Vec<_> =
-                self.model.shown().map(|(id, view)| (id, view.clone())).collect();
+            let views: Vec<_> = self.model.shown().map(|(id, view)| (id, view.clone())).collect();
             for (id, view) in views {
                 if let Some(window) = self.windows.get_mut(&id) {
                     window.change(&view, &self.settings.vm, colour);

@@ -391,12 +391,7 @@ impl App {
         Ok(())
     }
 
-    fn open(
-        &mut self,
-        event_loop: &ActiveEventLoop,
-        id: u32,
-        view: &View,
-    ) -> Result<(), AppError> {
+    fn open(&mut self, event_loop: &ActiveEventLoop, id: u32, view: &View) -> Result<(), AppError> {
         let target = self.windowing.open(event_loop, id, view)?;
         let surface = self.surface(event_loop, &target)?;
         let vm = &self.settings.vm;
@@ -433,11 +428,7 @@ impl App {
     }
 
     /// The painter has failed: the next one draws all windows again.
-    fn lose(
-        &mut self,
-        event_loop: &ActiveEventLoop,
-        error: PaintError,
-    ) -> Result<(), AppError> {
+    fn lose(&mut self, event_loop: &ActiveEventLoop, error: PaintError) -> Result<(), AppError> {
         self.losses += 1;
         if self.settings.painter == Preference::Software && self.losses > LOSSES {
             return Err(error.into());
@@ -535,8 +526,7 @@ impl ApplicationHandler<Wake> for App {
 /// Shares the settings' voice with threads that answer.
 fn aside(voice: &Voice, work: impl FnOnce(&Voice) + Send + 'static) {
     let voice = Voice::clone(voice);
-    let spawned =
-        std::thread::Builder::new().name("answer".into()).spawn(move || work(&voice));
+    let spawned = std::thread::Builder::new().name("answer".into()).spawn(move || work(&voice));
     if let Err(error) = spawned {
         tracing::error!("a question is not answered: {error}");
     }

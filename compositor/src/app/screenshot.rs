@@ -91,10 +91,11 @@ impl Picture {
             Err(error) => return refused(format!("the picture cannot be made: {error}")),
         };
         let file = rustix::fs::memfd_create("screenshot", MemfdFlags::CLOEXEC);
-        let written = file.map_err(std::io::Error::from).map(std::fs::File::from).and_then(|mut file| {
-            file.write_all(&png)?;
-            Ok(file)
-        });
+        let written =
+            file.map_err(std::io::Error::from).map(std::fs::File::from).and_then(|mut file| {
+                file.write_all(&png)?;
+                Ok(file)
+            });
         match written {
             Ok(file) => Answer::Picture { file: file.into(), length: png.len() as u64 },
             Err(error) => refused(format!("there is no memory for the picture: {error}")),

@@ -293,10 +293,8 @@ impl Model {
         let new = !self.windows.contains_key(&id);
         if new && self.windows.len() >= limits::WINDOWS {
             let most = limits::WINDOWS;
-            self.refusals.count(
-                Refusal::WindowCount,
-                format_args!("window {id}: there are {most} already"),
-            );
+            self.refusals
+                .count(Refusal::WindowCount, format_args!("window {id}: there are {most} already"));
             return;
         }
         if new {
@@ -393,8 +391,7 @@ impl Model {
             return;
         }
         let scale = cover::scale(&self.screens, &window.rect);
-        let view =
-            View::of(&window.record, &self.vm, scale, window.rect, window.state, owner);
+        let view = View::of(&window.record, &self.vm, scale, window.rect, window.state, owner);
         match &window.shown {
             // Neither of both can change while a window is open on X11.
             Some(shown) if shown.popup != view.popup || shown.alpha != view.alpha => {
@@ -440,4 +437,4 @@ impl Model {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -111,9 +111,7 @@ impl Model {
         let shown = self.windows.get(&id).is_some_and(|window| window.shown.is_some());
         if !shown {
             self.refusals.count(Refusal::UnknownWindow, format_args!("window {id} is moved"));
-        } else if direction == MoveResizeDirection::Unspecified
-            || !self.pressed.any_of(id)
-        {
+        } else if direction == MoveResizeDirection::Unspecified || !self.pressed.any_of(id) {
             self.refusals.count(
                 Refusal::Uncalled,
                 format_args!("window {id} is to be moved while no button is pressed in it"),

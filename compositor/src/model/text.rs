@@ -57,7 +57,10 @@ mod tests {
 
     #[test]
     fn a_title_cannot_pass_for_the_hosts() {
-        assert_eq!(title("work", "a\u{202e}b\nc\0"), ("[work] a\u{fffd}b\u{fffd}c\u{fffd}".into(), true));
+        assert_eq!(
+            title("work", "a\u{202e}b\nc\0"),
+            ("[work] a\u{fffd}b\u{fffd}c\u{fffd}".into(), true)
+        );
         assert_eq!(title("work", "Übersicht 日本"), ("[work] Übersicht 日本".into(), false));
         assert_eq!(title("work", ""), ("[work]".into(), false));
     }

@@ -143,7 +143,8 @@ fn application(record: &Record) -> &str {
 
 fn without(hints: Hints, shadow: &Insets) -> Hints {
     let less = |[width, height]: [u32; 2]| {
-        let less = |pixels: u32, by: u32| if pixels == 0 { 0 } else { pixels.saturating_sub(by).max(1) };
+        let less =
+            |pixels: u32, by: u32| if pixels == 0 { 0 } else { pixels.saturating_sub(by).max(1) };
         [less(width, shadow.left + shadow.right), less(height, shadow.top + shadow.bottom)]
     };
     Hints {

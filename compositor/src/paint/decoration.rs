@@ -30,9 +30,9 @@ impl std::str::FromStr for Colour {
 
     /// `#rrggbb`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text
-            .strip_prefix('#')
-            .filter(|digits| digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let digits = text.strip_prefix('#').filter(|digits| {
+            digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+        });
         let number = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
         let [_, red, green, blue] = number
             .ok_or_else(|| format!("{text:?} is no colour; one is as #3465a4"))?

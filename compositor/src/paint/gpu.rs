@@ -180,10 +180,8 @@ impl Painter for Gpu {
 
     fn open(&mut self, target: &Target) -> Result<Box<dyn Surface>, PaintError> {
         self.shared.check()?;
-        let unsupported = |problem: String| PaintError::Unsupported {
-            painter: self.name.clone(),
-            problem,
-        };
+        let unsupported =
+            |problem: String| PaintError::Unsupported { painter: self.name.clone(), problem };
         let window = wgpu::SurfaceTarget::Window(Box::new(Arc::clone(&target.window)));
         let surface =
             self.instance.create_surface(window).map_err(|error| unsupported(error.to_string()))?;
@@ -355,12 +353,11 @@ impl Swapped {
         };
         let decoration = frame.decoration;
         // The texture may be smaller than the content.
-        let size = frame
-            .content_size()
-            .map(|(width, height)| (width.min(self.content.width()), height.min(self.content.height())));
+        let size = frame.content_size().map(|(width, height)| {
+            (width.min(self.content.width()), height.min(self.content.height()))
+        });
         let content = corners(decoration.shown(frame.width, frame.height, size));
-        let label =
-            corners(decoration.label_area(frame.width, frame.height).map(|(_, area)| area));
+        let label = corners(decoration.label_area(frame.width, frame.height).map(|(_, area)| area));
         let [red, green, blue] = decoration.colour.0.map(|part| f32::from(part) / 255.0);
         let mut bytes = Vec::with_capacity(64);
         for number in content.into_iter().chain(label) {
@@ -377,7 +374,9 @@ impl Swapped {
 
     fn render(&mut self, texture: wgpu::SurfaceTexture) {
         let bindings = self.bindings.get_or_insert_with(|| {
-            let view = |texture: &wgpu::Texture| texture.create_view(&wgpu::TextureViewDescriptor::default());
+            let view = |texture: &wgpu::Texture| {
+                texture.create_view(&wgpu::TextureViewDescriptor::default())
+            };
             self.shared.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some("window"),
                 layout: &self.shared.layout,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use window_memory::{Area, PIXEL};
 use x11rb::connection::{Connection, RequestConnection};
 use x11rb::protocol::shm::{self, ConnectionExt as _};
-use x11rb::protocol::xproto::{ConnectionExt as _, CreateGCAux, Gcontext, ImageFormat, Rectangle};
 use x11rb::protocol::xproto::ImageOrder;
+use x11rb::protocol::xproto::{ConnectionExt as _, CreateGCAux, Gcontext, ImageFormat, Rectangle};
 use x11rb::rust_connection::RustConnection;
 
 /// Draws through the X server.
@@ -161,7 +161,13 @@ impl Copied {
     }
 
     /// True when the X server will tell that it has read the pixels.
-    fn put(&mut self, content: &Content, area: &Area, at: &Area, last: bool) -> Result<bool, PaintError> {
+    fn put(
+        &mut self,
+        content: &Content,
+        area: &Area,
+        at: &Area,
+        last: bool,
+    ) -> Result<bool, PaintError> {
         let (x, y) = (short(at.x + area.x), short(at.y + area.y));
         if self.shared {
             let segment = self.attach(content.segment())?;

@@ -69,7 +69,16 @@ impl Desktop {
         }
         let folder = tempfile::tempdir().unwrap();
         let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "1280x800x24", "-nolisten", "tcp", "-noreset"])
+            .args([
+                "-displayfd",
+                "1",
+                "-screen",
+                "0",
+                "1280x800x24",
+                "-nolisten",
+                "tcp",
+                "-noreset",
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -174,6 +183,7 @@ impl Compositor {
         let child = Command::new(env!("CARGO_BIN_EXE_macrohard-compositor"))
             .args(["--painter", painter])
             .env("DISPLAY", &desktop.display)
+            .env("MACROHARD_LOG", "error")
             .env_remove("WAYLAND_DISPLAY")
             .env("XDG_RUNTIME_DIR", desktop.folder.path())
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
@@ -402,7 +412,10 @@ impl Guest {
     }
 
     /// The next message that `pick` takes.
-    pub(crate) fn expect<T>(&mut self, mut pick: impl FnMut(&from_host::Message) -> Option<T>) -> T {
+    pub(crate) fn expect<T>(
+        &mut self,
+        mut pick: impl FnMut(&from_host::Message) -> Option<T>,
+    ) -> T {
         loop {
             let message = self.hear().expect("the compositor has closed the connection");
             if let Some(picked) = pick(&message) {
@@ -412,7 +425,11 @@ impl Guest {
     }
 
     /// The next configure of this window that `pick` takes.
-    pub(crate) fn configured(&mut self, id: u32, pick: impl Fn(&v1::Configure) -> bool) -> v1::Configure {
+    pub(crate) fn configured(
+        &mut self,
+        id: u32,
+        pick: impl Fn(&v1::Configure) -> bool,
+    ) -> v1::Configure {
         self.expect(|message| match message {
             from_host::Message::Configure(configure)
                 if configure.window == id && pick(configure) =>
@@ -459,7 +476,8 @@ impl Guest {
     /// Waits until all that was said is done: the answer of a present to no window comes after it.
     pub(crate) fn settle(&mut self) {
         self.sequence += 1;
-        let present = v1::Present { window: u32::MAX, sequence: self.sequence, ..v1::Present::default() };
+        let present =
+            v1::Present { window: u32::MAX, sequence: self.sequence, ..v1::Present::default() };
         self.show(present);
     }
 }
@@ -468,9 +486,8 @@ impl Guest {
 pub(crate) fn pattern(width: u32, height: u32, seed: u8) -> Vec<u8> {
     (0..height)
         .flat_map(|y| {
-            (0..width).flat_map(move |x| {
-                [(x ^ y) as u8 ^ seed, (x * 3) as u8, (y * 5) as u8 ^ seed, 255]
-            })
+            (0..width)
+                .flat_map(move |x| [(x ^ y) as u8 ^ seed, (x * 3) as u8, (y * 5) as u8 ^ seed, 255])
         })
         .collect()
 }

@@ -3,13 +3,12 @@
 use super::X11;
 use crate::model::CursorPicture;
 use crate::windowing::WindowingError;
+use x11rb::NONE;
 use x11rb::connection::Connection;
 use x11rb::protocol::render::{self, ConnectionExt as _};
 use x11rb::protocol::xproto::{
     ChangeWindowAttributesAux, ConnectionExt as _, CreateGCAux, Cursor, ImageFormat,
 };
-use x11rb::NONE;
-
 
 impl X11 {
     pub(super) fn set_cursor(&mut self, picture: &CursorPicture) -> Result<(), WindowingError> {

@@ -14,8 +14,7 @@ const UNSCALED: u32 = 96;
 impl X11 {
     pub(super) fn read_monitors(&self) -> Result<v1::Monitors, WindowingError> {
         let found = self.connection.randr_get_monitors(self.root, true)?.reply()?;
-        let resources =
-            self.connection.randr_get_screen_resources_current(self.root)?.reply()?;
+        let resources = self.connection.randr_get_screen_resources_current(self.root)?.reply()?;
         let areas = self.work_areas()?;
         let scale = self.scale()?;
         let mut monitors = Vec::new();
@@ -71,8 +70,7 @@ impl X11 {
     ) -> Option<u32> {
         let output = *monitor.outputs.first()?;
         let time = resources.config_timestamp;
-        let output =
-            self.connection.randr_get_output_info(output, time).ok()?.reply().ok()?;
+        let output = self.connection.randr_get_output_info(output, time).ok()?.reply().ok()?;
         let crtc = self.connection.randr_get_crtc_info(output.crtc, time).ok()?.reply().ok()?;
         let mode = resources.modes.iter().find(|mode| mode.id == crtc.mode)?;
         let dots = u64::from(mode.htotal) * u64::from(mode.vtotal);
@@ -116,7 +114,11 @@ impl X11 {
             text.trim().parse::<f64>().ok()
         });
         let percent = dpi.map_or(100.0, |dpi| dpi * 100.0 / f64::from(UNSCALED));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped; NaN is 0")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped; NaN is 0"
+        )]
         let percent = percent.clamp(50.0, 400.0).round() as u32;
         Ok(percent.max(50))
     }
@@ -126,9 +128,10 @@ impl X11 {
             .connection
             .get_property(false, self.root, self.atoms._XKB_RULES_NAMES, AtomEnum::STRING, 0, 1024)?
             .reply()?;
-        let mut parts = property.value.split(|byte| *byte == 0).map(|part| {
-            String::from_utf8_lossy(part).chars().take(64).collect::<String>()
-        });
+        let mut parts = property
+            .value
+            .split(|byte| *byte == 0)
+            .map(|part| String::from_utf8_lossy(part).chars().take(64).collect::<String>());
         let mut next = || parts.next().filter(|part| part.len() <= 64).unwrap_or_default();
         let (rules, model, layout, variant, options) = (next(), next(), next(), next(), next());
         let pointer = self.connection.query_pointer(self.root)?.reply()?;

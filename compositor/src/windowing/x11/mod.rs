@@ -25,8 +25,8 @@ use winit::platform::x11::{WindowAttributesExtX11, WindowType};
 use winit::raw_window_handle::{HasWindowHandle, RawWindowHandle};
 use winit::window::{ResizeDirection, Window, WindowId};
 use x11rb::connection::Connection;
-use x11rb::protocol::render::{self, ConnectionExt as _};
 use x11rb::protocol::randr::{self, ConnectionExt as _};
+use x11rb::protocol::render::{self, ConnectionExt as _};
 use x11rb::protocol::xinput::{self, ConnectionExt as _};
 use x11rb::protocol::xproto::{
     ChangeWindowAttributesAux, ConfigureWindowAux, ConnectionExt as _, EventMask, Gravity,
@@ -148,9 +148,8 @@ impl X11 {
 
     fn prepare(&self, xid: u32, view: &View, rect: &Rect) -> Result<(), WindowingError> {
         let connection = &*self.connection;
-        let events = EventMask::STRUCTURE_NOTIFY
-            | EventMask::PROPERTY_CHANGE
-            | EventMask::VISIBILITY_CHANGE;
+        let events =
+            EventMask::STRUCTURE_NOTIFY | EventMask::PROPERTY_CHANGE | EventMask::VISIBILITY_CHANGE;
         let attributes = ChangeWindowAttributesAux::new()
             .event_mask(events)
             // What the guest has not drawn yet looks like border, never like something else.
@@ -391,7 +390,9 @@ impl Windowing for X11 {
         let mut order: Vec<u32> =
             managed.iter().filter_map(|xid| self.by_xid.get(xid)).copied().collect();
         // Those that no window manager knows are above, or there is none.
-        order.extend(self.windows.keys().filter(|id| !order.contains(id)).copied().collect::<Vec<_>>());
+        order.extend(
+            self.windows.keys().filter(|id| !order.contains(id)).copied().collect::<Vec<_>>(),
+        );
         Ok(order)
     }
 

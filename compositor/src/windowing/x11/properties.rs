@@ -98,12 +98,7 @@ impl X11 {
         self.ask(xid, self.atoms._NET_WM_STATE, [action, atom, 0, APPLICATION, 0])
     }
 
-    pub(super) fn ask(
-        &self,
-        xid: u32,
-        message: u32,
-        data: [u32; 5],
-    ) -> Result<(), WindowingError> {
+    pub(super) fn ask(&self, xid: u32, message: u32, data: [u32; 5]) -> Result<(), WindowingError> {
         let event = ClientMessageEvent::new(32, xid, message, data);
         let mask = EventMask::SUBSTRUCTURE_REDIRECT | EventMask::SUBSTRUCTURE_NOTIFY;
         self.connection.send_event(false, self.root, mask, event)?;
@@ -136,7 +131,8 @@ impl X11 {
             ..WmSizeHints::default()
         }
         .set_normal_hints(&*self.connection, xid)?;
-        let initial = if view.state.minimized { WmHintsState::Iconic } else { WmHintsState::Normal };
+        let initial =
+            if view.state.minimized { WmHintsState::Iconic } else { WmHintsState::Normal };
         WmHints {
             input: Some(view.focusable),
             initial_state: Some(initial),
@@ -198,7 +194,12 @@ impl X11 {
     }
 
     /// What there is of a shaped window, and always its border: nothing of a guest lies on the desktop without.
-    pub(super) fn set_shape(&self, xid: u32, view: &View, native: &Rect) -> Result<(), WindowingError> {
+    pub(super) fn set_shape(
+        &self,
+        xid: u32,
+        view: &View,
+        native: &Rect,
+    ) -> Result<(), WindowingError> {
         if view.shape.is_empty() {
             self.connection.shape_mask(
                 shape::SO::SET,
@@ -260,18 +261,17 @@ impl X11 {
 
     /// What the window manager made of a window: state and frame.
     pub(super) fn read_state(&self, xid: u32) -> Result<(State, Insets), WindowingError> {
-        let property = |atom: u32| {
-            self.connection.get_property(false, xid, atom, AtomEnum::ANY, 0, 64)
-        };
+        let property =
+            |atom: u32| self.connection.get_property(false, xid, atom, AtomEnum::ANY, 0, 64);
         let cookies = [
             property(self.atoms._NET_WM_STATE)?,
             property(self.atoms.WM_STATE)?,
             property(self.atoms._NET_FRAME_EXTENTS)?,
         ];
         let [states, icccm, frame] = cookies.map(|cookie| {
-            cookie.reply().map(|reply| {
-                reply.value32().map(Iterator::collect::<Vec<u32>>).unwrap_or_default()
-            })
+            cookie
+                .reply()
+                .map(|reply| reply.value32().map(Iterator::collect::<Vec<u32>>).unwrap_or_default())
         });
         let (states, icccm, frame) = (states?, icccm?, frame?);
         let has = |atom: u32| states.contains(&atom);
@@ -289,9 +289,8 @@ impl X11 {
             demands_attention: has(atoms._NET_WM_STATE_DEMANDS_ATTENTION),
             shaded,
         };
-        let side = |index: usize| {
-            frame.get(index).copied().unwrap_or(0).min(window_link::limits::SHADOW)
-        };
+        let side =
+            |index: usize| frame.get(index).copied().unwrap_or(0).min(window_link::limits::SHADOW);
         let frame = Insets { left: side(0), right: side(1), top: side(2), bottom: side(3) };
         Ok((state, frame))
     }
