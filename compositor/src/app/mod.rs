@@ -261,6 +261,7 @@ impl App {
     fn pump(&mut self, event_loop: &ActiveEventLoop) -> Result<(), AppError> {
         loop {
             let notices = self.windowing.settle();
+            tracing::trace!(?notices);
             for notice in &notices {
                 self.notice(notice)?;
             }
@@ -282,6 +283,7 @@ impl App {
         for act in self.model.acts() {
             self.act(event_loop, act)?;
         }
+        tracing::trace!(windows = ?self.windows, "asleep");
         let due = self.windows.values().filter_map(Open::due).min();
         event_loop.set_control_flow(due.map_or(ControlFlow::Wait, ControlFlow::WaitUntil));
         Ok(())

@@ -28,6 +28,18 @@ pub(super) struct Open {
     due: Instant,
 }
 
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open")
+            .field("size", &self.size)
+            .field("whole", &self.whole)
+            .field("fresh", &self.fresh.len())
+            .field("copying", &self.copying)
+            .field("answer", &self.answer)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Open {
     pub(super) fn new(
         target: Target,

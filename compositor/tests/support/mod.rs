@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use window_link::Decoder;
 use window_memory::{Allocator, Area, Span, WindowMemory};
 use x11rb::connection::Connection;
-use x11rb::protocol::xproto::{ConnectionExt as _, ImageFormat};
+use x11rb::protocol::xproto::{
+    AtomEnum, ConnectionExt as _, CreateWindowAux, ImageFormat, WindowClass,
+};
 use x11rb::rust_connection::RustConnection;
 
 /// How long a test waits for what must come before it fails.
@@ -100,12 +102,29 @@ impl Desktop {
             .unwrap();
         let desktop =
             Self { display, x, root, _manager: Process(manager), _server: server, folder };
-        let check = desktop.atom("_NET_SUPPORTING_WM_CHECK");
-        desktop.until("a window manager", || {
-            let cookie = desktop.x.get_property(false, root, check, 33_u32, 0, 1);
+        desktop.wait_for_manager();
+        Some(desktop)
+    }
+
+    /// A window manager that is just starting forgets windows that are mapped then: until it has taken one.
+    fn wait_for_manager(&self) {
+        let state = self.atom("WM_STATE");
+        let window = self.x.generate_id().unwrap();
+        let attributes = CreateWindowAux::new();
+        let class = WindowClass::INPUT_OUTPUT;
+        self.x.create_window(0, window, self.root, 0, 0, 9, 9, 0, class, 0, &attributes).unwrap();
+        self.until("a window manager", || {
+            self.x.unmap_window(window).unwrap();
+            self.x.map_window(window).unwrap();
+            let cookie = self.x.get_property(false, window, state, AtomEnum::ANY, 0, 1);
             (cookie.unwrap().reply().unwrap().length > 0).then_some(())
         });
-        Some(desktop)
+        self.x.destroy_window(window).unwrap();
+        let list = self.atom("_NET_CLIENT_LIST");
+        self.until("the end of the first window", || {
+            let cookie = self.x.get_property(false, self.root, list, AtomEnum::ANY, 0, 1);
+            (cookie.unwrap().reply().unwrap().length == 0).then_some(())
+        });
     }
 
     fn atom(&self, name: &str) -> u32 {
@@ -183,7 +202,7 @@ impl Compositor {
         let child = Command::new(env!("CARGO_BIN_EXE_macrohard-compositor"))
             .args(["--painter", painter])
             .env("DISPLAY", &desktop.display)
-            .env("MACROHARD_LOG", "error")
+            .env("MACROHARD_LOG", std::env::var("MACROHARD_LOG").unwrap_or("error".into()))
             .env_remove("WAYLAND_DISPLAY")
             .env("XDG_RUNTIME_DIR", desktop.folder.path())
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))

@@ -91,6 +91,7 @@ impl X11 {
     }
 
     pub(super) fn of_server(&mut self, event: Event) {
+        tracing::trace!(?event);
         match event {
             Event::ConfigureNotify(event) if event.window == self.root => {
                 self.notices.push(Notice::Monitors);
