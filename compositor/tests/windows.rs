@@ -32,11 +32,9 @@ fn the_desktop_sees_title_class_owner_type_and_sizes() {
     guest.configured(2, |_| true);
 
     let (one, two) = (compositor.host(1), compositor.host(2));
+    // Neither a second line nor text that runs backwards.
     let name = desktop.property(one, "_NET_WM_NAME");
-    assert!(
-        name.contains(&format!("\"[{VM}] Notes\u{fffd}\u{fffd}evil\"")) || name.contains("evil"),
-        "{name}"
-    );
+    assert!(name.contains(&format!("[{VM}] Notes")) && name.contains("evil"), "{name}");
     assert!(!name.contains('\u{202e}'), "{name}");
     assert_eq!(
         desktop.property(one, "WM_CLASS"),
@@ -284,7 +282,7 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
         (desktop.pixels(0, 0, 1, 1) == [[blue, green, red]]).then_some(())
     });
     let strip = desktop.pixels(0, 0, 200, 12);
-    assert!(strip.iter().any(|pixel| *pixel == [255; 3]), "the VM's name is on the border");
+    assert!(strip.contains(&[255; 3]), "the VM's name is on the border");
     // The user gets out, and the guest never sees the keys for it.
     desktop.run("xdotool", &["windowactivate", "--sync", &host, "key", "ctrl+alt+Return"]);
     let mut enter = false;
@@ -318,4 +316,114 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
     assert!(desktop.has_window(id));
     guest.say(from_guest::Message::Gone(v1::WindowGone { id: 1 }));
     desktop.until("its end", || (!desktop.has_window(id)).then_some(()));
+}
+
+#[test]
+fn cursor_icon_shape_and_alpha_are_the_guests() {
+    use x11rb::protocol::shape::{self, ConnectionExt as _};
+    use x11rb::protocol::xfixes::ConnectionExt as _;
+    use x11rb::protocol::xproto::ConnectionExt as _;
+    let Some(desktop) = Desktop::new() else { return };
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    guest.tell(v1::Window {
+        shape: vec![rectangle(10, 10, 50, 40), rectangle(100, 0, 20, 80)],
+        alpha: true,
+        ..window(1, 200, 150, 120, 80)
+    });
+    guest.configured(1, |_| true);
+    let host = compositor.host(1);
+    let xid = u32::try_from(host).unwrap();
+    let icon: Vec<u8> =
+        (0..128_u8).flat_map(|number| [number, 2, 3, 255, number, 5, 6, 128]).collect();
+    let (width, height) = (16, 16);
+    let pixels = icon.clone();
+    guest.say(from_guest::Message::Icon(v1::WindowIcon { window: 1, width, height, pixels }));
+    let pixels: Vec<u8> = (0..24 * 24_u32).flat_map(|number| [number as u8, 40, 0, 255]).collect();
+    guest.say(from_guest::Message::Cursor(v1::Cursor {
+        name: String::new(),
+        width: 24,
+        height: 24,
+        hot_x: 3,
+        hot_y: 4,
+        pixels: pixels.clone(),
+    }));
+    guest.settle();
+    desktop.x.xfixes_query_version(5, 0).unwrap().reply().unwrap();
+    desktop.run("xdotool", &["mousemove", "230", "180"]);
+    let cursor = desktop.until("the guest's cursor", || {
+        let cursor = desktop.x.xfixes_get_cursor_image().unwrap().reply().unwrap();
+        (cursor.width == 24).then_some(cursor)
+    });
+    assert_eq!((cursor.height, cursor.xhot, cursor.yhot), (24, 3, 4));
+    let seen: Vec<u8> = cursor.cursor_image.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
+    assert_eq!(seen, pixels);
+
+    let atom = desktop.x.intern_atom(false, b"_NET_WM_ICON").unwrap().reply().unwrap().atom;
+    let property =
+        desktop.x.get_property(false, xid, atom, 6_u32, 0, 1000).unwrap().reply().unwrap();
+    let numbers: Vec<u32> = property.value32().unwrap().collect();
+    assert_eq!(numbers[..2], [16, 16]);
+    let seen: Vec<u8> = numbers[2..].iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
+    assert_eq!(seen, icon);
+
+    // The border and what there is of the window, both within it.
+    desktop.x.shape_query_version().unwrap().reply().unwrap();
+    let shape = desktop.x.shape_get_rectangles(xid, shape::SK::BOUNDING).unwrap().reply().unwrap();
+    let has = |x: i16, y: i16| {
+        shape.rectangles.iter().any(|part| {
+            (part.x..part.x + part.width as i16).contains(&x)
+                && (part.y..part.y + part.height as i16).contains(&y)
+        })
+    };
+    assert!(has(0, 0) && has(123, 83) && has(1, 50), "{:?}", shape.rectangles);
+    assert!(has(12, 12) && has(61, 51) && has(102, 2), "{:?}", shape.rectangles);
+    assert!(!has(5, 5) && !has(80, 40), "{:?}", shape.rectangles);
+    assert_eq!(desktop.x.get_geometry(xid).unwrap().reply().unwrap().depth, 32);
+}
+
+#[test]
+fn the_guest_is_told_monitors_and_keyboard_and_their_changes() {
+    let Some(desktop) = Desktop::new() else { return };
+    if !support::have(&["xrandr", "setxkbmap", "xrdb"]) {
+        return;
+    }
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    let monitors = |message: &from_host::Message| match message {
+        from_host::Message::Monitors(monitors) => Some(monitors.monitors.clone()),
+        _ => None,
+    };
+    let first = guest.expect(monitors);
+    assert_eq!(first.len(), 1);
+    assert_eq!(first[0].geometry, Some(rectangle(0, 0, 1280, 800)));
+    assert_eq!(first[0].scale, 100);
+    desktop.run("xrandr", &["--setmonitor", "left", "640/100x800/100+0+0", "screen"]);
+    desktop.run("xrandr", &["--setmonitor", "right", "640/100x800/100+640+0", "none"]);
+    let two = guest.expect(|message| monitors(message).filter(|monitors| monitors.len() == 2));
+    let mut places: Vec<_> = two.iter().map(|monitor| monitor.geometry.unwrap().x).collect();
+    places.sort_unstable();
+    assert_eq!(places, [0, 640]);
+
+    let resources = desktop.folder().join("resources");
+    std::fs::write(&resources, "Xft.dpi: 144\n").unwrap();
+    desktop.run("xrdb", &["-merge", resources.to_str().unwrap()]);
+    guest.expect(|message| {
+        monitors(message)?.iter().all(|monitor| monitor.scale == 150).then_some(())
+    });
+    // A thicker border of the same window.
+    guest.tell(window(1, 200, 150, 120, 80));
+    guest.configured(1, |told| told.geometry == Some(rectangle(200, 150, 120, 80)));
+    assert_eq!(compositor.windows()[0].size, [126, 86]);
+
+    desktop
+        .run("setxkbmap", &["-layout", "de", "-variant", "nodeadkeys", "-option", "caps:escape"]);
+    let keyboard = guest.expect(|message| match message {
+        from_host::Message::Keyboard(keyboard) if keyboard.layout == "de" => Some(keyboard.clone()),
+        _ => None,
+    });
+    assert_eq!(
+        (keyboard.variant.as_str(), keyboard.options.as_str()),
+        ("nodeadkeys", "caps:escape")
+    );
 }

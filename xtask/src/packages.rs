@@ -34,6 +34,8 @@ pub(crate) const DESKTOP: &[&str] = &[
     "wl-clipboard",
     "wmctrl",
     "x11-utils",
+    "x11-xkb-utils",
+    "x11-xserver-utils",
     "xclip",
     "xdg-utils",
     "xdotool",

@@ -79,19 +79,27 @@ struct Copied {
     /// Serial of the segment that the X server has mapped, and its id there.
     attached: Option<(u64, shm::Seg)>,
     /// Border, window and content that were drawn last.
-    border: Option<(Decoration, [u32; 2], Option<(u32, u32)>)>,
+    border: Option<Border>,
+}
+
+/// What a border was drawn of.
+#[derive(PartialEq)]
+struct Border {
+    decoration: Decoration,
+    window: [u32; 2],
+    content: Option<(u32, u32)>,
 }
 
 impl Surface for Copied {
     fn draw(&mut self, frame: &Frame<'_>) -> Result<Drawn, PaintError> {
         let (width, height) = (frame.width, frame.height);
         let size = frame.content_size();
-        let as_before = self.border.as_ref().is_some_and(|(decoration, window, content)| {
-            decoration == frame.decoration && *window == [width, height] && *content == size
-        });
+        let border =
+            Border { decoration: frame.decoration.clone(), window: [width, height], content: size };
+        let as_before = self.border.as_ref() == Some(&border);
         if frame.whole || !as_before {
             self.draw_border(frame)?;
-            self.border = Some((frame.decoration.clone(), [width, height], size));
+            self.border = Some(border);
         }
         let shown = frame.decoration.shown(width, height, size);
         let mut copying = false;

@@ -143,6 +143,11 @@ impl Desktop {
         }
     }
 
+    /// For files of the test.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Runs a program of the desktop and gives what it printed.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output =
