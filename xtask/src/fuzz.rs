@@ -1,5 +1,5 @@
 //! Runs every fuzz target for a short while (`cargo xtask test --all`). The targets are ordinary
-//! libFuzzer programs in `crates/*/fuzz` and the agents' `fuzz`; they need no nightly toolchain here, only
+//! libFuzzer programs in `crates/*/fuzz` and the agents' and the compositor's `fuzz`; they need no nightly toolchain here, only
 //! its flags.
 
 use crate::binaries;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Each target's time.
 const SECONDS: u64 = 30;
 /// Packages outside `crates` that have targets.
-const AGENTS: [&str; 2] = ["guest-agent", "host-agent"];
+const AGENTS: [&str; 3] = ["guest-agent", "host-agent", "compositor"];
 
 /// Gives the result of each target to `each`.
 pub(crate) fn smoke(each: &mut dyn FnMut(&str, Result)) {

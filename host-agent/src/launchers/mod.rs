@@ -10,5 +10,5 @@ pub mod entry;
 pub mod folder;
 mod limits;
 pub mod list;
-pub mod names;
+pub use host_names as names;
 pub mod picture;

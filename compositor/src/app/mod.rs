@@ -1,0 +1,535 @@
+//! The one thread that has everything: it hears guest, daemon and desktop, and draws.
+//!
+//! Woken by winit's loop ([`Wake`] for what is not winit's), it takes what came, lets the model say what is to be
+//! done, draws, and answers presents: not before the pixels are read, and not more often than the fastest
+//! monitor shows pictures. With nothing to do it sleeps without a timer.
+
+mod daemon;
+mod screenshot;
+mod window;
+
+pub use daemon::{Daemon, Voice};
+
+use crate::link::{Heard, Link};
+use crate::model::{Act, Model, Rect, Refusal, Screen, Seen, Untrusted, View};
+use crate::paint::{self, Colour, Content, PaintError, Painter, Preference, Surface, Target};
+use crate::windowing::x11::X11;
+use crate::windowing::{Notice, Windowing, WindowingError};
+use compositor_control::{Mode, ToCompositor};
+use proto::v1::{self, from_host};
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use window::Open;
+use window_memory::WindowMemory;
+use winit::application::ApplicationHandler;
+use winit::event::WindowEvent;
+use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoopProxy};
+use winit::window::WindowId;
+
+/// Pictures a second where no monitor says how many it shows.
+const RATE: u32 = 60;
+/// Between two rings.
+const BELL: Duration = Duration::from_millis(250);
+/// Losses of the GPU after which it is left alone.
+const LOSSES: u32 = 2;
+
+/// What wakes the loop, beside winit's own.
+#[derive(Debug)]
+pub enum Wake {
+    /// Of the second connection to the X server.
+    Desktop(Box<x11rb::protocol::Event>),
+    /// That connection has ended.
+    DesktopGone(String),
+    /// An agent has come, without a daemon (stand-alone).
+    Connected(UnixStream),
+    /// The guest of this number has said something.
+    Guest(u64),
+    /// The daemon has said something.
+    Daemon(ToCompositor),
+    /// The daemon is gone.
+    DaemonGone,
+}
+
+/// How the program is to be.
+#[derive(Debug)]
+pub struct Settings {
+    /// Name of the VM.
+    pub vm: String,
+    /// Of the border.
+    pub colour: Colour,
+    /// What draws.
+    pub painter: Preference,
+    /// Most pictures of a window in a second; none: those of the fastest monitor.
+    pub rate: Option<u32>,
+    /// The guest's window memory, where it is known at the start.
+    pub memory: Option<WindowMemory>,
+    /// Where the daemon hears; none stand-alone.
+    pub voice: Option<Voice>,
+    /// How the guest is shown at first.
+    pub mode: Mode,
+}
+
+/// The program.
+pub struct App {
+    settings: Settings,
+    proxy: EventLoopProxy<Wake>,
+    windowing: X11,
+    painter: Option<Box<dyn Painter>>,
+    losses: u32,
+    model: Model,
+    link: Option<(u64, Link)>,
+    links: u64,
+    daemon: bool,
+    windows: BTreeMap<u32, Open>,
+    monitors: v1::Monitors,
+    keyboard: v1::Keyboard,
+    interval: Duration,
+    bell: Option<Instant>,
+    failed: Option<AppError>,
+}
+
+/// The program cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Of the desktop.
+    #[error(transparent)]
+    Windowing(#[from] WindowingError),
+    /// Nothing draws.
+    #[error(transparent)]
+    Paint(#[from] PaintError),
+    /// winit's loop.
+    #[error("no event loop: {0}")]
+    Loop(#[from] winit::error::EventLoopError),
+    /// The desktop has gone.
+    #[error("the X server has ended the connection: {0}")]
+    DesktopGone(String),
+    /// The system gives no thread.
+    #[error("no thread can be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl App {
+    /// Connects to the desktop, and reads its events in a thread of its own.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub fn new(settings: Settings, proxy: EventLoopProxy<Wake>) -> Result<Self, AppError> {
+        let windowing = X11::new(settings.colour.0)?;
+        let connection = windowing.connection();
+        let waker = proxy.clone();
+        std::thread::Builder::new().name("desktop".into()).spawn(move || {
+            use x11rb::connection::Connection;
+            loop {
+                let (wake, end) = match connection.wait_for_event() {
+                    Ok(event) => (Wake::Desktop(Box::new(event)), false),
+                    Err(error) => (Wake::DesktopGone(error.to_string()), true),
+                };
+                // Without a loop there is nobody to tell.
+                if waker.send_event(wake).is_err() || end {
+                    return;
+                }
+            }
+        })?;
+        let bytes = settings.memory.as_ref().map_or(0, WindowMemory::len);
+        let mut model = Model::new(&settings.vm, bytes);
+        model.show_windows(settings.mode == Mode::Seamless);
+        let mut app = Self {
+            daemon: settings.voice.is_some(),
+            model,
+            settings,
+            proxy,
+            windowing,
+            painter: None,
+            losses: 0,
+            link: None,
+            links: 0,
+            windows: BTreeMap::new(),
+            monitors: v1::Monitors::default(),
+            keyboard: v1::Keyboard::default(),
+            interval: Duration::from_secs(1) / RATE,
+            bell: None,
+            failed: None,
+        };
+        app.read_monitors()?;
+        app.keyboard = app.windowing.keyboard()?;
+        Ok(app)
+    }
+
+    /// Why the loop has ended, where it should not have.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub fn into_result(self) -> Result<(), AppError> {
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn read_monitors(&mut self) -> Result<(), WindowingError> {
+        let monitors = self.windowing.monitors()?;
+        if monitors == self.monitors {
+            return Ok(());
+        }
+        let screens: Vec<Screen> = monitors
+            .monitors
+            .iter()
+            .map(|monitor| Screen {
+                rect: Rect::clamped(&monitor.geometry.unwrap_or_default()).0,
+                scale: monitor.scale,
+            })
+            .collect();
+        self.model.set_screens(&screens);
+        let fastest = monitors.monitors.iter().map(|monitor| monitor.refresh.div_ceil(1000)).max();
+        let fastest = fastest.filter(|rate| (1..=1000).contains(rate)).unwrap_or(RATE);
+        let rate = self.settings.rate.unwrap_or(fastest).max(1);
+        self.interval = Duration::from_secs(1) / rate;
+        self.monitors.clone_from(&monitors);
+        self.say(from_host::Message::Monitors(monitors));
+        Ok(())
+    }
+
+    fn say(&self, message: from_host::Message) {
+        if let Some((_, link)) = &self.link {
+            link.say(message);
+        }
+    }
+
+    /// An agent takes the place of the one before.
+    fn connect(&mut self, stream: UnixStream) {
+        self.disconnect("another one has come");
+        self.links += 1;
+        let number = self.links;
+        let proxy = self.proxy.clone();
+        let wake = move || {
+            // Without a loop there is nobody to tell.
+            let _ = proxy.send_event(Wake::Guest(number));
+        };
+        match Link::new(stream, wake) {
+            Ok(link) => self.link = Some((number, link)),
+            Err(error) => {
+                tracing::error!("the guest's agent cannot be heard: {error}");
+                return;
+            }
+        }
+        let memory = self.settings.memory.as_ref().map_or(0, WindowMemory::len);
+        self.say(from_host::Message::Hello(v1::WindowsHello {
+            version: window_link::VERSION,
+            window_memory: memory,
+            program: concat!("macrohard-compositor ", env!("CARGO_PKG_VERSION")).into(),
+        }));
+        self.say(from_host::Message::Monitors(self.monitors.clone()));
+        self.say(from_host::Message::Keyboard(self.keyboard.clone()));
+        self.say_mode();
+    }
+
+    fn say_mode(&self) {
+        let mode = match self.settings.mode {
+            Mode::Seamless => v1::WindowsMode::Seamless,
+            Mode::Desktop => v1::WindowsMode::Desktop,
+        };
+        self.say(from_host::Message::Mode(v1::Mode { mode: mode.into() }));
+    }
+
+    fn disconnect(&mut self, reason: &str) {
+        if self.link.take().is_none() {
+            return;
+        }
+        tracing::info!("the guest's agent is gone: {reason}");
+        self.model.disconnected();
+        if let Some(voice) = &self.settings.voice {
+            voice.guest_gone(reason);
+        }
+    }
+
+    /// Takes what the guest has said, at most one batch: the others get their turn.
+    fn hear(&mut self, number: u64) {
+        let Some((_, link)) = self.link.as_ref().filter(|(of, _)| *of == number) else { return };
+        match link.take() {
+            None => {}
+            Some(Heard::End(reason)) => self.disconnect(&reason),
+            Some(Heard::Messages(messages)) => {
+                for message in messages {
+                    if let Err(error) = self.model.hear(Untrusted::new(message)) {
+                        self.disconnect(&error.to_string());
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what is to be done until nothing is.
+    fn pump(&mut self, event_loop: &ActiveEventLoop) -> Result<(), AppError> {
+        loop {
+            let notices = self.windowing.settle();
+            tracing::trace!(?notices);
+            for notice in &notices {
+                self.notice(notice)?;
+            }
+            let acts = self.model.acts();
+            if notices.is_empty() && acts.is_empty() {
+                break;
+            }
+            for act in acts {
+                self.act(event_loop, act)?;
+            }
+        }
+        self.draw(event_loop)?;
+        let now = Instant::now();
+        for (id, window) in &mut self.windows {
+            if let Some(sequence) = window.answer(now, self.interval) {
+                self.model.painted(*id, sequence);
+            }
+        }
+        for act in self.model.acts() {
+            self.act(event_loop, act)?;
+        }
+        tracing::trace!(windows = ?self.windows, "asleep");
+        let due = self.windows.values().filter_map(Open::due).min();
+        event_loop.set_control_flow(due.map_or(ControlFlow::Wait, ControlFlow::WaitUntil));
+        Ok(())
+    }
+
+    fn notice(&mut self, notice: &Notice) -> Result<(), WindowingError> {
+        match *notice {
+            Notice::Seen(seen) => self.model.see(seen),
+            Notice::Exposed(id) => {
+                if let Some(window) = self.windows.get_mut(&id) {
+                    window.expose();
+                }
+            }
+            Notice::Sized(id, size) => {
+                if let Some(window) = self.windows.get_mut(&id) {
+                    window.size = size;
+                    window.expose();
+                }
+            }
+            Notice::Copied(id) => {
+                if let Some(window) = self.windows.get_mut(&id) {
+                    window.copied();
+                }
+            }
+            Notice::Monitors => self.read_monitors()?,
+            Notice::Keyboard => {
+                let keyboard = self.windowing.keyboard()?;
+                if keyboard != self.keyboard {
+                    self.keyboard.clone_from(&keyboard);
+                    self.say(from_host::Message::Keyboard(keyboard));
+                }
+            }
+            Notice::Toggle => {
+                let wish = match self.settings.mode {
+                    Mode::Seamless => Mode::Desktop,
+                    Mode::Desktop => Mode::Seamless,
+                };
+                if let Some(voice) = &self.settings.voice {
+                    voice.wish(wish);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, event_loop: &ActiveEventLoop, act: Act) -> Result<(), AppError> {
+        match act {
+            Act::Open(id, view) => self.open(event_loop, id, &view)?,
+            Act::Reopen(id, view) => {
+                let before = self.windows.remove(&id);
+                self.windowing.shut(id);
+                self.open(event_loop, id, &view)?;
+                if let (Some(before), Some(new)) = (before, self.windows.remove(&id)) {
+                    self.windows.insert(id, before.reopen(new));
+                }
+            }
+            Act::Change(id, view) => {
+                self.windowing.change(id, &view)?;
+                if let Some(window) = self.windows.get_mut(&id) {
+                    window.change(&view, &self.settings.vm, self.settings.colour);
+                }
+            }
+            Act::Shut(id) => {
+                // What draws into it first.
+                self.windows.remove(&id);
+                self.windowing.shut(id);
+            }
+            Act::Icon(id, icon) => self.windowing.icon(id, &icon)?,
+            Act::Cursor(cursor) => self.windowing.cursor(&cursor)?,
+            Act::Raise(id) => self.windowing.raise(id)?,
+            Act::Activate(id) => self.windowing.activate(id)?,
+            Act::MoveResize(id, direction) => {
+                self.windowing.move_resize(id, direction);
+                // The window manager has the pointer now, and the button's release.
+                for button in 1..=3 {
+                    let release = Seen::Button { window: id, button, pressed: false, time: 0 };
+                    self.model.see(release);
+                }
+            }
+            Act::Bell => {
+                let now = Instant::now();
+                if self.bell.is_some_and(|last| now.duration_since(last) < BELL) {
+                    self.model.refuse(Refusal::Bell, "it rings without an end");
+                } else {
+                    self.bell = Some(now);
+                    self.windowing.bell()?;
+                }
+            }
+            Act::Paint { window: id, picture, damage, sequence } => {
+                let (Some(window), Some(memory)) =
+                    (self.windows.get_mut(&id), &self.settings.memory)
+                else {
+                    self.model.painted(id, sequence);
+                    return Ok(());
+                };
+                let shadow = window.shadow;
+                match Content::take(&mut window.content, memory, &picture, &damage, shadow) {
+                    Ok(areas) => window.present(areas, sequence),
+                    Err(error) => {
+                        tracing::error!("window {id} is not drawn: {error}");
+                        self.model.painted(id, sequence);
+                    }
+                }
+            }
+            Act::Tell(message) => self.say(message),
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, event_loop: &ActiveEventLoop, id: u32, view: &View) -> Result<(), AppError> {
+        let target = self.windowing.open(event_loop, id, view)?;
+        let surface = self.surface(event_loop, &target)?;
+        let vm = &self.settings.vm;
+        self.windows.insert(id, Open::new(target, surface, view, vm, self.settings.colour));
+        Ok(())
+    }
+
+    /// To draw into a window, by another painter where this one cannot.
+    fn surface(
+        &mut self,
+        event_loop: &ActiveEventLoop,
+        target: &Target,
+    ) -> Result<Box<dyn Surface>, AppError> {
+        loop {
+            match self.painter(event_loop)?.open(target) {
+                Ok(surface) => return Ok(surface),
+                Err(error) => self.lose(event_loop, error)?,
+            }
+        }
+    }
+
+    fn painter(&mut self, event_loop: &ActiveEventLoop) -> Result<&mut dyn Painter, AppError> {
+        if self.painter.is_none() {
+            let display = event_loop.owned_display_handle();
+            let connection = self.windowing.connection();
+            let painter = paint::choose(self.settings.painter, display, connection)?;
+            tracing::info!("windows are drawn by {}", painter.name());
+            self.painter = Some(painter);
+        }
+        match &mut self.painter {
+            Some(painter) => Ok(painter.as_mut()),
+            None => Err(PaintError::Missing("painter").into()),
+        }
+    }
+
+    /// The painter has failed: the next one draws all windows again.
+    fn lose(&mut self, event_loop: &ActiveEventLoop, error: PaintError) -> Result<(), AppError> {
+        self.losses += 1;
+        if self.settings.painter == Preference::Software && self.losses > LOSSES {
+            return Err(error.into());
+        }
+        tracing::warn!("{error}");
+        if self.losses >= LOSSES || matches!(error, PaintError::Unsupported { .. }) {
+            self.settings.painter = Preference::Software;
+        }
+        let before = self.painter.take();
+        let mut surfaces = Vec::new();
+        let targets: Vec<(u32, Target)> =
+            self.windows.iter().map(|(id, window)| (*id, window.target.clone())).collect();
+        for (id, target) in targets {
+            match self.painter(event_loop)?.open(&target) {
+                Ok(surface) => surfaces.push((id, surface)),
+                Err(error) => return self.lose(event_loop, error),
+            }
+        }
+        for (id, surface) in surfaces {
+            if let Some(window) = self.windows.get_mut(&id) {
+                window.repaint(surface);
+            }
+        }
+        drop(before);
+        Ok(())
+    }
+
+    fn draw(&mut self, event_loop: &ActiveEventLoop) -> Result<(), AppError> {
+        loop {
+            let failed = self.windows.values_mut().find_map(|window| window.draw().err());
+            match failed {
+                None => return Ok(()),
+                Some(error) => self.lose(event_loop, error)?,
+            }
+        }
+    }
+
+    fn set_mode(&mut self, mode: Mode) {
+        if mode == self.settings.mode {
+            return;
+        }
+        self.settings.mode = mode;
+        self.say_mode();
+        self.model.show_windows(mode == Mode::Seamless);
+    }
+
+    fn end_if_alone(&self, event_loop: &ActiveEventLoop) {
+        if self.settings.voice.is_some() && !self.daemon && self.link.is_none() {
+            event_loop.exit();
+        }
+    }
+}
+
+impl ApplicationHandler<Wake> for App {
+    fn resumed(&mut self, event_loop: &ActiveEventLoop) {
+        // Choosing takes a while: before the first window needs it.
+        if let Err(error) = self.painter(event_loop).map(|_| ()) {
+            self.failed = Some(error);
+            event_loop.exit();
+        }
+    }
+
+    fn user_event(&mut self, event_loop: &ActiveEventLoop, wake: Wake) {
+        match wake {
+            Wake::Desktop(event) => self.windowing.event(*event),
+            Wake::DesktopGone(reason) => {
+                self.failed = Some(AppError::DesktopGone(reason));
+                event_loop.exit();
+            }
+            Wake::Connected(stream) => self.connect(stream),
+            Wake::Guest(number) => {
+                self.hear(number);
+                self.end_if_alone(event_loop);
+            }
+            Wake::Daemon(message) => self.order(event_loop, message),
+            Wake::DaemonGone => {
+                self.daemon = false;
+                self.end_if_alone(event_loop);
+            }
+        }
+    }
+
+    fn window_event(&mut self, _: &ActiveEventLoop, window: WindowId, event: WindowEvent) {
+        self.windowing.winit_event(window, event);
+    }
+
+    fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
+        if let Err(error) = self.pump(event_loop) {
+            self.failed = Some(error);
+            event_loop.exit();
+        }
+    }
+}
+
+/// Shares the settings' voice with threads that answer.
+fn aside(voice: &Voice, work: impl FnOnce(&Voice) + Send + 'static) {
+    let voice = Voice::clone(voice);
+    let spawned = std::thread::Builder::new().name("answer".into()).spawn(move || work(&voice));
+    if let Err(error) = spawned {
+        tracing::error!("a question is not answered: {error}");
+    }
+}

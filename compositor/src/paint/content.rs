@@ -1,0 +1,162 @@
+//! The pixels of a window as the host keeps them: copied out of window memory, where the guest may change
+//! them at any moment.
+
+use super::segment::Segment;
+use crate::model::Insets;
+use std::io;
+use window_memory::{Area, PIXEL, Picture, WindowMemory};
+
+/// A window's pixels without its shadow: 4 bytes each, blue first, alpha (premultiplied) last.
+#[derive(Debug)]
+pub struct Content {
+    segment: Segment,
+    width: u32,
+    height: u32,
+    shadow: Insets,
+}
+
+impl Content {
+    /// Of a picture of `width` times `height` pixels of which `shadow` is not kept; `None` when it is all of it.
+    fn new(width: u32, height: u32, shadow: Insets) -> io::Result<Option<Self>> {
+        let width = width.saturating_sub(shadow.left + shadow.right);
+        let height = height.saturating_sub(shadow.top + shadow.bottom);
+        if width == 0 || height == 0 {
+            return Ok(None);
+        }
+        let bytes = width as usize * height as usize * PIXEL as usize;
+        Ok(Some(Self { segment: Segment::new(bytes)?, width, height, shadow }))
+    }
+
+    /// Copies `damage` of `picture` into `kept`, which is made anew where size or shadow have changed. Gives
+    /// what of it is new, relative to the content.
+    ///
+    /// # Errors
+    /// There is no memory; `kept` is as before.
+    pub fn take(
+        kept: &mut Option<Self>,
+        memory: &WindowMemory,
+        picture: &Picture,
+        damage: &[Area],
+        shadow: Insets,
+    ) -> io::Result<Vec<Area>> {
+        let (width, height) = (picture.width(), picture.height());
+        let fits = kept.as_ref().is_some_and(|kept| {
+            kept.shadow == shadow
+                && kept.width + shadow.left + shadow.right == width
+                && kept.height + shadow.top + shadow.bottom == height
+        });
+        let whole = [picture.area()];
+        let damage = if fits { damage } else { &whole };
+        if !fits {
+            *kept = Self::new(width, height, shadow)?;
+        }
+        let Some(content) = kept else { return Ok(Vec::new()) };
+        Ok(damage.iter().filter_map(|area| content.copy(memory, picture, area)).collect())
+    }
+
+    fn copy(&mut self, memory: &WindowMemory, picture: &Picture, area: &Area) -> Option<Area> {
+        let cut = |start: u32, length: u32, before: u32, most: u32| {
+            let from = start.max(before);
+            let to = (start + length).min(before + most);
+            (from < to).then(|| (from, to - from))
+        };
+        let (x, width) = cut(area.x, area.width, self.shadow.left, self.width)?;
+        let (y, height) = cut(area.y, area.height, self.shadow.top, self.height)?;
+        let from = Area { x, y, width, height };
+        let to = Area { x: x - self.shadow.left, y: y - self.shadow.top, width, height };
+        let stride = self.stride();
+        let start = to.y as usize * stride + (to.x * PIXEL) as usize;
+        memory.copy_out(picture, from, &mut self.segment.bytes_mut()[start..], stride);
+        Some(to)
+    }
+
+    /// Pixels, at least 1.
+    #[must_use]
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Pixels, at least 1.
+    #[must_use]
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// Bytes from row to row.
+    #[must_use]
+    pub fn stride(&self) -> usize {
+        (self.width * PIXEL) as usize
+    }
+
+    /// Rows from the top.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.segment.bytes()
+    }
+
+    /// Of this number of the row from the top, the pixels from column `x` on, `width` of them.
+    #[must_use]
+    pub fn row(&self, y: u32, x: u32, width: u32) -> &[u8] {
+        let start = y as usize * self.stride() + (x * PIXEL) as usize;
+        &self.bytes()[start..][..(width * PIXEL) as usize]
+    }
+
+    /// For an X server on this machine.
+    #[must_use]
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn area(&self) -> Area {
+        Area { x: 0, y: 0, width: self.width, height: self.height }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Content;
+    use crate::model::Insets;
+    use proto::v1::Present;
+    use window_memory::{Allocator, Area, WindowMemory};
+
+    #[test]
+    fn only_damage_is_copied_and_the_shadow_is_left_out() {
+        let memory = WindowMemory::create(1 << 16).unwrap();
+        let span = Allocator::new(memory.len()).allocate(10 * 8 * 4).unwrap();
+        let pixels: Vec<u8> = (0..10_u8 * 8).flat_map(|pixel| [pixel; 4]).collect();
+        memory.copy_in(&span, 40, Area { x: 0, y: 0, width: 10, height: 8 }, &pixels, 40);
+        let present = Present { stride: 40, width: 10, height: 8, ..Present::default() };
+        let picture = memory.picture(&present).unwrap();
+        let shadow = Insets { left: 2, right: 1, top: 3, bottom: 0 };
+        let mut kept = None;
+        let area = Area { x: 0, y: 0, width: 1, height: 1 };
+        // The first time all of it is new, whatever the damage says.
+        let new = Content::take(&mut kept, &memory, &picture, &[area], shadow).unwrap();
+        let content = kept.as_ref().unwrap();
+        assert_eq!((content.width(), content.height()), (7, 5));
+        assert_eq!(new, [content.area()]);
+        assert_eq!(content.row(0, 0, 2), [32, 32, 32, 32, 33, 33, 33, 33]);
+        assert_eq!(content.row(4, 6, 1), [78; 4]);
+
+        memory.copy_in(&span, 40, picture.area(), &[200; 10 * 8 * 4], 40);
+        // Of these one lies in the shadow, one partly.
+        let damage = [area, Area { x: 1, y: 2, width: 2, height: 2 }];
+        let new = Content::take(&mut kept, &memory, &picture, &damage, shadow).unwrap();
+        assert_eq!(new, [Area { x: 0, y: 0, width: 1, height: 1 }]);
+        let content = kept.as_ref().unwrap();
+        assert_eq!(content.row(0, 0, 2), [200, 200, 200, 200, 33, 33, 33, 33]);
+    }
+
+    #[test]
+    fn a_picture_that_is_all_shadow_has_no_content() {
+        let memory = WindowMemory::create(1 << 16).unwrap();
+        let present = Present { stride: 40, width: 10, height: 8, ..Present::default() };
+        let picture = memory.picture(&present).unwrap();
+        let mut kept = None;
+        let new =
+            Content::take(&mut kept, &memory, &picture, &[picture.area()], Insets::all(5)).unwrap();
+        assert!(new.is_empty() && kept.is_none());
+    }
+}

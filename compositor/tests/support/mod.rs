@@ -1,0 +1,522 @@
+//! A desktop of its own for a test: Xvfb, a window manager, the compositor, and a guest that the test plays.
+#![allow(dead_code, reason = "each test uses some of it")]
+
+use compositor_control::{
+    Answer, FromCompositor, Mode, Question, Receiver, Sender, Start, Status, ToCompositor, VERSION,
+    Window,
+};
+use proto::v1::{self, FromGuest, FromHost, from_guest, from_host};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use window_link::Decoder;
+use window_memory::{Allocator, Area, Span, WindowMemory};
+use x11rb::connection::Connection;
+use x11rb::protocol::xproto::{
+    AtomEnum, ConnectionExt as _, CreateWindowAux, ImageFormat, WindowClass,
+};
+use x11rb::rust_connection::RustConnection;
+
+/// How long a test waits for what must come before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at what cannot be waited for.
+const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const COLOUR: [u8; 3] = [0xc0, 0x40, 0x10];
+pub(crate) const VM: &str = "Test VM";
+/// Of an ordinary window at 100 %.
+pub(crate) const BORDER: i32 = 2;
+
+/// Ends its process with it.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An X server with a window manager.
+pub(crate) struct Desktop {
+    pub(crate) display: String,
+    pub(crate) x: RustConnection,
+    pub(crate) root: u32,
+    // In this order: the window manager first.
+    _manager: Process,
+    _server: Process,
+    folder: tempfile::TempDir,
+}
+
+/// True when these programs are there; says which is not.
+pub(crate) fn have(programs: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for program in programs {
+        if !std::env::split_paths(&path).any(|folder| folder.join(program).exists()) {
+            println!("SKIPPED: {program} is not installed");
+            return false;
+        }
+    }
+    true
+}
+
+impl Desktop {
+    /// `None` where it cannot be had.
+    pub(crate) fn new() -> Option<Self> {
+        if !have(&["Xvfb", "openbox", "xprop", "xwininfo", "xdotool", "wmctrl"]) {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Command::new("Xvfb")
+            .args([
+                "-displayfd",
+                "1",
+                "-screen",
+                "0",
+                "1280x800x24",
+                "-nolisten",
+                "tcp",
+                "-noreset",
+            ])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut number = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut number).unwrap();
+        let server = Process(server);
+        let display = format!(":{}", number.trim());
+        let (x, screen) = x11rb::connect(Some(&display)).unwrap();
+        let root = x.setup().roots[screen].root;
+        let manager = Command::new("openbox")
+            .env("DISPLAY", &display)
+            .env("HOME", folder.path())
+            .env("XDG_CONFIG_HOME", folder.path())
+            .env("XDG_CACHE_HOME", folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let desktop =
+            Self { display, x, root, _manager: Process(manager), _server: server, folder };
+        desktop.wait_for_manager();
+        Some(desktop)
+    }
+
+    /// A window manager that is just starting forgets windows that are mapped then: until it has taken one.
+    fn wait_for_manager(&self) {
+        let state = self.atom("WM_STATE");
+        let window = self.x.generate_id().unwrap();
+        let attributes = CreateWindowAux::new();
+        let class = WindowClass::INPUT_OUTPUT;
+        self.x.create_window(0, window, self.root, 0, 0, 9, 9, 0, class, 0, &attributes).unwrap();
+        self.until("a window manager", || {
+            self.x.unmap_window(window).unwrap();
+            self.x.map_window(window).unwrap();
+            let cookie = self.x.get_property(false, window, state, AtomEnum::ANY, 0, 1);
+            (cookie.unwrap().reply().unwrap().length > 0).then_some(())
+        });
+        self.x.destroy_window(window).unwrap();
+        let list = self.atom("_NET_CLIENT_LIST");
+        self.until("the end of the first window", || {
+            let cookie = self.x.get_property(false, self.root, list, AtomEnum::ANY, 0, 1);
+            (cookie.unwrap().reply().unwrap().length == 0).then_some(())
+        });
+    }
+
+    fn atom(&self, name: &str) -> u32 {
+        self.x.intern_atom(false, name.as_bytes()).unwrap().reply().unwrap().atom
+    }
+
+    /// Looks again and again.
+    pub(crate) fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(start.elapsed() < PATIENCE, "{what} has not come");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// For files of the test.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs a program of the desktop and gives what it printed.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output =
+            Command::new(program).args(arguments).env("DISPLAY", &self.display).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    }
+
+    /// A property as xprop(1) says it.
+    pub(crate) fn property(&self, window: u64, name: &str) -> String {
+        self.run("xprop", &["-id", &window.to_string(), name]).trim().to_owned()
+    }
+
+    /// What is on the screen: rows of blue, green, red, and a byte that means nothing.
+    pub(crate) fn pixels(&self, x: i32, y: i32, width: u32, height: u32) -> Vec<[u8; 3]> {
+        let short = |number: i32| i16::try_from(number).unwrap();
+        let size = |number: u32| u16::try_from(number).unwrap();
+        let image = self.x.get_image(
+            ImageFormat::Z_PIXMAP,
+            self.root,
+            short(x),
+            short(y),
+            size(width),
+            size(height),
+            u32::MAX,
+        );
+        let image = image.unwrap().reply().unwrap();
+        image.data.chunks_exact(4).map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
+    }
+
+    /// Whether the process has an open window of this id.
+    pub(crate) fn has_window(&self, window: u64) -> bool {
+        let window = u32::try_from(window).unwrap();
+        self.x.get_window_attributes(window).unwrap().reply().is_ok()
+    }
+}
+
+/// A compositor, and the daemon that the test plays.
+pub(crate) struct Compositor {
+    process: Process,
+    pub(crate) sender: Sender<ToCompositor>,
+    pub(crate) receiver: Receiver<FromCompositor>,
+    pub(crate) memory: WindowMemory,
+    asked: u64,
+    socket: std::path::PathBuf,
+}
+
+impl Compositor {
+    pub(crate) fn start(desktop: &Desktop, painter: &str) -> Self {
+        let socket = desktop.folder.path().join(format!("control-{painter}"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_macrohard-compositor"))
+            .args(["--painter", painter])
+            .env("DISPLAY", &desktop.display)
+            .env("MACROHARD_LOG", std::env::var("MACROHARD_LOG").unwrap_or("error".into()))
+            .env_remove("WAYLAND_DISPLAY")
+            .env("XDG_RUNTIME_DIR", desktop.folder.path())
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
+            .spawn()
+            .unwrap();
+        let process = Process(child);
+        let memory = WindowMemory::create(64 << 20).unwrap();
+        let (sender, receiver) = daemon(&socket);
+        let mut compositor = Self { process, sender, receiver, memory, asked: 0, socket };
+        compositor.greet(VM, COLOUR);
+        compositor
+    }
+
+    /// As a daemon does first.
+    pub(crate) fn greet(&mut self, vm: &str, colour: [u8; 3]) {
+        let Some(FromCompositor::Ready { version, .. }) = self.receiver.receive().unwrap() else {
+            panic!("the compositor is not ready");
+        };
+        assert_eq!(version, VERSION);
+        let start = Start { version: VERSION, vm: vm.into(), colour, mode: Mode::Seamless };
+        self.sender.send(ToCompositor::Start(start)).unwrap();
+        let memory = self.memory.descriptor().try_clone_to_owned().unwrap();
+        let length = self.memory.len();
+        self.sender.send(ToCompositor::Memory { memory, length }).unwrap();
+    }
+
+    /// A daemon that was started anew.
+    pub(crate) fn again(&mut self) {
+        self.sender.close();
+        (self.sender, self.receiver) = daemon(&self.socket);
+    }
+
+    /// An agent comes and says hello.
+    pub(crate) fn guest(&mut self) -> Guest {
+        let mut guest = self.silent_guest();
+        guest.hello();
+        guest
+    }
+
+    /// An agent comes.
+    pub(crate) fn silent_guest(&mut self) -> Guest {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let connection = theirs.into();
+        self.sender.send(ToCompositor::Guest { connection, user: 1000 }).unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let memory = self.memory.descriptor().try_clone_to_owned().unwrap();
+        let memory = WindowMemory::map_sealed(memory).unwrap();
+        let allocator = Allocator::new(memory.len());
+        Guest {
+            stream: ours,
+            decoder: Decoder::default(),
+            memory,
+            allocator,
+            generation: 0,
+            sequence: 0,
+            carried_out: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn ask(&mut self, question: Question) -> Answer {
+        self.asked += 1;
+        self.sender.send(ToCompositor::Ask { number: self.asked, question }).unwrap();
+        loop {
+            match self.receiver.receive().unwrap().expect("the compositor has ended") {
+                FromCompositor::Answer { number, answer } if number == self.asked => return answer,
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn status(&mut self) -> Status {
+        match self.ask(Question::Status) {
+            Answer::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn windows(&mut self) -> Vec<Window> {
+        match self.ask(Question::Windows) {
+            Answer::Windows(windows) => windows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The window of the desktop that shows the guest's `id`.
+    pub(crate) fn host(&mut self, id: u32) -> u64 {
+        let windows = self.windows();
+        windows.iter().find(|window| window.id == id).expect("a window").host
+    }
+
+    /// As pixels: red, green, blue, alpha.
+    pub(crate) fn screenshot(&mut self, window: Option<u32>) -> (u32, u32, Vec<u8>) {
+        let Answer::Picture { file, length } = self.ask(Question::Screenshot { window }) else {
+            panic!("no picture");
+        };
+        let mut file = std::fs::File::from(file);
+        std::io::Seek::rewind(&mut file).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, length);
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        (info.width, info.height, pixels)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
+        self.process.0.wait().unwrap()
+    }
+
+    /// Processor time it has used, in clock ticks (proc(5), stat: utime and stime).
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+}
+
+fn daemon(socket: &Path) -> (Sender<ToCompositor>, Receiver<FromCompositor>) {
+    compositor_control::link(UnixStream::connect(socket).unwrap()).unwrap()
+}
+
+/// A guest's agent.
+pub(crate) struct Guest {
+    stream: UnixStream,
+    decoder: Decoder<FromHost>,
+    memory: WindowMemory,
+    allocator: Allocator,
+    generation: u64,
+    sequence: u64,
+    /// Of each window the last configure that was heard.
+    carried_out: BTreeMap<u32, u64>,
+}
+
+pub(crate) fn rectangle(x: i32, y: i32, width: u32, height: u32) -> v1::Rectangle {
+    v1::Rectangle { x, y, width, height }
+}
+
+/// An application's window.
+pub(crate) fn window(id: u32, x: i32, y: i32, width: u32, height: u32) -> v1::Window {
+    v1::Window {
+        id,
+        geometry: Some(rectangle(x, y, width, height)),
+        kind: v1::WindowKind::Normal.into(),
+        title: format!("window {id}"),
+        instance: "instance".into(),
+        class: "Class".into(),
+        ..v1::Window::default()
+    }
+}
+
+/// A menu.
+pub(crate) fn menu(id: u32, owner: u32, x: i32, y: i32, width: u32, height: u32) -> v1::Window {
+    v1::Window {
+        kind: v1::WindowKind::Menu.into(),
+        override_redirect: true,
+        transient_for: owner,
+        ..window(id, x, y, width, height)
+    }
+}
+
+impl Guest {
+    pub(crate) fn hello(&mut self) {
+        self.say(from_guest::Message::Hello(v1::WindowsHello {
+            version: window_link::VERSION,
+            window_memory: self.memory.len(),
+            program: "test".into(),
+        }));
+    }
+
+    pub(crate) fn say(&mut self, message: from_guest::Message) {
+        self.try_say(message).unwrap();
+    }
+
+    /// Fails when the compositor has closed the connection.
+    pub(crate) fn try_say(&mut self, message: from_guest::Message) -> std::io::Result<()> {
+        let mut bytes = Vec::new();
+        window_link::encode(&FromGuest { message: Some(message) }, &mut bytes).unwrap();
+        self.stream.write_all(&bytes)
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Tells of a window, with the next generation.
+    pub(crate) fn tell(&mut self, mut window: v1::Window) {
+        self.generation += 1;
+        window.generation = self.generation;
+        self.say(from_guest::Message::Window(window));
+    }
+
+    /// Tells of a window until it has become so, after all that the host had to say of it.
+    pub(crate) fn insist(&mut self, desktop: &Desktop, wish: &v1::Window, done: impl Fn() -> bool) {
+        let mut told = None;
+        desktop.until("what the guest wishes", || {
+            self.settle();
+            let configured = self.carried_out.get(&wish.id).copied().unwrap_or(0);
+            if told != Some(configured) && !done() {
+                self.tell(v1::Window { configured, ..wish.clone() });
+                told = Some(configured);
+            }
+            done().then_some(())
+        });
+    }
+
+    /// The next message; `None` at the end.
+    pub(crate) fn hear(&mut self) -> Option<from_host::Message> {
+        loop {
+            if let Some(message) = self.decoder.take().unwrap() {
+                let message = message.message.expect("a message");
+                if let from_host::Message::Configure(told) = &message {
+                    self.carried_out.insert(told.window, told.generation);
+                }
+                return Some(message);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return None,
+                Ok(length) => self.decoder.give(&bytes[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("what was waited for did not come: {error}"),
+            }
+        }
+    }
+
+    /// The next message that `pick` takes.
+    pub(crate) fn expect<T>(
+        &mut self,
+        mut pick: impl FnMut(&from_host::Message) -> Option<T>,
+    ) -> T {
+        loop {
+            let message = self.hear().expect("the compositor has closed the connection");
+            if let Some(picked) = pick(&message) {
+                return picked;
+            }
+        }
+    }
+
+    /// The next configure of this window that `pick` takes.
+    pub(crate) fn configured(
+        &mut self,
+        id: u32,
+        pick: impl Fn(&v1::Configure) -> bool,
+    ) -> v1::Configure {
+        self.expect(|message| match message {
+            from_host::Message::Configure(configure)
+                if configure.window == id && pick(configure) =>
+            {
+                Some(*configure)
+            }
+            _ => None,
+        })
+    }
+
+    /// Puts pixels into window memory.
+    pub(crate) fn buffer(&mut self, width: u32, height: u32, pixels: &[u8]) -> Span {
+        let span = self.allocator.allocate(u64::from(width * height * 4)).unwrap();
+        self.draw(&span, width, height, pixels);
+        span
+    }
+
+    pub(crate) fn draw(&mut self, span: &Span, width: u32, height: u32, pixels: &[u8]) {
+        let stride = (width * 4) as usize;
+        let area = Area { x: 0, y: 0, width, height };
+        self.memory.copy_in(span, stride, area, pixels, stride);
+    }
+
+    pub(crate) fn present(&mut self, id: u32, span: &Span, width: u32, height: u32) -> v1::Present {
+        self.sequence += 1;
+        v1::Present {
+            window: id,
+            sequence: self.sequence,
+            offset: span.offset(),
+            stride: width * 4,
+            width,
+            height,
+            damage: Vec::new(),
+        }
+    }
+
+    /// Presents and waits for the answer.
+    pub(crate) fn show(&mut self, present: v1::Present) {
+        let expected = v1::PresentAck { window: present.window, sequence: present.sequence };
+        self.say(from_guest::Message::Present(present));
+        self.expect(|message| (*message == from_host::Message::Ack(expected)).then_some(()));
+    }
+
+    /// Waits until all that was said is done: the answer of a present to no window comes after it.
+    pub(crate) fn settle(&mut self) {
+        self.sequence += 1;
+        let present =
+            v1::Present { window: u32::MAX, sequence: self.sequence, ..v1::Present::default() };
+        self.show(present);
+    }
+}
+
+/// A picture whose every pixel is its own.
+pub(crate) fn pattern(width: u32, height: u32, seed: u8) -> Vec<u8> {
+    (0..height)
+        .flat_map(|y| {
+            (0..width)
+                .flat_map(move |x| [(x ^ y) as u8 ^ seed, (x * 3) as u8, (y * 5) as u8 ^ seed, 255])
+        })
+        .collect()
+}
+
+/// Without alpha.
+pub(crate) fn opaque(pixels: &[u8]) -> Vec<[u8; 3]> {
+    pixels.chunks_exact(4).map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
+}
