@@ -159,7 +159,7 @@ async fn serve(command: Command) -> String {
                 Address::Serial(_) => Address::Unix(relay::SOCKET.into()),
                 host => host,
             });
-            session(host, &proofs, &windows).await
+            session(host, &proofs, &window_memory).await
         }
         Command::Windows { connect, memory, display, authority, runtime, screen, program } => {
             let place = match display {

@@ -7,7 +7,8 @@ use crate::{binaries, guest_package, packages, workspace};
 use std::path::Path;
 
 /// What the programs call; they are static and need no library.
-const DEPENDS: &str = "qemu-system-x86 (>= 1:9), qemu-system-modules-opengl, qemu-utils, ovmf, passt";
+const DEPENDS: &str =
+    "qemu-system-x86 (>= 1:9), qemu-system-modules-opengl, qemu-utils, ovmf, passt";
 const RECOMMENDS: &str = "mmdebstrap, e2fsprogs, virtiofsd";
 
 /// Builds `target/package/macrohard-hypervisor_VERSION_amd64.deb`.

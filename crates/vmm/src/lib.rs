@@ -15,8 +15,8 @@ pub mod flash;
 pub mod machine;
 pub mod native;
 pub mod process;
-mod sealed;
 mod screen;
+mod sealed;
 pub mod service;
 pub mod tcg;
 

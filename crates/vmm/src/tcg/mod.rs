@@ -15,8 +15,8 @@ mod reset;
 mod resize;
 
 use crate::flash::FlashFiles;
-use crate::sealed::sealed_file;
 use crate::screen::{OnResize, Screen, Viewers};
+use crate::sealed::sealed_file;
 use crate::service::{self, ExitCode, Service};
 use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use arguments::{Flash, NetworkEnd, ScreenSockets, Wiring};
