@@ -106,6 +106,10 @@ fn values_out_of_bounds_are_refused_at_their_place_with_what_is_allowed() {
     let share = "[[share]]\ntag = \"t\"\npath = \"/\"\n";
     refused(&with(&format!("{share}{share}")), 8, 7, "share[1].tag");
     refused(&with(&share.replace("\"t\"", "\"t\"\nkind=\"nfs\"")), 6, 6, "unknown variant `nfs`");
+    let serial = format!("agent = \"serial\"\n{share}");
+    parse(&with(&serial)).unwrap();
+    refused(&with(&format!("{serial}kind = \"vsock\"\n")), 8, 8, "share[0].kind is \"vsock\"");
+    refused(&with("agent = \"tcp\""), 4, 9, "unknown variant `tcp`");
     let append = "x".repeat(limits::APPEND + 1);
     refused(&with(&format!("[boot]\nkernel = \"/k\"\nappend = \"{append}\"")), 6, 10, "2047");
     refused(&with(&"[[net]]\nmode = \"passt\"\n".repeat(5)), 4, 1, "net is given 5 times");

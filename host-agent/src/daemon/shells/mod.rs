@@ -62,7 +62,7 @@ async fn present(connection: &Connection, vms: &Vms) -> zbus::Result<()> {
     update(connection, vms, &mut shown).await?;
     // All are there before anybody can look. Another daemon of this session keeps the name.
     let flags = RequestNameFlags::DO_NOT_QUEUE;
-    connection.request_name_with_flags(NAME, flags.into()).await?;
+    connection.request_name_with_flags(NAME, flags).await?;
     tracing::info!(name = NAME, "the VMs are on the session's bus");
     loop {
         tokio::select! {
