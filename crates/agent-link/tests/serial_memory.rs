@@ -71,7 +71,7 @@ async fn a_window_full_of_frames_of_one_byte_takes_the_room_of_its_bytes() {
     let before = HELD.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
     for channel in 1..=CHANNELS {
-        let byte = fuzzing::frame(DATA, GUEST, host, channel, &[b'x']).expect("a frame");
+        let byte = fuzzing::frame(DATA, GUEST, host, channel, b"x").expect("a frame");
         for _ in 0..WINDOW {
             wire.write_all(&byte).await.expect("the host reads");
         }

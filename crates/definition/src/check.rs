@@ -187,7 +187,7 @@ impl VmDefinition {
             if !share.kind.has_device() && self.agent == AgentWay::Serial {
                 return Err(FieldProblem::new(
                     Field::element("share", index, "kind"),
-                    share.kind,
+                    "vsock",
                     "\"9p\" or \"virtio-fs\", with agent = \"serial\": the VM has no vsock device",
                 ));
             }

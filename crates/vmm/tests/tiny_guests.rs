@@ -50,6 +50,7 @@ fn start(engine: &KvmEngine, image: &[u8], cpus: u32) -> Vm {
         cpus,
         engine: EngineChoice::Kvm,
         huge_pages: false,
+        agent: definition::AgentWay::default(),
         boot: Boot { kernel: Some(kernel), ..Boot::default() },
         disks: Vec::new(),
         networks: Vec::new(),

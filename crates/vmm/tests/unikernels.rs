@@ -85,6 +85,7 @@ fn specification(folder: &Path, asked: &Asked<'_>) -> LaunchSpec {
         cpus: 1,
         engine: EngineChoice::Kvm,
         huge_pages: false,
+        agent: definition::AgentWay::default(),
         boot: Boot { hvt: Some(file), append: Some(asked.append.to_owned()), ..Boot::default() },
         disks: disks.into_iter().collect(),
         networks: Vec::new(),

@@ -42,6 +42,7 @@ fn definition(folder: &Path, cpus: u32) -> VmDefinition {
         cpus,
         engine: EngineChoice::Kvm,
         huge_pages: false,
+        agent: definition::AgentWay::default(),
         boot: Boot { kernel: Some(kernel), ..Boot::default() },
         disks: vec![Disk { path: disk, format: DiskFormat::Raw, read_only: false, limit: None }],
         networks: Vec::new(),
