@@ -7,7 +7,7 @@
 # file is a hole, so that no memory is short; each byte of it is carried all the same.
 . /lab/lib.sh
 
-turns=1
+turns=3
 mkdir tree && cd tree && export HOME=$work || fail "no folder"
 git init -q . && git config user.name lab && git config user.email lab@example.org || fail "git init"
 for ((folder = 0; folder < 40; folder++)); do
@@ -16,7 +16,7 @@ for ((folder = 0; folder < 40; folder++)); do
 done
 git add . && git commit -q -m tree || fail "git commit"
 cd "$work" || exit 1
-truncate -s 64M large
+truncate -s 1G large
 # git and what it needs, beside the guest's busybox.
 mkdir -p add/etc
 echo root:x:0:0::/root:/bin/sh >add/etc/passwd
@@ -64,7 +64,7 @@ up() {
     mkfifo "$name.in" "$name.out"
     exec {keys[$name]}<>"$name.in" {screen[$name]}<>"$name.out"
     for way in 9p fs; do
-        mkdir "$name.$way" && cp -a tree "$name.$way/tree" && truncate -s 64M "$name.$way/large" || fail "no folder to share"
+        mkdir "$name.$way" && cp -a tree "$name.$way/tree" && truncate -s 1G "$name.$way/large" || fail "no folder to share"
     done
     if [ "$name" = ours ]; then
         command=(macrohard-hypervisor run --engine kvm --timeout 3000 --memory 512 --cpus 2 --net none --kernel "$kernel"
