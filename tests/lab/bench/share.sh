@@ -1,13 +1,17 @@
 #!/bin/bash
 # `git status` of a tree of a thousand files and reading a file of 1 GiB on a shared folder, over 9P and over virtio-fs,
 # beside QEMU's 9P server and QEMU with the same virtiofsd.
-# lab: memory=3072 cpus=1 limit=3400 icount
+# lab: memory=3072 cpus=1 limit=5400
 #
-# The lab machine counts instructions: see disk.sh, also for guests that stall and for the second processor. The large
-# file is a hole, so that no memory is short; each byte of it is carried all the same.
+# In real time: a tree of a thousand files takes thousands of requests, each with an interrupt, and where instructions
+# are counted a guest that is given one twice stalls (docs/src/lab.md). Both guests live at once and take turns, so that
+# whatever else runs beside the lab machine meets both alike; the best turn of each counts. The large file is a hole, so
+# that no memory is short; each byte of it is carried all the same.
 . /lab/lib.sh
 
-turns=1
+turns=5
+# Seconds in which a guest says something; the lab machine may get little of a busy host.
+patience=900
 mkdir tree && cd tree && export HOME=$work || fail "no folder"
 git init -q . && git config user.name lab && git config user.email lab@example.org || fail "git init"
 for ((folder = 0; folder < 40; folder++)); do
@@ -16,7 +20,7 @@ for ((folder = 0; folder < 40; folder++)); do
 done
 git add . && git commit -q -m tree || fail "git commit"
 cd "$work" || exit 1
-truncate -s 64M large
+truncate -s 1G large
 # git and what it needs, beside the guest's busybox.
 mkdir -p add/etc
 echo root:x:0:0::/root:/bin/sh >add/etc/passwd
@@ -48,35 +52,36 @@ END
 (cd add && find . | busybox cpio -o -H newc 2>/dev/null) >>initrd
 declare -A keys screen process
 # until_line NAME TEXT: reads the console of NAME, without a process of its own, up to a line with TEXT; false
-# when a minute brings nothing.
+# when nothing comes in that time.
 until_line() {
     local line
-    while read -r -t 60 -u "${screen[$1]}" line; do
+    while read -r -t $patience -u "${screen[$1]}" line; do
         echo "${line%$'\r'}" >>"$1.console"
-        case $line in *"$2"*) return 0 ;; esac
+        case $line in
+        *"$2"*) return 0 ;;
+        *"guest: ends with"*) return 1 ;;
+        esac
     done
     return 1
 }
 # up NAME: starts the guest NAME, whose console is NAME.in and NAME.out; false when it does not come up.
 up() {
     local name=$1 command
-    rm -rf "$name.in" "$name.out" "$name.9p" "$name.fs"
     mkfifo "$name.in" "$name.out"
     exec {keys[$name]}<>"$name.in" {screen[$name]}<>"$name.out"
     for way in 9p fs; do
-        mkdir "$name.$way" && cp -a tree "$name.$way/tree" && truncate -s 64M "$name.$way/large" || fail "no folder to share"
+        mkdir "$name.$way" && cp -a tree "$name.$way/tree" && truncate -s 1G "$name.$way/large" || fail "no folder to share"
     done
     if [ "$name" = ours ]; then
-        command=(macrohard-hypervisor run --engine kvm --timeout 3000 --memory 512 --cpus 2 --net none --kernel "$kernel"
-            --initrd "$work/initrd" --append "$quiet maxcpus=1" --share "$work/ours.9p:plan9:9p" --share "$work/ours.fs:fs:virtio-fs")
+        command=(macrohard-hypervisor run --engine kvm --timeout 5000 --memory 512 --cpus 1 --net none --kernel "$kernel"
+            --initrd "$work/initrd" --append "$quiet" --share "$work/ours.9p:plan9:9p" --share "$work/ours.fs:fs:virtio-fs")
     else
-        rm -f fs.sock
         /usr/libexec/virtiofsd --socket-path=fs.sock --shared-dir "$work/qemu.fs" --cache=auto --log-level=warn 2>virtiofsd.log &
         disown
-        within 10 test -S fs.sock || fail "virtiofsd: $(cat virtiofsd.log)"
-        command=(qemu-system-x86_64 -accel kvm -machine q35,memory-backend=ram -cpu host -m 512 -smp 2 -nodefaults -no-user-config
+        within 60 test -S fs.sock || fail "virtiofsd: $(cat virtiofsd.log)"
+        command=(qemu-system-x86_64 -accel kvm -machine q35,memory-backend=ram -cpu host -m 512 -smp 1 -nodefaults -no-user-config
             -display none -no-reboot -serial stdio -device "isa-debug-exit,iobase=0xf4,iosize=4" -kernel "$kernel" -initrd initrd
-            -append "$quiet maxcpus=1" -object "memory-backend-memfd,id=ram,size=512M,share=on"
+            -append "$quiet" -object "memory-backend-memfd,id=ram,size=512M,share=on"
             -fsdev "local,id=plan9,path=$work/qemu.9p,security_model=none" -device "virtio-9p-pci,fsdev=plan9,mount_tag=plan9"
             -chardev "socket,id=fs,path=fs.sock" -device "vhost-user-fs-pci,chardev=fs,tag=fs")
     fi
@@ -85,34 +90,23 @@ up() {
     disown
     until_line "$name" "guest: ready"
 }
-# down NAME: ends the guest NAME.
-down() {
-    kill -KILL "${process[$1]}" 2>/dev/null
-    [ "$1" = ours ] && pkill -KILL -x macrohard-vm
-    pkill -KILL -x virtiofsd
-    within 10 sh -c "! kill -0 ${process[$1]}"
-    exec {keys[$1]}>&- {screen[$1]}>&-
-}
-# measured NAME: how many turns it had.
-measured() { grep -c '^turn:' "$1.console" 2>/dev/null; }
-# cost NAME MEASUREMENT: instructions of the median turn.
+# cost NAME MEASUREMENT: milliseconds of the best turn.
 cost() {
-    awk -v measurement="$2" '$1 == "turn:" { for (i = 2; i < NF; i++) if ($i == measurement) print $(i + 2) }' "$1.console" | median
+    awk -v measurement="$2" '$1 == "turn:" { for (i = 2; i < NF; i++) if ($i == measurement) print $(i + 2) / 1e6 }' "$1.console" |
+        sort -g | head -n 1
 }
 for name in ours qemu; do
-    for ((attempt = 0; attempt < 4 && $(measured $name) + 0 < turns; attempt++)); do
-        if up $name; then
-            while [ "$(measured $name)" -lt $turns ] && echo turn >&"${keys[$name]}" && until_line $name turn:; do
-                step "$name: turn $(measured $name)"
-            done
-        fi
-        [ "$(measured $name)" -lt $turns ] && step "$name stalls after: $(tail -n 3 "$name.console")"
-        down $name
-    done
-    [ "$(measured $name)" -gt 0 ] || fail "the guest of $name stalls again and again"
-    figure "turns_$name" "$(measured $name)"
+    up $name || fail "the guest of $name does not come up: $(tail -n 3 "$name.console")"
 done
+for ((turn = 1; turn <= turns; turn++)); do
+    for name in ours qemu; do
+        echo turn >&"${keys[$name]}"
+        until_line $name turn: || fail "the guest of $name ends or stalls: $(tail -n 3 "$name.console")"
+    done
+    step "turn $turn"
+done
+kill -KILL "${process[@]}" 2>/dev/null
 for way in 9p virtiofs; do
-    echo "compare git_status_$way instructions lower $(cost ours ${way}_status) $(cost qemu ${way}_status)"
-    echo "compare read_1_gib_$way instructions lower $(cost ours ${way}_read) $(cost qemu ${way}_read)"
+    echo "compare git_status_$way ms lower $(cost ours ${way}_status) $(cost qemu ${way}_status)"
+    echo "compare read_1_gib_$way ms lower $(cost ours ${way}_read) $(cost qemu ${way}_read)"
 done
