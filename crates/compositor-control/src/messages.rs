@@ -53,8 +53,8 @@ pub enum ToCompositor {
         /// The guest's user that the agent runs as.
         user: u32,
     },
-    /// A connection to the VM's display (`crates/display`), for [`Mode::Desktop`]. Takes the place of one that is
-    /// open.
+    /// A connection to the VM's screen (`crates/display`; packets, does not block), for [`Mode::Desktop`].
+    /// Takes the place of one that is open.
     Display {
         /// The connection.
         connection: OwnedFd,
