@@ -82,7 +82,7 @@ pub enum Question {
     Windows,
     /// [`Answer::Picture`].
     Screenshot {
-        /// Of this window of the guest, as the guest drew it; none: everything of the VM that is shown, as it
+        /// Of this window of the guest, with the border around it; none: everything of the VM that is shown, as it
         /// lies on the desktop (or its screen, in desktop mode).
         window: Option<u32>,
     },
