@@ -10,9 +10,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Child;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
+use support::displays::Display;
 use support::{Desk, is_alive, kill, kvm, wait_until};
 use vm_control::Client;
 
@@ -22,6 +23,7 @@ const USER: u32 = 1000;
 struct Scene {
     desk: Desk,
     daemon: Option<Child>,
+    compositor: PathBuf,
 }
 
 fn compositor_end() -> PathBuf {
@@ -30,10 +32,26 @@ fn compositor_end() -> PathBuf {
     folder.join("examples/compositor_end")
 }
 
+/// The real compositor, where it has been built.
+fn compositor() -> Option<PathBuf> {
+    let built = compositor_end().parent().unwrap().with_file_name("macrohard-compositor");
+    let named = std::env::var_os("MACROHARD_TEST_COMPOSITOR").map(PathBuf::from);
+    let program = named.unwrap_or(built);
+    if !program.exists() {
+        eprintln!("SKIPPED: there is no {}", program.display());
+        return None;
+    }
+    Some(program)
+}
+
 impl Scene {
     fn new() -> Self {
-        let mut scene = Self { desk: Desk::new(), daemon: None };
-        scene.start_daemon(Some(":4711"));
+        Self::with(&compositor_end(), ":4711")
+    }
+
+    fn with(compositor: &Path, display: &str) -> Self {
+        let mut scene = Self { desk: Desk::new(), daemon: None, compositor: compositor.into() };
+        scene.start_daemon(Some(display));
         scene.desk.start("vm");
         scene
     }
@@ -41,7 +59,7 @@ impl Scene {
     fn start_daemon(&mut self, display: Option<&str>) {
         let log = File::options().append(true).create(true).open(self.desk.path("daemon.log"));
         let mut command = self.desk.daemon();
-        command.env("MACROHARD_COMPOSITOR", compositor_end()).stderr(log.unwrap());
+        command.env("MACROHARD_COMPOSITOR", &self.compositor).stderr(log.unwrap());
         if let Some(display) = display {
             command.env("DISPLAY", display);
         }
@@ -125,6 +143,13 @@ impl Drop for Scene {
             self.kill_daemon();
         }
     }
+}
+
+/// All windows of a desktop as xwininfo(1) names them.
+fn desktop_windows(display: &Display) -> String {
+    let mut command = Command::new("xwininfo");
+    let output = command.args(["-root", "-tree", "-display", &display.name]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 struct Guest(UnixStream);
@@ -211,6 +236,68 @@ fn a_guests_windows_are_listed_and_pictured() {
     assert_eq!(pixels, [0x10, 0x20, 0x30]);
     let unknown = scene.desk.cli(&["screenshot", "vm", "--window", "8"]);
     unknown.refused(1, &["there is no window 8"]);
+}
+
+#[test]
+fn a_guests_window_is_a_window_of_the_desktop_until_the_vm_ends() {
+    let Some(program) = compositor().filter(|_| kvm()) else { return };
+    if Command::new("Xvfb").arg("-help").output().is_err() {
+        eprintln!("SKIPPED: Xvfb cannot be started");
+        return;
+    }
+    let display = Display::start();
+    let scene = Scene::with(&program, &display.name);
+    let mut client = Client::connect(&scene.folder().join("control.sock"), Duration::from_secs(10));
+    let (memory, _) = client.as_mut().unwrap().window_memory().unwrap();
+    let (width, height) = (64, 32);
+    let pixels = [0x10, 0x80, 0xf0, 0].repeat(width * height);
+    File::from(memory).write_all_at(&pixels, 4096).unwrap();
+    let mut guest = scene.guest();
+    let geometry = Some(Rectangle { x: 100, y: 50, width: 64, height: 32 });
+    guest.tell(from_guest::Message::Window(proto::v1::Window {
+        id: 3,
+        generation: 1,
+        geometry,
+        title: "Notes".to_owned(),
+        class: "Editor".to_owned(),
+        kind: proto::v1::WindowKind::Normal.into(),
+        ..Default::default()
+    }));
+    guest.tell(from_guest::Message::Present(proto::v1::Present {
+        window: 3,
+        sequence: 1,
+        offset: 4096,
+        stride: 256,
+        width: 64,
+        height: 32,
+        damage: Vec::new(),
+    }));
+    wait_until("a window in the list", || {
+        scene.windows().iter().any(|window| window["title"].as_str().unwrap().ends_with("Notes"))
+    });
+    wait_until("a window of the desktop", || desktop_windows(&display).contains("[vm] Notes"));
+    wait_until("its pixels", || {
+        let shot = ["screenshot", "vm", "--window", "3", "--output", "3.png"];
+        if scene.desk.cli(&shot).code != Some(0) {
+            return false;
+        }
+        let picture = File::open(scene.desk.path("3.png")).unwrap();
+        let mut decoder = png::Decoder::new(std::io::BufReader::new(picture));
+        decoder.set_transformations(png::Transformations::STRIP_16);
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        // The host's border is around them.
+        let (width, samples) = (info.width as usize, info.color_type.samples());
+        let border = (width - 64) / 2;
+        let rows = pixels.chunks(width * samples).skip(border).take(32);
+        let guests = rows.flat_map(|row| row[border * samples..][..64 * samples].chunks(samples));
+        guests.map(|pixel| &pixel[..3]).all(|pixel| pixel == [0xf0, 0x80, 0x10])
+    });
+    let whole = scene.desk.cli(&["screenshot", "vm"]).ok();
+    assert_eq!(whole.out, "vm.png\n");
+    scene.desk.cli(&["stop", "vm", "--force"]).ok();
+    wait_until("no window is left", || !desktop_windows(&display).contains("Notes"));
 }
 
 #[test]
@@ -335,11 +422,39 @@ fn a_vm_that_ended_without_a_daemon_leaves_no_compositor_to_the_next() {
 }
 
 #[test]
+fn in_desktop_mode_the_screen_is_shown_without_an_agent_and_again_when_its_compositor_dies() {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
+    };
+    if !kvm() {
+        return;
+    }
+    let scene = Scene::new();
+    // In place of a VM process that has a screen.
+    let flags = SocketFlags::CLOEXEC;
+    let screen = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let path = scene.folder().join("display.sock");
+    bind(&screen, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    listen(&screen, 8).unwrap();
+    let pid_file = scene.folder().join("compositor.pid");
+    assert!(!pid_file.exists());
+    scene.desk.cli(&["seamless", "vm", "--disable"]).ok();
+    let _first = accept(&screen).unwrap();
+    let pid = scene.compositor();
+    kill(pid);
+    let _second = accept(&screen).unwrap();
+    wait_until("another compositor", || scene.compositor() != pid);
+    scene.desk.cli(&["stop", "vm", "--force"]).ok();
+    assert!(!is_alive(pid));
+}
+
+#[test]
 fn without_a_desktop_nothing_is_shown_and_the_vm_runs_on() {
     if !kvm() {
         return;
     }
-    let mut scene = Scene { desk: Desk::new(), daemon: None };
+    let compositor = compositor_end();
+    let mut scene = Scene { desk: Desk::new(), daemon: None, compositor };
     scene.start_daemon(None);
     scene.desk.start("vm");
     assert!(scene.try_connect(Role::User(USER)).is_none());

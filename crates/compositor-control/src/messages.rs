@@ -53,8 +53,8 @@ pub enum ToCompositor {
         /// The guest's user that the agent runs as.
         user: u32,
     },
-    /// A connection to the VM's display (`crates/display`), for [`Mode::Desktop`]. Takes the place of one that is
-    /// open.
+    /// A connection to the VM's screen (`crates/display`; packets, does not block), for [`Mode::Desktop`].
+    /// Takes the place of one that is open.
     Display {
         /// The connection.
         connection: OwnedFd,
@@ -82,7 +82,7 @@ pub enum Question {
     Windows,
     /// [`Answer::Picture`].
     Screenshot {
-        /// Of this window of the guest, as the guest drew it; none: everything of the VM that is shown, as it
+        /// Of this window of the guest, with the border around it; none: everything of the VM that is shown, as it
         /// lies on the desktop (or its screen, in desktop mode).
         window: Option<u32>,
     },

@@ -353,6 +353,7 @@ impl Vm {
         self.tell(VmState::Starting, "starting");
         if self.wait_until_it_runs().await {
             self.tell(VmState::Running, "running");
+            self.integration.windows.running();
             return Ok(());
         }
         let record = self.records.exit();

@@ -3,12 +3,14 @@
 //! the guest by itself. It is started with the first such connection, ends with the VM, and outlives the daemon.
 //!
 //! When it dies, its windows and the guest's connection go with it; the agent connects anew, and another
-//! is started, later and later the oftener it dies.
+//! is started, later and later the oftener it dies. In desktop mode the VM's screen is shown, which needs
+//! no agent: then one is started when the VM is, and when the mode is chosen.
 
 mod compositor;
 mod picture;
 mod process;
 mod restart;
+mod screen;
 
 use super::About;
 use crate::problem::{Kind, Problem};
@@ -208,10 +210,16 @@ impl Windows {
 
     /// A compositor of this run has ended.
     fn died(&self, run: u64, started: Instant) {
-        let mut now = self.now();
-        if now.run == run && now.runs {
+        let pause = {
+            let mut now = self.now();
+            if now.run != run || !now.runs {
+                return;
+            }
             now.restarts.note(Instant::now(), started);
-        }
+            now.restarts.wait(Instant::now()).unwrap_or_default()
+        };
+        // An agent comes again by itself; a screen does not.
+        self.screen_after(pause, run);
     }
 
     /// What a compositor is told first.
@@ -233,6 +241,8 @@ impl Windows {
             Ok(Err(error)) => tracing::warn!(vm = self.about.vm, %error, "no window memory"),
             Err(error) => tracing::error!(vm = self.about.vm, %error, "no window memory"),
         }
+        let screen = screen::connect(&self.about.places.runtime_of(&self.about.vm));
+        first.extend(screen.map(|connection| ToCompositor::Display { connection }));
         first
     }
 
@@ -246,6 +256,40 @@ impl Windows {
             colour: [colour.red, colour.green, colour.blue],
             mode: mode(windows.seamless),
         }
+    }
+
+    /// Shows the VM's screen, if it is to be shown and there is one.
+    ///
+    /// # Errors
+    /// There is no desktop, or the compositor cannot be started.
+    async fn show_screen(&self) -> Result<(), Problem> {
+        let runtime = self.about.places.runtime_of(&self.about.vm);
+        let wanted = self.start().mode == Mode::Desktop && self.now().runs;
+        if !wanted || self.compositor().is_some() || !screen::is_there(&runtime) {
+            return Ok(());
+        }
+        let place = self.place().await?;
+        self.any(place.display).await.map(drop)
+    }
+
+    /// The guest runs.
+    pub(in crate::daemon) fn running(&self) {
+        let run = self.now().run;
+        self.screen_after(Duration::ZERO, run);
+    }
+
+    /// Shows the screen of this run after a pause.
+    fn screen_after(&self, pause: Duration, run: u64) {
+        let Some(own) = self.own.upgrade() else { return };
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            if own.now().run != run {
+                return;
+            }
+            if let Err(problem) = own.show_screen().await {
+                tracing::warn!(vm = own.about.vm, %problem, "the screen is not shown");
+            }
+        });
     }
 
     /// What the person wants by the compositor's own means.
@@ -288,6 +332,7 @@ impl Windows {
             (None, true) => self.set(|before| !before)?,
             (None, false) => {}
         }
+        self.show_screen().await?;
         Ok(SeamlessReply { windows: Some(self.state().await) })
     }
 
