@@ -90,6 +90,7 @@ fn specification(folder: &Path, asked: &Asked<'_>) -> LaunchSpec {
         disks: disks.into_iter().collect(),
         networks: Vec::new(),
         shares: Vec::new(),
+        display: None,
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
         windows: definition::Windows::default(),
