@@ -400,17 +400,14 @@ fn in_desktop_mode_the_guests_screen_is_one_window() {
     compositor.sender.send(ToCompositor::Mode(Mode::Desktop)).unwrap();
 
     let place = desktop.until("the screen's window", || {
-        let list = desktop.run("wmctrl", &["-l", "-G", "-x"]);
-        let line = list.lines().find(|line| line.contains("screen.org.macrohard"))?.to_owned();
-        let id = line.split_whitespace().next()?.to_owned();
-        let info = desktop.run("xwininfo", &["-id", &id]);
-        let number = |name: &str| -> Option<i32> {
-            info.lines().find_map(|line| line.trim().strip_prefix(name))?.trim().parse().ok()
-        };
-        let place = (number("Absolute upper-left X:")? + 2, number("Absolute upper-left Y:")? + 2);
+        let window = compositor.windows().into_iter().find(|window| window.id == 0)?;
+        let place = (window.position[0] + 2, window.position[1] + 2);
+        let id = window.host.to_string();
         (desktop.pixels(place.0, place.1, 320, 200) == opaque(&first)).then_some((place, id))
     });
     let ((x, y), id) = place;
+    let class = desktop.property(id.parse().unwrap(), "WM_CLASS");
+    assert!(class.ends_with("\"screen\", \"org.macrohard.Test_20VM.screen\""), "{class}");
     // Damage only.
     let second = pattern(320, 200, 70);
     let area = Rectangle { x: 30, y: 40, width: 50, height: 60 };

@@ -202,8 +202,10 @@ impl App {
     }
 
     fn list(&self) -> Vec<Window> {
+        let screen = self.screen.as_ref().and_then(screen::Screen::view);
         self.model
             .shown()
+            .chain(screen.map(|view| (screen::WINDOW, view)))
             .map(|(id, view)| {
                 let place = self.windowing.place(id).unwrap_or_default();
                 Window {

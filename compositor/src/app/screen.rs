@@ -34,6 +34,11 @@ pub(super) struct Screen {
 }
 
 impl Screen {
+    /// Its window, while it is open.
+    pub(super) fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
     /// The pixels are drawn.
     pub(super) fn painted(&self) {
         self.tell(None);
