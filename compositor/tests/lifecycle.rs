@@ -352,3 +352,103 @@ fn what_is_not_there_is_not_pictured() {
     assert_eq!(pixels[(10 * 324 + 160) * 4..][..4], [0; 4]);
     assert_eq!(pixels[(2 * 324 + 2) * 4..][..3], [one[2], one[1], one[0]]);
 }
+
+/// Hands on what a viewer says.
+struct Seat(std::sync::mpsc::Sender<display::FromViewer>);
+
+impl display::Seat for Seat {
+    fn take(&mut self, said: display::FromViewer) {
+        // The test may have heard enough.
+        let _ = self.0.send(said);
+    }
+}
+
+fn connect(path: &std::path::Path) -> std::os::fd::OwnedFd {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+#[test]
+fn in_desktop_mode_the_guests_screen_is_one_window() {
+    use display::{FromViewer, Rectangle, Scanout, Size};
+    let Some(desktop) = Desktop::new() else { return };
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    shown(&desktop, &mut guest, 1, 1);
+    let path = desktop.folder().join("display");
+    let (sender, said) = std::sync::mpsc::channel();
+    let shared = display::Display::new().unwrap();
+    let mut screen = shared.screen();
+    let size = Size::new(320, 200).unwrap();
+    screen.configure(Some(size)).unwrap();
+    let mut paint = |pixels: &[u8], area: Rectangle| {
+        screen.paint(area, &mut |y, x, row| {
+            let start = ((y * 320 + x) * 4) as usize;
+            row.copy_from_slice(&pixels[start..start + row.len()]);
+        });
+    };
+    let first = pattern(320, 200, 11);
+    paint(&first, size.whole());
+    let server = display::Server::start(&shared, &path, Box::new(Seat(sender))).unwrap();
+    compositor.sender.send(ToCompositor::Display { connection: connect(&path) }).unwrap();
+    // Not before it is wanted.
+    assert_eq!(compositor.status().windows, 1);
+    compositor.sender.send(ToCompositor::Mode(Mode::Desktop)).unwrap();
+
+    let place = desktop.until("the screen's window", || {
+        let window = compositor.windows().into_iter().find(|window| window.id == 0)?;
+        let place = (window.position[0] + 2, window.position[1] + 2);
+        let id = window.host.to_string();
+        (desktop.pixels(place.0, place.1, 320, 200) == opaque(&first)).then_some((place, id))
+    });
+    let ((x, y), id) = place;
+    let class = desktop.property(id.parse().unwrap(), "WM_CLASS");
+    assert!(class.ends_with("\"screen\", \"org.macrohard.Test_20VM.screen\""), "{class}");
+    // Damage only.
+    let second = pattern(320, 200, 70);
+    let area = Rectangle { x: 30, y: 40, width: 50, height: 60 };
+    paint(&second, area);
+    let mut expected = opaque(&first);
+    for row in 40..100 {
+        for column in 30..80 {
+            expected[row * 320 + column] = opaque(&second[(row * 320 + column) * 4..][..4])[0];
+        }
+    }
+    desktop.until("the damage", || (desktop.pixels(x, y, 320, 200) == expected).then_some(()));
+    let (width, height, _) = compositor.screenshot(None);
+    assert_eq!((width, height), (324, 204));
+
+    // Input goes to the screen and not to the guest's windows.
+    desktop.run("xdotool", &["windowactivate", "--sync", &id]);
+    let (left, top) = ((x + 319).to_string(), (y + 100).to_string());
+    desktop.run("xdotool", &["mousemove", &left, &top, "click", "3", "key", "a"]);
+    let mut heard = Vec::new();
+    while heard.len() < 4 {
+        match said.recv().unwrap() {
+            FromViewer::Button { code, pressed } => heard.push((code, pressed)),
+            FromViewer::Key { code, pressed } => heard.push((code, pressed)),
+            FromViewer::Pointer { x, y } if x == 32767 => assert_eq!(y, (100 * 32767 / 199) as u16),
+            _ => {}
+        }
+    }
+    // BTN_RIGHT and KEY_A of linux/input-event-codes.h.
+    assert_eq!(heard, [(0x111, true), (0x111, false), (30, true), (30, false)]);
+
+    // The size of the window is that of the guest's screen.
+    desktop.run("xdotool", &["windowsize", &id, "504", "404"]);
+    let wished = Size::new(500, 400).unwrap();
+    while !matches!(said.recv().unwrap(), FromViewer::Resize { size, .. } if size == wished) {}
+
+    compositor.sender.send(ToCompositor::Mode(Mode::Seamless)).unwrap();
+    guest.expect(|message| matches!(message, from_host::Message::Resync(_)).then_some(()));
+    shown(&desktop, &mut guest, 1, 9);
+    compositor.sender.send(ToCompositor::Mode(Mode::Desktop)).unwrap();
+    desktop.until("the window again", || (compositor.status().windows == 1).then_some(()));
+    // When the VM process goes, so does the window.
+    drop(server);
+    desktop.until("its end", || (compositor.status().windows == 0).then_some(()));
+}

@@ -1,7 +1,7 @@
 //! What the daemon says, and what it is answered.
 
 use super::screenshot::Picture;
-use super::{App, Wake, aside};
+use super::{App, AppError, Wake, aside, screen};
 use crate::paint::Colour;
 use crate::windowing::Windowing;
 use compositor_control::{
@@ -120,10 +120,14 @@ fn welcome(listener: &Listener, voice: &Voice) -> Result<Receiver<ToCompositor>,
 }
 
 impl App {
-    pub(super) fn order(&mut self, event_loop: &ActiveEventLoop, message: ToCompositor) {
+    pub(super) fn order(
+        &mut self,
+        event_loop: &ActiveEventLoop,
+        message: ToCompositor,
+    ) -> Result<(), AppError> {
         self.daemon = true;
         match message {
-            ToCompositor::Start(start) => self.start(&start),
+            ToCompositor::Start(start) => self.start(event_loop, &start)?,
             ToCompositor::Memory { memory, length } => match WindowMemory::map_sealed(memory) {
                 Ok(memory) if memory.len() == length => {
                     self.model.set_memory(memory.len());
@@ -139,25 +143,19 @@ impl App {
                 tracing::info!(user, "a guest's agent");
                 self.connect(UnixStream::from(connection));
             }
-            ToCompositor::Display { connection } => {
-                tracing::warn!("the guest's screen cannot be shown yet");
-                drop(connection);
-            }
-            ToCompositor::Mode(mode) => self.set_mode(mode),
+            ToCompositor::Display { connection } => self.connect_screen(event_loop, connection)?,
+            ToCompositor::Mode(mode) => self.set_mode(event_loop, mode)?,
             ToCompositor::Ask { number, question } => {
                 // What came before it is done first.
-                if let Err(error) = self.pump(event_loop) {
-                    self.failed = Some(error);
-                    event_loop.exit();
-                    return;
-                }
+                self.pump(event_loop)?;
                 self.ask(number, question);
             }
             ToCompositor::End => event_loop.exit(),
         }
+        Ok(())
     }
 
-    fn start(&mut self, start: &Start) {
+    fn start(&mut self, event_loop: &ActiveEventLoop, start: &Start) -> Result<(), AppError> {
         let colour = Colour(start.colour);
         if start.vm != self.settings.vm || colour != self.settings.colour {
             self.settings.vm.clone_from(&start.vm);
@@ -173,7 +171,7 @@ impl App {
                 }
             }
         }
-        self.set_mode(start.mode);
+        self.set_mode(event_loop, start.mode)
     }
 
     fn ask(&self, number: u64, question: Question) {
@@ -204,8 +202,10 @@ impl App {
     }
 
     fn list(&self) -> Vec<Window> {
+        let screen = self.screen.as_ref().and_then(screen::Screen::view);
         self.model
             .shown()
+            .chain(screen.map(|view| (screen::WINDOW, view)))
             .map(|(id, view)| {
                 let place = self.windowing.place(id).unwrap_or_default();
                 Window {
@@ -235,7 +235,8 @@ impl App {
         }
         let order = self.windowing.stacking().map_err(|error| error.to_string())?;
         let seen = |id: &u32| {
-            self.model.shown().any(|(other, view)| other == *id && !view.state.minimized)
+            *id == screen::WINDOW
+                || self.model.shown().any(|(other, view)| other == *id && !view.state.minimized)
         };
         let pictures: Vec<Picture> = order.into_iter().filter(seen).filter_map(of).collect();
         Picture::together(&pictures).ok_or_else(|| "no window is open".to_owned())

@@ -5,6 +5,7 @@
 //! monitor shows pictures. With nothing to do it sleeps without a timer.
 
 mod daemon;
+mod screen;
 mod screenshot;
 mod window;
 
@@ -45,6 +46,8 @@ pub enum Wake {
     Connected(UnixStream),
     /// The guest of this number has said something.
     Guest(u64),
+    /// The VM's display of this number has something to show.
+    Display(u64),
     /// The daemon has said something.
     Daemon(ToCompositor),
     /// The daemon is gone.
@@ -80,6 +83,7 @@ pub struct App {
     model: Model,
     link: Option<(u64, Link)>,
     links: u64,
+    screen: Option<screen::Screen>,
     daemon: bool,
     windows: BTreeMap<u32, Open>,
     monitors: v1::Monitors,
@@ -144,6 +148,7 @@ impl App {
             losses: 0,
             link: None,
             links: 0,
+            screen: None,
             windows: BTreeMap::new(),
             monitors: v1::Monitors::default(),
             keyboard: v1::Keyboard::default(),
@@ -276,8 +281,14 @@ impl App {
         self.draw(event_loop)?;
         let now = Instant::now();
         for (id, window) in &mut self.windows {
-            if let Some(sequence) = window.answer(now, self.interval) {
-                self.model.painted(*id, sequence);
+            match window.answer(now, self.interval) {
+                Some(_) if *id == screen::WINDOW => {
+                    if let Some(screen) = &self.screen {
+                        screen.painted();
+                    }
+                }
+                Some(sequence) => self.model.painted(*id, sequence),
+                None => {}
             }
         }
         for act in self.model.acts() {
@@ -291,7 +302,11 @@ impl App {
 
     fn notice(&mut self, notice: &Notice) -> Result<(), WindowingError> {
         match *notice {
-            Notice::Seen(seen) => self.model.see(seen),
+            Notice::Seen(seen) => {
+                if let Some(seen) = self.screen_sees(seen) {
+                    self.model.see(seen);
+                }
+            }
             Notice::Exposed(id) => {
                 if let Some(window) = self.windows.get_mut(&id) {
                     window.expose();
@@ -468,13 +483,14 @@ impl App {
         }
     }
 
-    fn set_mode(&mut self, mode: Mode) {
+    fn set_mode(&mut self, event_loop: &ActiveEventLoop, mode: Mode) -> Result<(), AppError> {
         if mode == self.settings.mode {
-            return;
+            return Ok(());
         }
         self.settings.mode = mode;
         self.say_mode();
         self.model.show_windows(mode == Mode::Seamless);
+        self.show_screen(event_loop)
     }
 
     fn end_if_alone(&self, event_loop: &ActiveEventLoop) {
@@ -505,7 +521,18 @@ impl ApplicationHandler<Wake> for App {
                 self.hear(number);
                 self.end_if_alone(event_loop);
             }
-            Wake::Daemon(message) => self.order(event_loop, message),
+            Wake::Display(number) => {
+                if let Err(error) = self.screen_shows(event_loop, number) {
+                    self.failed = Some(error);
+                    event_loop.exit();
+                }
+            }
+            Wake::Daemon(message) => {
+                if let Err(error) = self.order(event_loop, message) {
+                    self.failed = Some(error);
+                    event_loop.exit();
+                }
+            }
             Wake::DaemonGone => {
                 self.daemon = false;
                 self.end_if_alone(event_loop);

@@ -83,6 +83,11 @@ impl Open {
     /// These parts of the content are new, by present `sequence`.
     pub(super) fn present(&mut self, areas: Vec<Area>, sequence: u64) {
         self.answer = Some(sequence);
+        self.refresh(areas);
+    }
+
+    /// These parts of the content are new, and nobody waits for an answer.
+    pub(super) fn refresh(&mut self, areas: Vec<Area>) {
         self.fresh.extend(areas);
         if self.fresh.len() > PARTS
             && let Some(content) = &self.content

@@ -3,6 +3,7 @@
 
 use super::segment::Segment;
 use crate::model::Insets;
+use display::{FrameView, Rectangle};
 use std::io;
 use window_memory::{Area, PIXEL, Picture, WindowMemory};
 
@@ -52,6 +53,42 @@ impl Content {
         }
         let Some(content) = kept else { return Ok(Vec::new()) };
         Ok(damage.iter().filter_map(|area| content.copy(memory, picture, area)).collect())
+    }
+
+    /// As [`Content::take`], of the guest's screen.
+    ///
+    /// # Errors
+    /// There is no memory; `kept` is as before.
+    pub fn take_frame(
+        kept: &mut Option<Self>,
+        frame: &FrameView,
+        damage: &[Rectangle],
+    ) -> io::Result<Vec<Area>> {
+        let size = frame.size();
+        let fits = kept.as_ref().is_some_and(|kept| {
+            kept.shadow == Insets::default()
+                && (kept.width, kept.height) == (size.width, size.height)
+        });
+        let whole = [size.whole()];
+        let damage = if fits { damage } else { &whole };
+        if !fits {
+            *kept = Self::new(size.width, size.height, Insets::default())?;
+        }
+        let Some(content) = kept else { return Ok(Vec::new()) };
+        let stride = content.stride();
+        let bytes = content.segment.bytes_mut();
+        let mut areas = Vec::new();
+        for part in damage {
+            let part = part.intersection(&size.whole());
+            if part.is_empty() {
+                continue;
+            }
+            let start = part.y as usize * stride + (part.x * PIXEL) as usize;
+            frame.copy(part, &mut bytes[start..], stride);
+            let Rectangle { x, y, width, height } = part;
+            areas.push(Area { x, y, width, height });
+        }
+        Ok(areas)
     }
 
     fn copy(&mut self, memory: &WindowMemory, picture: &Picture, area: &Area) -> Option<Area> {

@@ -102,6 +102,12 @@ impl Viewer {
         Ok(Self { socket, greeted: false, serial: 0, frame: None })
     }
 
+    /// Over a connection that somebody else has made: a socket of the kind that [`Self::connect`] makes.
+    #[must_use]
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { socket, greeted: false, serial: 0, frame: None }
+    }
+
     /// What the display shows now.
     #[must_use]
     pub fn frame(&self) -> Option<&FrameView> {
