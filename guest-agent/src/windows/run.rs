@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use proto::v1::{Configure, WindowsMode, from_host};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::link::{Ended, Link};
 use super::mailbox::Mailbox;
@@ -107,9 +107,12 @@ fn wait(
     if let Some((descriptor, flags)) = link {
         watched.push(PollFd::from_borrowed_fd(descriptor, flags));
     }
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let deadline = screen.deadline();
     loop {
-        match poll(&mut watched, more.then_some(&now)) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut watched, if more { Some(&now) } else { left.as_ref() }) {
             Ok(_) => break,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -1,6 +1,7 @@
 //! What a display server's side does for the rest: X11 is one ([`super::x11`]).
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use proto::v1::from_host;
 use window_memory::Span;
@@ -56,6 +57,9 @@ pub trait Screen {
     /// # Errors
     /// The server is gone.
     fn flush(&mut self) -> Result<bool, Lost>;
+
+    /// When [`Screen::attend`] is to be called even if the server says nothing.
+    fn deadline(&self) -> Option<Instant>;
 
     /// Waits until the server has done what was asked of it.
     ///

@@ -32,6 +32,8 @@ pub struct Desk {
     pub refuses_lists: Arc<AtomicBool>,
     /// What the host speaks.
     pub protocol: u32,
+    /// Connections for windows.
+    pub windows: std::sync::Mutex<Vec<UnixStream>>,
 }
 
 /// An agent that is connected both ways.
@@ -80,7 +82,8 @@ impl Desk {
         std::fs::write(folder.path().join("token"), format!("{token}\n")).unwrap();
         let listener = UnixListener::bind(folder.path().join("host")).unwrap();
         let (protocol, languages) = (proto::PROTOCOL, Vec::new());
-        Self { folder, token, listener, protocol, languages, refuses_lists: Arc::default() }
+        let (refuses_lists, windows) = Default::default();
+        Self { folder, token, listener, protocol, languages, refuses_lists, windows }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -96,12 +99,25 @@ impl Desk {
         let mut command = Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
         command.arg(kind).arg("--host").arg(format!("unix:{}", self.path("host").display()));
         command.arg("--proofs").arg(self.path("proofs"));
+        command.arg("--windows").arg(self.path("windows"));
         if kind == "system" {
             command.arg("--token").arg(self.path("token"));
             command.arg("--window-memory").arg(self.path("window-memory"));
         }
         command.kill_on_drop(true).stderr(Stdio::piped());
         command
+    }
+
+    /// The next connection for windows.
+    pub async fn windows(&self) -> UnixStream {
+        loop {
+            if let Some(stream) = self.windows.lock().unwrap().pop() {
+                return stream;
+            }
+            let (stream, direction, _) = self.one().await;
+            assert_eq!(direction, Direction::Windows);
+            self.windows.lock().unwrap().push(stream);
+        }
     }
 
     async fn one(&self) -> (UnixStream, Direction, Role) {
@@ -144,7 +160,8 @@ impl Desk {
                     }));
                 }
                 Direction::Serves => guest = Some(channel(stream).await.unwrap()),
-                Direction::Windows | Direction::Share { .. } => panic!("nobody asked for it"),
+                Direction::Windows => self.windows.lock().unwrap().push(stream),
+                Direction::Share { .. } => panic!("nobody asked for it"),
             }
         }
         let (guest, gone) = guest.unwrap();

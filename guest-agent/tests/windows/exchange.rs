@@ -10,6 +10,7 @@ use std::time::Duration;
 use x11rb::connection::Connection;
 use x11rb::protocol::Event;
 use x11rb::protocol::shape::{ConnectionExt as _, SK, SO};
+use x11rb::protocol::sync::{ConnectionExt as _, Int64};
 use x11rb::protocol::xproto::{
     AtomEnum, ClipOrdering, ConnectionExt as _, CreateGCAux, ImageFormat, MapState, PropMode,
     Rectangle, Window,
@@ -500,4 +501,66 @@ fn the_guests_window_manager_has_the_desktop_and_gives_it_back() {
         host.until("what is drawn now", |host| host.windows[&window].count(RED_BYTES) == 60_000);
     }
     assert!(desk.agent_lives());
+}
+
+#[test]
+fn a_program_that_counts_is_resized_at_its_own_pace_and_one_that_stops_is_not_waited_for() {
+    if !there_are(&["Xvfb"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let mut host = desk.connected();
+    let client = Client::new(&desk);
+    let window = client.window((10, 20, 300, 200), GREEN, false);
+    let counter = client.x.generate_id().unwrap();
+    let count = |value: u32| {
+        client.x.sync_set_counter(counter, Int64 { hi: 0, lo: value }).unwrap();
+        client.x.flush().unwrap();
+    };
+    client.x.sync_initialize(3, 1).unwrap().reply().unwrap();
+    client.x.sync_create_counter(counter, Int64 { hi: 0, lo: 0 }).unwrap();
+    let property = |name: &str, kind: AtomEnum, value: u32| {
+        let atom = client.atom(name);
+        client.x.change_property32(PropMode::REPLACE, window, atom, kind, &[value]).unwrap();
+    };
+    property("_NET_WM_SYNC_REQUEST_COUNTER", AtomEnum::CARDINAL, counter);
+    let sync = client.atom("_NET_WM_SYNC_REQUEST");
+    property("WM_PROTOCOLS", AtomEnum::ATOM, sync);
+    client.map(window);
+    host.until("a window", |host| {
+        host.windows.get(&window).is_some_and(|seen| seen.count(GREEN_BYTES) == 60_000)
+    });
+    // Three sizes: the program hears of the first, and of the last when it has drawn the first.
+    for generation in 1..=3 {
+        host.configure(window, generation, (10, 20, 300 + 10 * generation as u32, 200));
+        host.settle();
+    }
+    let asked = |client: &Client| loop {
+        if let Event::ClientMessage(message) = client.x.wait_for_event().unwrap() {
+            let data = message.data.as_data32();
+            assert_eq!(data[0], sync);
+            return data[2];
+        }
+    };
+    let first = asked(&client);
+    let size = || client.x.get_geometry(window).unwrap().reply().unwrap().width;
+    assert_eq!(size(), 310);
+    count(first);
+    let second = asked(&client);
+    host.until("the last size", |_| size() == 330);
+    count(second);
+    host.until("the last size's pixels", |host| host.windows[&window].size == (330, 200));
+    assert_eq!(host.windows[&window].record.configured, 3);
+    // It stops to draw, and is resized all the same.
+    host.configure(window, 4, (10, 20, 400, 200));
+    host.configure(window, 5, (10, 20, 410, 200));
+    host.until("the size that nobody has drawn", |host| host.windows[&window].size == (410, 200));
+    // A counter that is none.
+    property("_NET_WM_SYNC_REQUEST_COUNTER", AtomEnum::CARDINAL, window);
+    client.settle();
+    host.settle();
+    host.configure(window, 6, (10, 20, 420, 200));
+    host.until("the size of a program that counts wrong", |host| {
+        host.windows[&window].size == (420, 200)
+    });
 }

@@ -8,3 +8,5 @@ mod host;
 mod hostile;
 mod programs;
 mod session;
+#[path = "../support/mod.rs"]
+mod support;

@@ -2,8 +2,10 @@
 //! says hello, an X server of its own.
 
 use crate::host::{Desk, PATIENCE, Process, there_are};
+use crate::support;
 use agent_link::{Direction, Role, Token, admit, receive};
 use guest_agent::{proofs, windows::memory};
+use proto::v1::LaunchRequest;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
@@ -74,4 +76,47 @@ fn a_session_agent_tells_of_windows_once_the_host_wants_them_and_again_when_it_c
         peer.find("XTerm");
     }
     crate::host::end_server(&authority);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_the_host_launches_shows_its_window_on_the_host() {
+    if !there_are(&["Xvfb", "xterm"]) {
+        return;
+    }
+    let mut memory = Desk::new();
+    memory.kill_agent();
+    let desk = support::Desk::new();
+    let file =
+        format!("/proc/{}/fd/{}", std::process::id(), memory.memory.descriptor().as_raw_fd());
+    tokio::spawn(proofs::give(proofs::listen(&desk.path("proofs")).unwrap(), desk.token.clone()));
+    let listener = proofs::listen(&desk.path("windows")).unwrap();
+    tokio::spawn(handing::give(listener, Some(file.into())));
+    let (home, runtime) = (desk.path("home"), desk.path("runtime"));
+    let applications = home.join(".local/share/applications");
+    std::fs::create_dir_all(&applications).unwrap();
+    std::fs::create_dir(&runtime).unwrap();
+    let entry = "[Desktop Entry]\nType=Application\nName=Terminal\nExec=xterm -T launched\n";
+    std::fs::write(applications.join("terminal.desktop"), entry).unwrap();
+    let mut command = desk.agent_command("session");
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &home);
+    command.env("XDG_RUNTIME_DIR", &runtime).env("WAYLAND_DISPLAY", "elsewhere");
+    command.env("XDG_DATA_DIRS", desk.path("none"));
+    let _agent = command.spawn().unwrap();
+    let user = rustix::process::getuid().as_raw();
+    let mut host = desk.connected(Role::User(user)).await;
+    let list = tokio::time::timeout(PATIENCE, host.lists.recv()).await.unwrap().unwrap();
+    assert_eq!(list.applications.len(), 1);
+    let request = LaunchRequest { application: "terminal".to_owned(), ..LaunchRequest::default() };
+    // At once: the display is waited for.
+    let (stream, launched) = tokio::join!(desk.windows(), host.guest.launch(request));
+    let pid = launched.unwrap().into_inner().pid;
+    let stream = stream.into_std().unwrap();
+    let mut peer = memory.peer(stream, window_link::VERSION);
+    let window = peer.find("XTerm");
+    assert_eq!(peer.windows[&window].record.title, "launched");
+    assert_eq!(peer.windows[&window].record.pid, pid);
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    peer.until("no window", |peer| peer.gone.contains(&window));
+    crate::host::end_server(&runtime.join("macrohard-windows/authority"));
 }

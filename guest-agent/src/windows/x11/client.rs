@@ -13,6 +13,7 @@ use x11rb::protocol::xproto::{
 use x11rb::wrapper::ConnectionExt as _;
 
 use super::properties::Properties;
+use super::resizing::Awaited;
 use super::{Lost, X11, answer};
 use crate::windows::record;
 use crate::windows::telling::Teller;
@@ -68,6 +69,8 @@ pub(super) struct Client {
     /// A ping that it has not answered: the time in it.
     pub(super) pinged: Option<Timestamp>,
     pub(super) frame: Extents,
+    /// It draws a size that it was just given.
+    pub(super) awaited: Option<Awaited>,
 }
 
 /// A border counts as part of the window.
@@ -162,6 +165,7 @@ impl X11 {
             unmaps: 0,
             pinged: None,
             frame: self.frame,
+            awaited: None,
         };
         if !override_redirect {
             (client.state, client.modal) = self.initial_state(window)?;
@@ -289,6 +293,7 @@ impl X11 {
         let Some(client) = self.clients.remove(&window) else { return Ok(()) };
         self.dirty.remove(&window);
         self.waiting.remove(&window);
+        self.awaiting.remove(&window);
         self.order.retain(|held| *held != window);
         self.listed = true;
         if let Some(pixmap) = client.pixmap {
@@ -331,6 +336,7 @@ impl X11 {
         let Some(client) = self.clients.remove(&window) else { return Ok(()) };
         self.dirty.remove(&window);
         self.waiting.remove(&window);
+        self.awaiting.remove(&window);
         self.order.retain(|held| *held != window);
         self.listed = true;
         if let Some(pixmap) = client.pixmap {
@@ -381,7 +387,7 @@ impl X11 {
     /// Gets the pixels of the window as it is now.
     fn renew(&mut self, window: Window, teller: &mut Teller) -> Result<(), Lost> {
         let Some(client) = self.clients.get_mut(&window) else { return Ok(()) };
-        if !client.renew {
+        if !client.renew || client.awaited.is_some() {
             return Ok(());
         }
         client.renew = false;

@@ -69,6 +69,7 @@ impl X11 {
                 self.touch(event.affected_window, SHAPE);
                 Ok(())
             }
+            Event::SyncAlarmNotify(event) => self.drawn(event.alarm),
             Event::XfixesCursorNotify(_) => {
                 self.cursor.changed = true;
                 Ok(())

@@ -20,6 +20,7 @@ mod monitors;
 mod orders;
 pub mod parse;
 mod properties;
+mod resizing;
 mod role;
 pub mod server;
 mod settings;
@@ -29,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use proto::v1::{Extents, Monitor, from_host};
 use window_memory::WindowMemory;
@@ -97,6 +99,10 @@ pub struct X11 {
     dirty: BTreeSet<Window>,
     /// Those for which the host has no room yet.
     waiting: BTreeSet<Window>,
+    /// The server counts for programs (SYNC).
+    counts: bool,
+    /// Those that draw a size that they were just given.
+    awaiting: BTreeSet<Window>,
     /// In the order in which they came.
     order: Vec<Window>,
     /// Read while something else was awaited.
@@ -167,6 +173,8 @@ impl X11 {
             clients: BTreeMap::new(),
             dirty: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            counts: resizing::begin(&x)?,
+            awaiting: BTreeSet::new(),
             order: Vec::new(),
             backlog: VecDeque::new(),
             input: Input::default(),
@@ -246,7 +254,10 @@ impl Screen for X11 {
                 Some(event) => Some(event),
                 None => self.x.poll_for_event()?,
             };
-            let Some(event) = event else { return Ok(false) };
+            let Some(event) = event else {
+                self.lose_patience()?;
+                return Ok(false);
+            };
             self.handle(event, teller)?;
         }
         Ok(true)
@@ -282,6 +293,10 @@ impl Screen for X11 {
             self.backlog.extend(self.x.poll_for_event()?);
         }
         Ok(!self.backlog.is_empty())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.patience()
     }
 
     fn settle(&mut self) -> Result<(), Lost> {

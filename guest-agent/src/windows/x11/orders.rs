@@ -75,7 +75,7 @@ impl X11 {
             }
         }
         if let Some(place) = configure.geometry {
-            self.put(window, place)?;
+            self.put_in_time(window, place)?;
         }
         self.touch(window, RECORD);
         Ok(())
@@ -146,7 +146,7 @@ impl X11 {
         Ok(())
     }
 
-    fn say(&self, window: Window, data: [u32; 5]) -> Result<(), Lost> {
+    pub(super) fn say(&self, window: Window, data: [u32; 5]) -> Result<(), Lost> {
         let message = ClientMessageEvent::new(32, window, self.atoms.WM_PROTOCOLS, data);
         self.x.send_event(false, window, EventMask::NO_EVENT, message)?;
         Ok(())

@@ -36,6 +36,9 @@ pub(super) struct Properties {
     pub(super) takes_focus: bool,
     pub(super) deletes: bool,
     pub(super) pings: bool,
+    pub(super) syncs: bool,
+    /// Counter that it counts up when it has drawn.
+    pub(super) counter: u32,
     pub(super) transient_for: Window,
     pub(super) kind: WindowKind,
     pub(super) undecorated: bool,
@@ -57,6 +60,8 @@ impl Default for Properties {
             takes_focus: false,
             deletes: false,
             pings: false,
+            syncs: false,
+            counter: 0,
             transient_for: NONE,
             kind: WindowKind::Normal,
             undecorated: false,
@@ -80,6 +85,7 @@ pub(super) fn names(atoms: &Atoms) -> BTreeMap<Atom, u8> {
         (AtomEnum::WM_NORMAL_HINTS.into(), number(HINTS)),
         (AtomEnum::WM_TRANSIENT_FOR.into(), number(HINTS)),
         (atoms.WM_PROTOCOLS, number(HINTS)),
+        (atoms._NET_WM_SYNC_REQUEST_COUNTER, number(HINTS)),
         (atoms._NET_WM_WINDOW_TYPE, number(HINTS)),
         (atoms._MOTIF_WM_HINTS, number(LOOK)),
         (atoms._GTK_FRAME_EXTENTS, number(LOOK)),
@@ -152,6 +158,7 @@ impl X11 {
                 self.ask(window, AtomEnum::WM_TRANSIENT_FOR, 1)?,
                 self.ask(window, a.WM_PROTOCOLS, LIST)?,
                 self.ask(window, a._NET_WM_WINDOW_TYPE, LIST)?,
+                self.ask(window, a._NET_WM_SYNC_REQUEST_COUNTER, 1)?,
             )),
             false => None,
         };
@@ -181,7 +188,7 @@ impl X11 {
             let application = bytes(application)?.unwrap_or_default().1;
             into.application = parse::text(&application, true);
         }
-        if let Some((hints, normal, transient, protocols, kinds)) = hints {
+        if let Some((hints, normal, transient, protocols, kinds, counter)) = hints {
             into.hints = parse::hints(&values(hints)?);
             into.normal = parse::normal_hints(&values(normal)?);
             let transient = values(transient)?;
@@ -190,6 +197,8 @@ impl X11 {
             into.takes_focus = protocols.contains(&a.WM_TAKE_FOCUS);
             into.deletes = protocols.contains(&a.WM_DELETE_WINDOW);
             into.pings = protocols.contains(&a._NET_WM_PING);
+            into.syncs = protocols.contains(&a._NET_WM_SYNC_REQUEST);
+            into.counter = values(counter)?.first().copied().unwrap_or_default();
             let kinds = values(kinds)?;
             let known = kinds.iter().find_map(|kind| self.kind(*kind));
             // A window of another that says nothing of its type is a dialog (EWMH, _NET_WM_WINDOW_TYPE).

@@ -123,6 +123,7 @@ impl X11 {
             a._NET_WM_ICON,
             a._NET_WM_PID,
             a._NET_WM_PING,
+            a._NET_WM_SYNC_REQUEST,
             a._NET_WM_DESKTOP,
             a._NET_WM_MOVERESIZE,
             a._NET_WM_WINDOW_OPACITY,
