@@ -58,9 +58,8 @@ fn system(desk: &Desk, port: &std::path::Path) -> tokio::process::Child {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
     command.arg("system").arg("--host").arg(format!("serial:{}", port.display()));
     command.arg("--token").arg(desk.path("token")).arg("--proofs").arg(desk.path("proofs"));
-    command.arg("--window-memory").arg(desk.path("window-memory"));
     command.arg("--relay").arg(desk.path("relay")).kill_on_drop(true);
-    command.arg("--windows").arg(desk.path("windows"));
+    command.arg("--window-memory").arg(desk.path("windows"));
     command.spawn().unwrap()
 }
 
@@ -88,7 +87,7 @@ async fn agents_reach_their_host_over_a_serial_port_and_come_back_when_killed() 
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
     command.arg("session").arg("--host").arg(format!("unix:{}", desk.path("relay").display()));
     command.arg("--proofs").arg(desk.path("proofs")).kill_on_drop(true);
-    command.arg("--windows").arg(desk.path("windows"));
+    command.arg("--window-memory").arg(desk.path("windows"));
     let _session = command.spawn().unwrap();
     let mut session = desk.connected(Role::User(user.number)).await;
     let ran = session.run(arguments(&["head", "-c", "1000000", "/dev/zero"])).await.unwrap();

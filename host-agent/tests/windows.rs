@@ -162,7 +162,7 @@ impl Guest {
         guest.tell(from_guest::Message::Hello(hello))?;
         let mut decoder = window_link::Decoder::<FromHost>::default();
         let message = loop {
-            if let Some(message) = decoder.next().unwrap() {
+            if let Some(message) = decoder.take().unwrap() {
                 break message;
             }
             let mut byte = [0];

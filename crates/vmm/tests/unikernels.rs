@@ -94,8 +94,6 @@ fn specification(folder: &Path, asked: &Asked<'_>) -> LaunchSpec {
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
         windows: definition::Windows::default(),
-        agent: definition::AgentWay::default(),
-        display: None,
     };
     definition.check().unwrap();
     LaunchSpec {

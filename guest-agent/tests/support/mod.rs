@@ -99,10 +99,9 @@ impl Desk {
         let mut command = Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
         command.arg(kind).arg("--host").arg(format!("unix:{}", self.path("host").display()));
         command.arg("--proofs").arg(self.path("proofs"));
-        command.arg("--windows").arg(self.path("windows"));
+        command.arg("--window-memory").arg(self.path("windows"));
         if kind == "system" {
             command.arg("--token").arg(self.path("token"));
-            command.arg("--window-memory").arg(self.path("window-memory"));
         }
         command.kill_on_drop(true).stderr(Stdio::piped());
         command

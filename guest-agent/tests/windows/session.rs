@@ -90,7 +90,8 @@ async fn a_program_that_the_host_launches_shows_its_window_on_the_host() {
         format!("/proc/{}/fd/{}", std::process::id(), memory.memory.descriptor().as_raw_fd());
     tokio::spawn(proofs::give(proofs::listen(&desk.path("proofs")).unwrap(), desk.token.clone()));
     let listener = proofs::listen(&desk.path("windows")).unwrap();
-    tokio::spawn(handing::give(listener, Some(file.into())));
+    let open = move || File::options().read(true).write(true).open(&file);
+    tokio::spawn(memory::give(listener, open));
     let (home, runtime) = (desk.path("home"), desk.path("runtime"));
     let applications = home.join(".local/share/applications");
     std::fs::create_dir_all(&applications).unwrap();
