@@ -90,7 +90,7 @@ fn hear(shown: &Shared, mut stream: UnixStream, number: u32) {
     let mut piece = [0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut piece) {
         decoder.give(&piece[..count]);
-        while let Ok(Some(message)) = decoder.next() {
+        while let Ok(Some(message)) = decoder.take() {
             let Some(from_guest::Message::Window(window)) = message.message else { continue };
             match window.title.as_str() {
                 "die" => std::process::abort(),
