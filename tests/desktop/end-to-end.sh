@@ -34,7 +34,9 @@ guest() { $hypervisor exec --wait 120 "$vm" -- "$@"; }
 root() { $hypervisor exec --wait 120 --user root "$vm" -- "$@"; }
 # in_session COMMAND: a shell's command in the guest with its display. What it leaves behind, as xclip does, needs a
 # session of its own and none of the call's outputs.
-in_session() { $hypervisor exec --wait 120 --env DISPLAY=:0 "$vm" -- sh -c "$1"; }
+in_session() {
+    guest sh -c 'export DISPLAY=:0; eval "$(systemctl --user show-environment 2>/dev/null | sed -n "s/^\(DISPLAY\|XAUTHORITY\)=/export \1=/p")"; '"$1"
+}
 # runs PATTERN: a process of the guest has this command line.
 runs() { guest pgrep -u guest -f -- "$1"; }
 # gone COMMAND...: the command fails.

@@ -51,6 +51,34 @@ pub(crate) fn product() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Name of the package and the program that opens windows; it loads the desktop's own libraries and
+/// is linked with the system's C library for that.
+const COMPOSITOR: (&str, &str) = ("compositor", "macrohard-compositor");
+
+/// The compositor, for a person.
+pub(crate) fn compositor() -> Result<PathBuf> {
+    built_compositor(&["--release"], "release")
+}
+
+/// The compositor as `cargo test` builds it.
+pub(crate) fn compositor_of_tests() -> Result<PathBuf> {
+    built_compositor(&[], "debug")
+}
+
+fn built_compositor(profile: &[&str], folder: &str) -> Result<PathBuf> {
+    packages::require(packages::BUILD)?;
+    let log = workspace::folder("lab")?.join("compositor.log");
+    let _ = std::fs::remove_file(&log);
+    let (package, program) = COMPOSITOR;
+    during("building the compositor", || {
+        cargo()
+            .arguments(["build", "--package", package])
+            .arguments(profile)
+            .run(Output::Logged(log))
+    })?;
+    Ok(workspace::target().join(folder).join(program))
+}
+
 /// virtiofsd, built from its crate once per version: no Debian 12 package of it is left once QEMU
 /// comes from backports.
 pub(crate) fn virtiofsd() -> Result<PathBuf> {

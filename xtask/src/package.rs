@@ -6,10 +6,11 @@ use crate::process::{Output, Step, during};
 use crate::{binaries, guest_package, packages, workspace};
 use std::path::Path;
 
-/// What the programs call; they are static and need no library.
+/// What the programs call; all but the compositor are static and need no library.
 const DEPENDS: &str =
     "qemu-system-x86 (>= 1:9), qemu-system-modules-opengl, qemu-utils, ovmf, passt";
-const RECOMMENDS: &str = "mmdebstrap, e2fsprogs, virtiofsd";
+const RECOMMENDS: &str = "mmdebstrap, e2fsprogs, virtiofsd, libx11-6, libx11-xcb1, libxcursor1, libxi6, libxkbcommon-x11-0, \
+                          libvulkan1";
 
 /// Builds `target/package/macrohard-hypervisor_VERSION_amd64.deb`.
 pub(crate) fn run() -> Result<i32> {
@@ -21,6 +22,8 @@ pub(crate) fn run() -> Result<i32> {
     for program in binaries::PROGRAMS {
         binaries::stripped(&programs.join(program), &tree.join("usr/bin").join(program))?;
     }
+    let compositor = binaries::compositor()?;
+    binaries::stripped(&compositor, &tree.join("usr/bin/macrohard-compositor"))?;
     put(
         &programs.join(guest_package::FILE),
         &tree.join("usr/lib/macrohard-hypervisor").join(guest_package::FILE),

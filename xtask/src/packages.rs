@@ -35,6 +35,7 @@ pub(crate) const DESKTOP: &[&str] = &[
     "libglib2.0-bin",
     "libgtk-3-bin",
     "libnotify-bin",
+    "imagemagick",
     "libx11-xcb1",
     "libxcursor1",
     "libxi6",

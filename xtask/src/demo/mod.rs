@@ -1,13 +1,15 @@
-//! `cargo xtask demo`: from a clean clone to the login prompt of a Debian guest, with the commands a
-//! person would type.
+//! `cargo xtask demo`: from a clean clone to applications of a Debian guest as windows of this desktop, with
+//! the commands a person would type.
+
+mod display;
 
 use crate::failure::{Context, Failure, Result};
 use crate::process::{Output, Step};
 use crate::{binaries, packages, workspace};
-use std::io::{BufRead, BufReader, IsTerminal};
+use display::Display;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Name of the demo's VM.
 const NAME: &str = "demo";
@@ -15,32 +17,51 @@ const NAME: &str = "demo";
 const APPEND: &str = "root=/dev/vda rw console=ttyS0";
 /// What a person waits for.
 const PROMPT: &str = "login:";
-/// What the check of the whole desktop needs in the guest.
-const DESKTOP: &str = "xvfb,xclip,l3afpad,git,procps,libnotify-bin";
-/// A display for the guest's session, where the agent of that session finds it.
-const GUEST_DISPLAY: &str = "systemd-run --user --quiet --unit=display Xvfb :0 -screen 0 800x600x24 -nolisten tcp && \
-                             systemctl --user set-environment DISPLAY=:0";
+/// What a person finds in the guest's menu: a terminal, two editors (of GTK and of Qt), a calculator.
+const APPLICATIONS: &str = "xterm,l3afpad,featherpad,galculator,fonts-dejavu-core";
+/// What the checks of the desktop need in the guest beyond these.
+const CHECKS: &str = "xclip,git,procps,libnotify-bin,xdotool,x11-utils";
+/// What the demo opens.
+const OPENED: [&str; 2] = ["debian-xterm", "l3afpad"];
 /// A software CPU on two busy cores takes minutes to boot Debian.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// The demo with the user's own settings and folders, on the engine `auto` picks.
+/// The demo with the user's own settings and folders, on the engine `auto` picks, on the user's desktop or, where
+/// there is none, on one of its own that leaves pictures.
 pub(crate) fn run() -> Result<i32> {
-    let demo = Demo::prepare("debian", "", None)?;
+    let mut demo = Demo::prepare("applications", APPLICATIONS, None)?;
+    let compositor = binaries::compositor()?;
+    demo.environment.push(("MACROHARD_COMPOSITOR".to_owned(), compositor));
+    let has_desktop = ["DISPLAY", "WAYLAND_DISPLAY"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let display = if has_desktop {
+        None
+    } else {
+        packages::require(packages::DESKTOP)?;
+        println!("No desktop is here: the demo starts one, and leaves pictures of it.");
+        let display = Display::start(&workspace::folder("demo")?)?;
+        demo.environment.push(("DISPLAY".to_owned(), display.name.clone()));
+        Some(display)
+    };
+    // The daemon that runs may know of another desktop.
+    let _ = demo.command(&["daemon", "stop"]);
     demo.boot("auto")?;
+    demo.open(display.as_ref())?;
     println!();
-    if std::io::stdin().is_terminal() {
+    if std::io::stdin().is_terminal() && display.is_none() {
         let folder = demo.programs.display();
         println!(
-            "The guest runs. Log in as `guest` with the password `guest`. What now (PATH=\"{folder}:$PATH\" saves typing):"
+            "Two applications of the guest are windows of this desktop; all of them are in its menu. What now (PATH=\"{folder}:$PATH\" saves typing):"
         );
         for command in [
-            "console demo      # its terminal; Ctrl-] leaves it",
-            "list",
-            "exec demo -- id",
+            "apps demo         # what else it has",
+            "launch demo galculator",
+            "windows demo",
+            "share add demo ~/Documents",
+            "console demo      # its terminal, user guest, password guest; Ctrl-] leaves it",
             "shell demo        # Ctrl-] leaves it",
-            "pause demo",
-            "resume demo",
-            "stats demo",
+            "seamless demo --toggle",
             "stop demo",
             "delete demo",
         ] {
@@ -49,8 +70,11 @@ pub(crate) fn run() -> Result<i32> {
         return Ok(0);
     }
     demo.command(&["stop", NAME, "--timeout", "180"])?;
+    if display.is_some() {
+        demo.command(&["daemon", "stop"])?;
+    }
     println!(
-        "The guest was shut down: this is no terminal. From one, `cargo xtask demo` leaves it running."
+        "The guest was shut down: no person is here. From a terminal of a desktop, `cargo xtask demo` leaves it running."
     );
     Ok(0)
 }
@@ -61,14 +85,19 @@ pub(crate) fn check() -> Result {
     packages::require(packages::DESKTOP)?;
     let folders = workspace::folder("test/demo")?;
     let display = Display::start(&folders)?;
-    let mut demo = Demo::prepare("desktop", DESKTOP, Some(&folders))?;
+    let include = format!("{APPLICATIONS},{CHECKS}");
+    let mut demo = Demo::prepare("desktop", &include, Some(&folders))?;
     demo.environment.push(("DISPLAY".to_owned(), display.name.clone()));
+    // As the tests have built it: another build of it takes minutes.
+    let compositor = binaries::compositor_of_tests()?;
+    demo.environment.push(("MACROHARD_COMPOSITOR".to_owned(), compositor));
+    let pictures = folders.join("pictures");
     let booted = demo.boot("tcg").and_then(|()| {
         demo.command(&["exec", "--wait", "300", NAME, "--", "id"])?;
         demo.command(&["exec", "--user", "root", NAME, "--", "id", "-un"])?;
         demo.command(&["status", NAME])?;
-        demo.command(&["exec", NAME, "--", "sh", "-c", GUEST_DISPLAY])?;
-        demo.desktop()?;
+        demo.script("windows.sh", Some(&pictures))?;
+        demo.script("end-to-end.sh", None)?;
         demo.command(&["stop", NAME, "--timeout", "180"])
     });
     if booted.is_err() {
@@ -77,42 +106,6 @@ pub(crate) fn check() -> Result {
     let deleted = demo.command(&["delete", NAME, "--yes"]);
     let _ = demo.command(&["daemon", "stop"]);
     booted.and(deleted)
-}
-
-/// An X server of this machine that nobody looks at; ended when dropped.
-struct Display {
-    name: PathBuf,
-    server: std::process::Child,
-}
-
-impl Display {
-    fn start(folder: &Path) -> Result<Self> {
-        let log = folder.join("xvfb.log");
-        let log = std::fs::File::create(&log).context(|| format!("make {}", log.display()))?;
-        let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "800x600x24", "-nolisten", "tcp"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .context(|| "start Xvfb".to_owned())?;
-        let mut number = String::new();
-        let said = server.stdout.take().map(BufReader::new);
-        let read = said.map(|mut said| said.read_line(&mut number)).transpose();
-        let display = Self { name: format!(":{}", number.trim()).into(), server };
-        read.context(|| "read the number of Xvfb's display".to_owned())?;
-        if number.trim().is_empty() {
-            return Err(Failure::new("Xvfb does not start"));
-        }
-        Ok(display)
-    }
-}
-
-impl Drop for Display {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.server.kill().and_then(|()| self.server.wait());
-    }
 }
 
 struct Demo {
@@ -168,14 +161,48 @@ impl Demo {
         self.cli().arguments(arguments).run(Output::Shown)
     }
 
-    /// The check of the whole desktop against the guest that runs.
-    fn desktop(&self) -> Result {
-        let check = workspace::root().join("tests/desktop/end-to-end.sh");
+    /// Opens applications of the guest and waits for their windows.
+    fn open(&self, display: Option<&Display>) -> Result {
+        let pictures = workspace::folder("demo/pictures")?;
+        self.command(&["seamless", NAME, "--enable"])?;
+        for (number, application) in OPENED.into_iter().enumerate() {
+            self.command(&["launch", NAME, application])?;
+            let end = Instant::now() + LIMIT;
+            while self.windows() <= number {
+                if Instant::now() >= end {
+                    return Err(Failure::new(format!("no window of {application} has come")));
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            if let Some(display) = display {
+                // A program draws some time after its window is there.
+                std::thread::sleep(Duration::from_secs(3));
+                let file = pictures.join(format!("{}-{application}.png", number + 1));
+                display.picture(&file)?;
+                println!("picture: {}", file.display());
+            }
+        }
+        self.command(&["windows", NAME])
+    }
+
+    /// How many windows of the guest are open here.
+    fn windows(&self) -> usize {
+        let text = self.cli().arguments(["windows", NAME, "--json"]).text().unwrap_or_default();
+        let windows: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        windows.as_array().map_or(0, Vec::len)
+    }
+
+    /// A check of the desktop against the guest that runs.
+    fn script(&self, name: &str, folder: Option<&Path>) -> Result {
+        let check = workspace::root().join("tests/desktop").join(name);
         let search = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::iter::once(self.programs.clone()).chain(std::env::split_paths(&search));
         let search = std::env::join_paths(folders)
             .map_err(|error| Failure::new(format!("{}: {error}", self.programs.display())))?;
-        let step = Step::new(check).argument(NAME).variable("PATH", search).limit(LIMIT);
+        let mut step = Step::new(check).argument(NAME).variable("PATH", search).limit(LIMIT);
+        if let Some(folder) = folder {
+            step = step.argument(folder);
+        }
         let step =
             self.environment.iter().fold(step, |step, (name, value)| step.variable(name, value));
         step.run(Output::Shown)

@@ -1,0 +1,188 @@
+#!/bin/bash
+# The guest's windows on the desktop, as a person works with them. Run on the host, with a display in $DISPLAY, a window
+# manager on it, and the VM running; its guest has a user `guest` in session and these programs: xterm, l3afpad (GTK),
+# featherpad (Qt), galculator, xdotool, xprop, xwininfo. On the host xdotool, wmctrl, xprop, xwininfo, xclip and import look and
+# press: no program that checks is ours. A picture of the desktop is left after each step.
+#
+# windows.sh VM FOLDER
+set -uo pipefail
+vm=$1
+pictures=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+hypervisor=macrohard-hypervisor
+mkdir -p "$pictures"
+count=0
+
+step() { echo "* $*"; }
+picture() {
+    count=$((count + 1))
+    import -window root "$pictures/$(printf %02d $count)-$1.png" || fail "no picture of the desktop"
+}
+fail() {
+    echo "FAILED: $*"
+    import -window root "$pictures/failed.png"
+    $hypervisor status "$vm"
+    $hypervisor windows "$vm"
+    wmctrl -lxGp
+    $hypervisor logs "$vm" | tail -n 20
+    guest journalctl --user -n 30 --no-pager -o cat
+    exit 1
+}
+# wait_for SECONDS WHAT COMMAND...: waits until a command succeeds; three times as long as it should take at most.
+wait_for() {
+    local end=$((SECONDS + 3 * $1)) what=$2
+    shift 2
+    until "$@" >"$work/last" 2>&1; do
+        [ $SECONDS -lt $end ] || fail "waited in vain for: $what; the last said: $(cat "$work/last")"
+        sleep 0.3
+    done
+}
+guest() { $hypervisor exec --wait 120 "$vm" -- "$@"; }
+# in_session COMMAND: a shell's command in the guest, with the display of its windows.
+in_session() {
+    guest sh -c 'eval "$(systemctl --user show-environment | sed -n "s/^\(DISPLAY\|XAUTHORITY\)=/export \1=/p")"; '"$1"
+}
+gone() { ! "$@"; }
+# window PATTERN: the X11 id of the desktop's window whose class and title match.
+window() { wmctrl -lx | grep -E -- "$1" | head -n 1 | cut -d ' ' -f 1 | grep .; }
+# title PATTERN: a window of the desktop has it.
+titled() { wmctrl -l | grep -qE -- "$1"; }
+# place ID: X Y WIDTH HEIGHT of a window of the desktop, without the frame.
+place() {
+    xwininfo -id "$1" | awk '/Absolute upper-left X/ {x=$NF} /Absolute upper-left Y/ {y=$NF} /Width:/ {w=$NF} /Height:/ {h=$NF} END {print x, y, w, h}'
+}
+# guest_window NAME: the id of the guest's window with this in its title.
+guest_window() { in_session "xdotool search --onlyvisible --name '$1' | tail -n 1" | grep .; }
+# told ID FIELD: what `windows` says of the window with this X11 id.
+told() {
+    $hypervisor windows "$vm" --json | python3 -c '
+import json, sys
+host, field = int(sys.argv[1], 0), sys.argv[2]
+print(*[w[field] for w in json.load(sys.stdin) if w.get("host") == host])' "$1" "$2" | grep .
+}
+type_into() {
+    xdotool windowactivate --sync "$1" && shift && xdotool type --delay 40 "$@"
+}
+
+step "seamless windows are on"
+$hypervisor seamless "$vm" --enable || fail "seamless --enable"
+wait_for 120 "the session's applications" sh -c "$hypervisor apps $vm | grep -q xterm"
+
+step "a terminal"
+$hypervisor launch "$vm" debian-xterm || fail "launch"
+wait_for 120 "its window" window 'xterm'
+terminal=$(window xterm)
+class=$(sed -n 's/^StartupWMClass=//p' "${XDG_DATA_HOME:-$HOME/.local/share}"/applications/org.macrohard.*xterm*.desktop | head -n 1)
+xprop -id "$terminal" WM_CLASS | grep -qF "\"$class\"" || fail "the launcher's class $class is not that of the window: $(xprop -id "$terminal" WM_CLASS)"
+picture terminal
+
+step "keys"
+type_into "$terminal" "echo 'Typed: äß€' >/tmp/typed"$'\n'
+typed() { [ "$(guest cat /tmp/typed)" = 'Typed: äß€' ]; }
+wait_for 30 "what was typed" typed
+
+step "a title"
+type_into "$terminal" "printf '\\033]0;titled by the guest\\007'"$'\n'
+wait_for 30 "the title" titled 'titled by the guest'
+xprop -id "$terminal" _NET_WM_NAME WM_NAME | grep -q "$vm" || titled "$vm.*titled by the guest" || fail "the title does not name the VM"
+
+step "moved and resized on the host"
+wmctrl -i -r "$terminal" -e 0,120,90,640,420 || fail "wmctrl"
+agrees() {
+    local id x y width height
+    id=$(guest_window 'titled by the guest') || return 1
+    read -r x y width height <<<"$(in_session "xwininfo -id $id" | awk '/Absolute upper-left X/ {x=$NF} /Absolute upper-left Y/ {y=$NF} /Width:/ {w=$NF} /Height:/ {h=$NF} END {print x, y, w, h}')"
+    echo "guest: $x $y $width $height; told: $(told "$terminal" x) $(told "$terminal" y) $(told "$terminal" width) $(told "$terminal" height)"
+    [ "$x $y $width $height" = "$(told "$terminal" x) $(told "$terminal" y) $(told "$terminal" width) $(told "$terminal" height)" ]
+}
+wait_for 30 "the guest's window at the same place" agrees
+step "moved in the guest"
+in_session "xdotool windowmove $(guest_window 'titled by the guest') 300 200" || fail "xdotool in the guest"
+moved() { local x y; read -r x y _ <<<"$(place "$terminal")"; echo "$x $y"; [ "$x" -ge 280 ] && [ "$x" -le 320 ] && [ "$y" -ge 180 ] && [ "$y" -le 230 ]; }
+wait_for 30 "the host's window there" moved
+wait_for 30 "both at the same place" agrees
+
+step "maximized"
+wmctrl -i -r "$terminal" -b add,maximized_vert,maximized_horz
+in_guest_maximized() { in_session "xprop -id $(guest_window 'titled by the guest') _NET_WM_STATE" | grep -q MAXIMIZED_VERT; }
+wait_for 30 "the guest to know" in_guest_maximized
+wmctrl -i -r "$terminal" -b remove,maximized_vert,maximized_horz
+wait_for 30 "the guest to know the end" gone in_guest_maximized
+
+step "an editor of GTK, its menu and the clipboard"
+$hypervisor launch "$vm" l3afpad || fail "launch"
+wait_for 120 "its window" window 'l3afpad'
+editor=$(window l3afpad)
+wmctrl -i -r "$editor" -e 0,60,60,520,360
+type_into "$editor" "of a guest's window"
+xdotool key ctrl+a ctrl+c
+pasted() { [ "$(timeout 10 xclip -selection clipboard -o)" = "of a guest's window" ]; }
+wait_for 30 "it on the host's clipboard" pasted
+popups() { $hypervisor windows "$vm" --json | python3 -c 'import json, sys; sys.exit(not any(w["popup"] for w in json.load(sys.stdin)))'; }
+xdotool windowactivate --sync "$editor" key --window 0 alt+f
+wait_for 30 "the menu" popups
+picture menu
+xdotool key Escape
+wait_for 30 "its end" gone popups
+
+step "a program of Qt"
+$hypervisor launch "$vm" featherpad || fail "launch"
+wait_for 120 "its window" window 'featherpad'
+qt=$(window featherpad)
+wmctrl -i -r "$qt" -e 0,420,260,480,320
+type_into "$qt" "windows of Linux guests"
+picture programs
+
+step "a click at its place"
+$hypervisor launch "$vm" galculator || fail "launch"
+wait_for 120 "the calculator" window 'galculator'
+calculator=$(window galculator)
+type_into "$calculator" "6*7="
+xdotool key ctrl+c
+result() { [ "$(timeout 10 xclip -selection clipboard -o)" = 42 ]; }
+wait_for 30 "the result on the host's clipboard" result
+picture calculator
+
+step "pictures of windows"
+id=$(told "$terminal" id)
+$hypervisor screenshot "$vm" --window "$id" --output "$work/window.png" || fail "screenshot"
+[ "$(identify -format '%m %w %h' "$work/window.png" | cut -d ' ' -f 1)" = PNG ] || fail "no picture"
+
+step "the agents are killed in the middle"
+before=$(guest pgrep -x xterm)
+$hypervisor exec --user root "$vm" -- sh -c 'pkill -KILL -x macrohard-guest' 2>/dev/null
+wait_for 20 "windows without an agent to go" gone window xterm
+wait_for 120 "all windows again" window xterm
+wait_for 60 "the editor again" window l3afpad
+[ "$(guest pgrep -x xterm)" = "$before" ] || fail "the terminal did not live on"
+terminal=$(window xterm)
+
+step "the compositor is killed"
+pkill -KILL -f macrohard-compositor
+wait_for 60 "all windows again" window featherpad
+wait_for 60 "the terminal again" window xterm
+terminal=$(window xterm)
+type_into "$terminal" "echo later >/tmp/typed"$'\n'
+later() { [ "$(guest cat /tmp/typed)" = later ]; }
+wait_for 30 "keys to reach the guest" later
+
+step "the toggle"
+$hypervisor seamless "$vm" --toggle || fail "seamless --toggle"
+wait_for 60 "no windows of applications" gone window 'xterm|l3afpad|featherpad'
+$hypervisor seamless "$vm" | grep -qi off || $hypervisor status "$vm"
+picture desktop-mode
+$hypervisor seamless "$vm" --toggle || fail "seamless --toggle"
+wait_for 60 "the windows again" window xterm
+[ "$(guest pgrep -x xterm)" = "$before" ] || fail "the terminal did not live on"
+picture seamless-again
+
+step "closed"
+terminal=$(window xterm)
+wmctrl -i -c "$terminal"
+wait_for 60 "the terminal's end in the guest" gone guest pgrep -x xterm
+wait_for 30 "its window's end" gone window xterm
+for program in l3afpad featherpad galculator; do guest pkill "$program"; done
+wait_for 60 "no windows" gone window 'l3afpad|featherpad|galculator'
+
+echo "all of it held"
