@@ -319,6 +319,62 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
 }
 
 #[test]
+fn a_maximized_window_that_gives_up_its_shadow_fills_the_screen() {
+    let Some(desktop) = Desktop::new() else { return };
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    let shadow = v1::Extents { left: 20, right: 20, top: 20, bottom: 20 };
+    let first =
+        v1::Window { shadow: Some(shadow), undecorated: true, ..window(1, 200, 150, 400, 300) };
+    guest.tell(first.clone());
+    guest.configured(1, |_| true);
+    let host = compositor.host(1).to_string();
+    desktop.run("wmctrl", &["-i", "-r", &host, "-b", "add,maximized_vert,maximized_horz"]);
+    let told = guest.configured(1, |told| {
+        told.state.unwrap().maximized_vertically && told.geometry.unwrap().width > 1280
+    });
+    // Without its shadow it is too large by that, and is told so.
+    guest.tell(v1::Window {
+        configured: told.generation,
+        geometry: told.geometry,
+        state: told.state,
+        shadow: None,
+        ..first
+    });
+    let told = guest.configured(1, |told| told.geometry.unwrap().width < 1280);
+    assert_eq!(told.geometry.unwrap().width, 1276);
+}
+
+#[test]
+fn what_belongs_to_a_window_that_is_opened_anew_belongs_to_it_still() {
+    let Some(desktop) = Desktop::new() else { return };
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    guest.tell(window(1, 200, 150, 120, 80));
+    guest.configured(1, |_| true);
+    guest.tell(v1::Window { transient_for: 1, ..window(2, 400, 150, 100, 100) });
+    guest.configured(2, |_| true);
+    let pixels = pattern(120, 80, 7);
+    let span = guest.buffer(120, 80, &pixels);
+    let present = guest.present(1, &span, 120, 80);
+    guest.show(present);
+    let (before, child) = (compositor.host(1), compositor.host(2));
+    // Alpha needs another window of the desktop.
+    let alpha = v1::Window { alpha: true, ..window(1, 200, 150, 120, 80) };
+    guest.insist(&desktop, &alpha, || !desktop.has_window(before));
+    let after = compositor.host(1);
+    desktop.until("the new owner", || {
+        let owner = desktop.property(child, "WM_TRANSIENT_FOR");
+        owner.ends_with(&format!("{after:#x}")).then_some(())
+    });
+    // The guest need not present again.
+    desktop.until("the pixels", || {
+        let place = compositor.windows()[0].position;
+        (desktop.pixels(place[0] + 2, place[1] + 2, 120, 80) == opaque(&pixels)).then_some(())
+    });
+}
+
+#[test]
 fn cursor_icon_shape_and_alpha_are_the_guests() {
     use x11rb::protocol::shape::{self, ConnectionExt as _};
     use x11rb::protocol::xfixes::ConnectionExt as _;

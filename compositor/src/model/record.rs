@@ -134,7 +134,7 @@ pub struct Record {
     pub kind: Kind,
     /// Past the window manager, without a frame.
     pub popup: bool,
-    /// Title without the VM's name, not cleaned: see [`text::title`].
+    /// Title without the VM's name, not cleaned: `View` has that.
     pub title: String,
     /// First half of WM_CLASS.
     pub instance: String,

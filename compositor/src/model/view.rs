@@ -56,10 +56,12 @@ pub struct View {
 }
 
 impl View {
-    /// The host's window: content and border.
+    /// The host's window: content and border. Its place fits X11's 16 bits.
     #[must_use]
     pub fn native(&self) -> Rect {
-        self.content.with(&self.border)
+        let rect = self.content.with(&self.border);
+        let fit = |at: i32| at.clamp(i16::MIN.into(), i16::MAX.into());
+        Rect { x: fit(rect.x), y: fit(rect.y), ..rect }
     }
 
     /// The guest's window: content and shadow.

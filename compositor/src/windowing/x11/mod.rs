@@ -253,6 +253,12 @@ impl Windowing for X11 {
         self.by_xid.insert(xid, id);
         self.by_winit.insert(window.id(), id);
         self.windows.insert(id, native);
+        // It may take the place of one that others belong to.
+        for other in self.windows.values() {
+            if other.view.transient_for == Some(id) {
+                self.set_transient_for(other.xid, &other.view)?;
+            }
+        }
         window.set_visible(true);
         Ok(Target { id: xid, depth, window })
     }
@@ -286,8 +292,13 @@ impl Windowing for X11 {
         }
         let by_the_desktop = view.state.fullscreen
             || (view.state.maximized_horizontally && view.state.maximized_vertically);
-        if rect != native.rect && (view.popup || !by_the_desktop) {
-            self.configure(native, &rect)?;
+        if rect != native.rect {
+            if view.popup || !by_the_desktop {
+                self.configure(native, &rect)?;
+            } else {
+                // The guest has it otherwise than it is (it may have given up its shadow): it is told again.
+                self.stale.insert(id);
+            }
         }
         let size = |rect: &Rect| (rect.width, rect.height);
         if view.shape != before.shape
