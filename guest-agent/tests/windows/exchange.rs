@@ -1,7 +1,7 @@
 //! What goes between agent and host, with a program of the test's own on the other side.
 
 use crate::client::Client;
-use crate::host::{Desk, there_are};
+use crate::host::{Desk, Peer, there_are};
 use proto::v1::{
     Configure, Keyboard, Mode, MoveResizeDirection, PointerScroll, Resync, WindowKind, WindowsMode,
     from_host,
@@ -414,20 +414,27 @@ fn keys_mean_what_they_mean_on_the_host() {
     };
     host.send(layout("de", false));
     let file = desk.path().join("typed");
-    let script = format!("read line; printf %s \"$line\" > {}; sleep 1000", file.display());
+    let script = format!("while read line; do echo \"$line\" >>{}; done", file.display());
     let _xterm = desk.run("xterm", &["-e", "sh", "-c", &script]);
     let window = host.find("XTerm");
     host.focus(window);
+    // What keys mean is asked by the program itself, some time after they are pressed: each line waits for the one
+    // before it.
+    let typed = |host: &mut Peer<'_'>, keys: &[u32], expected: &str| {
+        host.keys(window, keys);
+        host.keys(window, &[28]);
+        host.until("what was typed", |_| {
+            std::fs::read_to_string(&file).is_ok_and(|typed| typed.ends_with('\n'))
+        });
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), expected);
+        std::fs::remove_file(&file).unwrap();
+    };
     // y and ö on a German keyboard, then the same keys on an American one, with caps lock.
-    host.keys(window, &[44, 39]);
+    typed(&mut host, &[44, 39], "yö\n");
     host.send(layout("us", true));
-    host.keys(window, &[44, 39]);
+    typed(&mut host, &[44, 39], "Z;\n");
     host.send(layout("us", false));
-    host.keys(window, &[44, 28]);
-    host.until("what was typed", |_| {
-        std::fs::read_to_string(&file).is_ok_and(|typed| !typed.is_empty())
-    });
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "yöZ;z");
+    typed(&mut host, &[44], "z\n");
 }
 
 #[test]
