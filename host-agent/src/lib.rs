@@ -16,6 +16,6 @@ pub mod image;
 pub mod launch;
 pub mod launchers;
 pub mod lifecycle;
-pub mod log_file;
+mod log_file;
 pub mod problem;
 pub mod untrusted;

@@ -13,6 +13,7 @@
 mod connection;
 mod control;
 mod launch;
+mod log;
 pub mod name_list;
 mod process;
 mod server;
@@ -20,6 +21,7 @@ mod walls;
 
 pub use control::{Reply, Request, ask};
 pub use launch::{Handed, LaunchError, MOST_BYTES, Spec, start};
+pub use log::LimitedError;
 pub use process::run;
 
 /// Connections at once, one for each user of the guest who has the folder mounted, and some more for mounts

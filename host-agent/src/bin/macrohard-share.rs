@@ -3,7 +3,7 @@
 
 fn main() -> std::process::ExitCode {
     tracing_subscriber::fmt()
-        .with_writer(host_agent::log_file::LimitedError::default())
+        .with_writer(std::sync::Arc::new(share::LimitedError::default()))
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("MACROHARD_LOG")
                 .unwrap_or_else(|_| "info".into()),
