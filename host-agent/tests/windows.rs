@@ -82,6 +82,19 @@ impl Scene {
         folders.next().unwrap().unwrap().path()
     }
 
+    /// In place of a VM process that has a screen.
+    fn screen(&self) -> OwnedFd {
+        use rustix::net::{
+            AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+        };
+        let flags = SocketFlags::CLOEXEC;
+        let screen = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let path = self.folder().join("display.sock");
+        bind(&screen, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        listen(&screen, 8).unwrap();
+        screen
+    }
+
     fn token(&self) -> Token {
         let launch = std::fs::read(self.folder().join("launch.json")).unwrap();
         let launch: serde_json::Value = serde_json::from_slice(&launch).unwrap();
@@ -307,6 +320,9 @@ fn the_way_windows_are_shown_is_changed_at_once_and_stays() {
     }
     let scene = Scene::new();
     let _guest = scene.guest();
+    scene.desk.cli(&["seamless", "vm", "--disable"]).refused(1, &["has no screen", "[display]"]);
+    scene.desk.cli(&["seamless", "vm", "--toggle"]).refused(1, &["has no screen"]);
+    let _screen = scene.screen();
     let way = |option: &[&str]| {
         let arguments = [&["seamless", "vm", "--json"], option].concat();
         scene.desk.cli(&arguments).ok().json()["seamless"].clone()
@@ -423,19 +439,12 @@ fn a_vm_that_ended_without_a_daemon_leaves_no_compositor_to_the_next() {
 
 #[test]
 fn in_desktop_mode_the_screen_is_shown_without_an_agent_and_again_when_its_compositor_dies() {
-    use rustix::net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
-    };
+    use rustix::net::accept;
     if !kvm() {
         return;
     }
     let scene = Scene::new();
-    // In place of a VM process that has a screen.
-    let flags = SocketFlags::CLOEXEC;
-    let screen = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    let path = scene.folder().join("display.sock");
-    bind(&screen, &SocketAddrUnix::new(path).unwrap()).unwrap();
-    listen(&screen, 8).unwrap();
+    let screen = scene.screen();
     let pid_file = scene.folder().join("compositor.pid");
     assert!(!pid_file.exists());
     scene.desk.cli(&["seamless", "vm", "--disable"]).ok();

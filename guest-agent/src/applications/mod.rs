@@ -32,6 +32,8 @@ use catalog::{Catalog, Omissions};
 use session::Session;
 use watch::{Changes, Watch};
 
+pub use start::launched_as;
+
 /// The host's languages that count, as the protocol says: how many, and of how many bytes.
 const MOST_LANGUAGES: usize = 8;
 const LONGEST_LANGUAGE: usize = 32;

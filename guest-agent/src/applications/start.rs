@@ -76,6 +76,24 @@ async fn scope(id: &str, session: &Session) -> Option<Command> {
     Some(command)
 }
 
+/// The application that a process was launched as: it is in the unit that was made for it. None for what was
+/// started otherwise, and where the user has no systemd.
+#[must_use]
+pub fn launched_as(pid: u32) -> Option<String> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    groups.lines().find_map(application_of)
+}
+
+/// From a line of `/proc/PID/cgroup` (cgroups(7)).
+fn application_of(line: &str) -> Option<String> {
+    let unit = line.rsplit_once('/')?.1;
+    let named = unit.strip_prefix("app-macrohard-")?.strip_suffix(".scope")?;
+    let (id, _) = named.rsplit_once('-')?;
+    let id = id.replace("\\x2d", "-");
+    // A longer one was cut.
+    (id.chars().count() < LONGEST_NAME).then_some(id)
+}
+
 /// The number in "systemd 252 (252.39-1~deb12u1)".
 fn version(text: &str) -> Option<u32> {
     let number = text.strip_prefix("systemd ")?;
@@ -99,5 +117,19 @@ mod tests {
         assert_eq!(version("elogind 252"), None);
         assert_eq!(escape("org.x-y_z"), "org.x\\x2dy_z");
         assert_eq!(escape(&"-".repeat(128)).len(), 192);
+    }
+
+    #[test]
+    fn a_process_is_of_the_application_in_its_units_name() {
+        let line = |unit: &str| format!("0::/user.slice/user@1000.service/app.slice/{unit}");
+        let unit = format!("app-macrohard-{}-18ebb165343992bc.scope", escape("org.x-y_z"));
+        assert_eq!(application_of(&line(&unit)).as_deref(), Some("org.x-y_z"));
+        for other in ["app-org.x-1.scope", "app-macrohard-x.scope", "app-macrohard-x-1.service", ""]
+        {
+            assert_eq!(application_of(&line(other)), None, "{other}");
+        }
+        let cut = format!("app-macrohard-{}-1.scope", escape(&"x".repeat(100)));
+        assert_eq!(application_of(&line(&cut)), None);
+        assert_eq!(launched_as(0), None);
     }
 }

@@ -2,7 +2,7 @@
 
 mod desktop;
 
-use super::parse::{DiskArgument, NetArgument, ShareArgument, disk, memory, net, share};
+use super::parse::{DiskArgument, NetArgument, ShareArgument, disk, memory, net, screen, share};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use definition::EngineChoice;
@@ -196,6 +196,9 @@ pub(super) struct MachineArguments {
     /// What runs the virtual CPUs
     #[arg(long, value_enum, default_value_t = EngineArgument::Auto)]
     pub(super) engine: EngineArgument,
+    /// Give it a screen, keyboard and pointer; WIDTHxHEIGHT is its size at first
+    #[arg(long, value_name = "SIZE", value_parser = screen, num_args = 0..=1, default_missing_value = "1280x800")]
+    pub(super) display: Option<definition::Display>,
     /// Back guest memory with huge pages where the host has them
     #[arg(long)]
     pub(super) huge_pages: bool,

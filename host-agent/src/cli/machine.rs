@@ -50,7 +50,7 @@ pub(super) fn definition(
         disks: disks.collect::<Result<_, Problem>>()?,
         networks: networks(&options.networks, default_network)?,
         shares: options.shares.iter().map(share).collect::<Result<_, Problem>>()?,
-        display: None,
+        display: options.display,
         clipboard: definition::Clipboard::default(),
         integration: definition::Integration::default(),
         windows: definition::Windows::default(),

@@ -67,6 +67,14 @@ pub(super) fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A screen's size: WIDTHxHEIGHT.
+pub(super) fn screen(text: &str) -> Result<definition::Display, String> {
+    let sides = text.split_once('x').and_then(|(width, height)| {
+        Some(definition::Display { width: width.parse().ok()?, height: height.parse().ok()? })
+    });
+    sides.ok_or_else(|| "give width and height in pixels, as in 1280x800".to_owned())
+}
+
 /// Splits at single commas; a doubled one stands for itself.
 fn split(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];

@@ -224,6 +224,8 @@ impl Demo {
                 "1024",
                 "--cpus",
                 "2",
+                "--display",
+                "1024x700",
                 "--engine",
                 engine,
                 "--disk",

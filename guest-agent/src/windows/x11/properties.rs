@@ -14,6 +14,7 @@ use super::atoms::Atoms;
 use super::client::{CLASS, HINTS, ICON, LOOK, SHAPE, TITLE};
 use super::parse::{self, Hints, IconAt, NormalHints};
 use super::{Lost, X11, answer};
+use crate::applications;
 use crate::windows::telling::Teller;
 
 /// Most bytes of a text that are read: a title is cut far below.
@@ -186,7 +187,10 @@ impl X11 {
             (into.instance, into.class) = parse::class(&class);
             into.pid = values(pid)?.first().copied().unwrap_or_default();
             let application = bytes(application)?.unwrap_or_default().1;
-            into.application = parse::text(&application, true);
+            into.application = match applications::launched_as(into.pid) {
+                Some(id) => id,
+                None => parse::text(&application, true),
+            };
         }
         if let Some((hints, normal, transient, protocols, kinds, counter)) = hints {
             into.hints = parse::hints(&values(hints)?);

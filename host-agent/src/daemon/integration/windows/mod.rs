@@ -306,8 +306,18 @@ impl Windows {
 
     /// Keeps how windows are shown, and has them shown so.
     fn set(&self, seamless: impl FnOnce(bool) -> bool) -> Result<(), Problem> {
-        let before = self.about.store.load(&self.about.vm)?.windows.seamless;
+        let vm = self.about.store.load(&self.about.vm)?;
+        let before = vm.windows.seamless;
         let seamless = seamless(before);
+        let name = &self.about.vm;
+        let has_screen = match self.now().runs {
+            true => screen::is_there(&self.about.places.runtime_of(name)),
+            false => vm.display.is_some(),
+        };
+        if !seamless && !has_screen {
+            return Err(Problem::failed(format!("VM \"{name}\" has no screen to show"))
+                .advise("add [display] with `edit`, then start it again"));
+        }
         if seamless != before {
             self.about.store.change(&self.about.vm, |document| {
                 definition::set(document, "windows", "seamless", seamless);
