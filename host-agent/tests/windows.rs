@@ -8,6 +8,7 @@ use agent_link::{Direction, Hello, Role, Token, introduce};
 use proto::v1::{FromGuest, FromHost, Rectangle, WindowsHello, from_guest, from_host};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
