@@ -61,7 +61,9 @@ impl Service<Request<Body>> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, h2::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
-        self.0.poll_ready(context)
+        // A call on a connection that is lost fails itself, with the reason as its status' source. Generated code makes
+        // a status without one of what fails here, and such a status is taken for the other side's.
+        self.0.poll_ready(context).map(|_| Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
@@ -168,5 +170,137 @@ impl hyper::body::Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         self.0.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{channel, serve};
+    use proto::stand_in::guest_server::{Guest, GuestServer};
+    use proto::v1;
+    use proto::v1::guest_client::GuestClient;
+    use proto::v1::update_chunk::Chunk;
+    use tokio::sync::mpsc;
+    use tokio_stream::StreamExt;
+    use tokio_stream::wrappers::ReceiverStream;
+    use tonic::{Request, Response, Status, Streaming};
+
+    type Chunks = tonic::codegen::BoxStream<v1::ClipboardChunk>;
+
+    /// Counts what it is sent; gives as many pieces as the sequence number says, and tells when nobody wants more.
+    struct Peer(mpsc::Sender<()>);
+
+    const PIECE: usize = 64 << 10;
+
+    #[tonic::async_trait]
+    impl Guest for Peer {
+        async fn update(
+            &self,
+            request: Request<Streaming<v1::UpdateChunk>>,
+        ) -> Result<Response<v1::UpdateReply>, Status> {
+            let mut chunks = request.into_inner();
+            let mut bytes = 0;
+            while let Some(chunk) = chunks.next().await {
+                if let Some(Chunk::Data(data)) = chunk?.chunk {
+                    bytes += data.len();
+                }
+            }
+            // What came is all the answer there is.
+            Err(Status::aborted(bytes.to_string()))
+        }
+
+        async fn fetch_clipboard(
+            &self,
+            request: Request<v1::ClipboardFetch>,
+        ) -> Result<Response<Chunks>, Status> {
+            let count = request.into_inner().sequence;
+            let (give, given) = mpsc::channel(1);
+            let unwanted = self.0.clone();
+            tokio::spawn(async move {
+                for number in 0..count {
+                    let data = vec![number as u8; PIECE].into();
+                    if give.send(Ok(v1::ClipboardChunk { size: 0, data })).await.is_err() {
+                        let _ = unwanted.send(()).await;
+                        return;
+                    }
+                }
+            });
+            Ok(Response::new(Box::pin(ReceiverStream::new(given))))
+        }
+    }
+
+    async fn peer() -> (GuestClient<super::Channel>, mpsc::Receiver<()>) {
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
+        let (tell, told) = mpsc::channel(1);
+        tokio::spawn(serve(far, GuestServer::new(Peer(tell))));
+        (GuestClient::new(channel(near).await.unwrap().0), told)
+    }
+
+    fn fetch(sequence: u64) -> v1::ClipboardFetch {
+        v1::ClipboardFetch { sequence, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn more_than_a_window_comes_whole_and_in_order() {
+        let (mut client, _told) = peer().await;
+        // 8 MiB, where a call has a window of 2 and the connection one of 5.
+        let mut chunks = client.fetch_clipboard(fetch(128)).await.unwrap().into_inner();
+        for number in 0..128 {
+            let chunk = chunks.next().await.unwrap().unwrap();
+            assert!(chunk.data.len() == PIECE && chunk.data.iter().all(|byte| *byte == number));
+        }
+        assert!(chunks.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_streams_arrives_also_when_it_comes_late() {
+        let (mut client, _told) = peer().await;
+        for (count, pause) in [(0, false), (1, false), (1, true), (40, true), (200, false)] {
+            let (say, said) = mpsc::channel(1);
+            tokio::spawn(async move {
+                for _ in 0..count {
+                    if pause {
+                        tokio::task::yield_now().await;
+                    }
+                    let chunk = Some(Chunk::Data(vec![7; PIECE]));
+                    say.send(v1::UpdateChunk { chunk }).await.unwrap();
+                }
+            });
+            let came = client.update(ReceiverStream::new(said)).await.unwrap_err();
+            assert_eq!(came.message(), (count * PIECE).to_string());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_answers_learns_that_nobody_listens_any_more() {
+        let (mut client, mut told) = peer().await;
+        let mut chunks = client.fetch_clipboard(fetch(u64::MAX)).await.unwrap().into_inner();
+        chunks.next().await.unwrap().unwrap();
+        drop(chunks);
+        told.recv().await.unwrap();
+        // The connection is as good as before.
+        let mut chunks = client.fetch_clipboard(fetch(1)).await.unwrap().into_inner();
+        assert_eq!(chunks.next().await.unwrap().unwrap().data.len(), PIECE);
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_ends_calls_with_an_error_of_this_side() {
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
+        let (tell, _told) = mpsc::channel(1);
+        let serving = tokio::spawn(serve(far, GuestServer::new(Peer(tell))));
+        let mut client = GuestClient::new(channel(near).await.unwrap().0);
+        let mut chunks = client.fetch_clipboard(fetch(u64::MAX)).await.unwrap().into_inner();
+        chunks.next().await.unwrap().unwrap();
+        serving.abort();
+        let lost = loop {
+            match chunks.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(status)) => break status,
+                None => panic!("content that breaks off is no end"),
+            }
+        };
+        assert!(std::error::Error::source(&lost).is_some(), "{lost}");
+        let refused = client.fetch_clipboard(fetch(1)).await.unwrap_err();
+        assert!(std::error::Error::source(&refused).is_some(), "{refused}");
     }
 }

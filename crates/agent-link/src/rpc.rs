@@ -3,6 +3,8 @@
 //! while (a paused VM, a busy machine) is not gone.
 
 use std::convert::Infallible;
+use std::error::Error as _;
+use std::io;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -64,7 +66,17 @@ where
         // Nobody asks, and it differs each second.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(Gathered::new(stream)), service);
-    Ok(answering.await?)
+    match answering.await {
+        Err(error) if !left(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The other side has gone while there was something to tell it: an end like any other.
+fn left(error: &hyper::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), BrokenPipe | ConnectionReset))
 }
 
 /// A channel to the one who serves on `stream`, and what tells when it has gone.

@@ -53,9 +53,12 @@ async fn times(agent: Agent, count: u32) -> Result<Vec<u64>, Problem> {
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answer => break answer.map_err(problem)?,
+                answer = &mut answer => {
+                    answer.map_err(problem)?;
+                    break;
+                }
                 _ = patience.tick() => {}
-            };
+            }
             if before.replace(times.len()) == Some(times.len()) {
                 return Err(Problem::failed("the guest's agent does not answer"));
             }

@@ -14,7 +14,9 @@ use crate::daemon::seldom::Seldom;
 use crate::daemon::update;
 use crate::problem::{Kind, Problem};
 use crate::untrusted::Untrusted;
-use agent_link::{Channel, Direction, Gone, MAX_MESSAGE, Role, Token, admit, channel, receive, serve};
+use agent_link::{
+    Channel, Direction, Gone, MAX_MESSAGE, Role, Token, admit, channel, receive, serve,
+};
 use from_guest::FromGuest;
 use proto::v1::guest_client::GuestClient;
 use proto::v1::host_server::HostServer;
