@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_link::{Address, BoxStream, Direction, Hello, Proof, Role, channel, introduce, serve};
+use agent_link::{
+    Address, BoxStream, Channel, Direction, Hello, Proof, Role, TransportError, channel, introduce,
+    serve,
+};
 use proto::v1::guest_server::GuestServer;
 use proto::v1::host_client::HostClient;
 use proto::v1::{Feature, ReadyReply, ReadyRequest};
-use tonic::transport::Channel;
 
 use crate::parts::{Connection, Parts};
 use crate::service::Service;
@@ -37,7 +39,7 @@ enum LinkError {
     #[error("{0}")]
     Stream(#[from] io::Error),
     #[error("{0}")]
-    Transport(#[from] tonic::transport::Error),
+    Transport(#[from] TransportError),
     #[error("the host answered: {}", .0.message())]
     Status(#[from] tonic::Status),
 }

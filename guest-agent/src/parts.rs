@@ -1,9 +1,8 @@
 //! What a session has for the host: each part lives as long as the agent and is told of each connection.
 
-use agent_link::Role;
+use agent_link::{Channel, Role};
 use proto::v1::ReadyReply;
 use proto::v1::host_client::HostClient;
-use tonic::transport::Channel;
 
 use crate::applications::Applications;
 use crate::clipboard::Clipboard;

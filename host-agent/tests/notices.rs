@@ -5,7 +5,7 @@
 mod session;
 mod support;
 
-use agent_link::{Address, Direction, Gone, Hello, Role, Token, channel, introduce};
+use agent_link::{Address, Channel, Direction, Gone, Hello, Role, Token, channel, introduce};
 use proto::v1::host_client::HostClient;
 use proto::v1::{
     CloseNotificationRequest, Notification, NotificationAction, OpenUrlRequest, ReadyRequest,
@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use support::{Desk, kvm, wait_until};
 use tonic::Code;
-use tonic::transport::Channel;
 
 /// A VM that runs, the session of a person at its host, and what they need.
 struct Host {

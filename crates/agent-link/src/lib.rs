@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod channel;
 mod gathered;
 mod hello;
 mod rpc;
@@ -16,8 +17,9 @@ mod token;
 mod watched;
 
 pub use address::{Address, AddressError, BoxStream};
+pub use channel::{Answer, Channel};
 pub use hello::{Direction, Hello, HelloError, MAX_LINE, Refusal, Role, admit, introduce, receive};
-pub use rpc::{MAX_MESSAGE, channel, serve};
+pub use rpc::{MAX_MESSAGE, TransportError, channel, serve};
 pub use token::{Proof, Token, TokenError};
 pub use watched::{Gone, watch};
 

@@ -3,17 +3,19 @@
 //! while (a paused VM, a busy machine) is not gone.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::io;
 
-use hyper_util::rt::TokioIo;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_stream::StreamExt;
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response, Uri};
+use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
-use tonic::transport::{Channel, Endpoint, Server};
 use tower::Service;
 
+use crate::channel::Channel;
 use crate::gathered::Gathered;
 use crate::watched::{Gone, watch};
 
@@ -22,12 +24,27 @@ pub const MAX_MESSAGE: usize = 4 << 20;
 
 /// Calls at once on one connection; a guest that makes more waits.
 const MOST_CALLS: u32 = 64;
+/// Bytes of a frame of HTTP/2 at most, either way: a piece of something larger, 64 KiB, is one frame with what is around it.
+pub(crate) const MAX_FRAME: u32 = 96 << 10;
+/// Bytes of all headers of a call or an answer.
+pub(crate) const MAX_HEADERS: u32 = 16 << 10;
+
+/// A connection carries no calls, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The other side does not speak HTTP/2 as a server, or the stream fails.
+    #[error("calls cannot be made: {0}")]
+    Calls(#[from] h2::Error),
+    /// The other side does not speak HTTP/2 as a client, or the stream fails.
+    #[error("calls cannot be answered: {0}")]
+    Answers(#[from] hyper::Error),
+}
 
 /// Answers calls on `stream` with `service` until the connection ends.
 ///
 /// # Errors
 /// The connection fails.
-pub async fn serve<S, T>(stream: S, service: T) -> Result<(), tonic::transport::Error>
+pub async fn serve<S, T>(stream: S, service: T) -> Result<(), TransportError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     T: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
@@ -38,33 +55,40 @@ where
         + 'static,
     T::Future: Send + 'static,
 {
-    let (stream, mut gone) = watch(Gathered::new(stream));
-    let incoming = tokio_stream::once(Ok::<_, io::Error>(stream)).chain(tokio_stream::pending());
-    Server::builder()
+    // A service that was generated is always ready, and answers what is not for it.
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        service.clone().call(request.map(Body::new))
+    });
+    let answering = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(MOST_CALLS)
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming, async move { gone.wait().await })
-        .await
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADERS)
+        // Nobody asks, and it differs each second.
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(Gathered::new(stream)), service);
+    match answering.await {
+        Err(error) if !left(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The other side has gone while there was something to tell it: an end like any other.
+fn left(error: &hyper::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), BrokenPipe | ConnectionReset))
 }
 
 /// A channel to the one who serves on `stream`, and what tells when it has gone.
 ///
 /// # Errors
-/// The other side does not speak HTTP/2.
-pub async fn channel<S>(stream: S) -> Result<(Channel, Gone), tonic::transport::Error>
+/// The stream cannot be written to.
+pub async fn channel<S>(stream: S) -> Result<(Channel, Gone), TransportError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (stream, gone) = watch(Gathered::new(stream));
-    let mut stream = Some(TokioIo::new(stream));
-    // The address is only a form to fill.
-    let channel = Endpoint::from_static("http://agent")
-        .connect_with_connector(tower::service_fn(move |_: Uri| {
-            let stream = stream.take();
-            async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
-        }))
-        .await?;
-    Ok((channel, gone))
+    Ok((Channel::open(stream).await?, gone))
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tonic::transport::server::Connected;
 
 /// Resolves when the stream it belongs to has been closed and dropped.
 #[derive(Clone, Debug)]
@@ -37,13 +36,6 @@ impl Gone {
     pub fn is_gone(&self) -> bool {
         self.0.has_changed().is_err()
     }
-}
-
-/// A tonic server asks; there is nothing to tell.
-impl<S> Connected for Watched<S> {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {

@@ -359,7 +359,7 @@ async fn several_targets_in_one_request_are_answered_together() {
     let server = xvfb!();
     let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
-    let text = long_text(MIB);
+    let text = long_text(2 * MIB);
     let source = bytes(&text);
     backend.offer(Selection::Clipboard, offer(&[Format::Text], &source)).await.unwrap();
     let display = server.display.clone();

@@ -151,7 +151,7 @@ async fn xclip_pastes_long_text_by_incr() {
     let server = xvfb!();
     let (backend, mut changes) = Changes::of(x11::connect(Some(&server.display)).await.unwrap());
     empty(&mut changes).await;
-    for length in [256 << 10, (256 << 10) + 1, 512 << 10, 5 * MIB] {
+    for length in [256 << 10, MIB, MIB + 1, 2 * MIB, 5 * MIB] {
         let text = long_text(length);
         let source = bytes(&text);
         backend.offer(Selection::Clipboard, offer(&[Format::Text], &source)).await.unwrap();

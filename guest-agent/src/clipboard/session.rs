@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use agent_link::Channel;
 use clipboard::{Backend, Boxed, Content, FetchError, Format, Offered, Selection, Source};
 use clipboard_relay::{
     Announcement, Desk, Here, Id, Outbox, Place, Policy, Relay, Sent, Step, content, deliver,
@@ -12,7 +13,6 @@ use clipboard_relay::{
 };
 use proto::v1;
 use proto::v1::host_client::HostClient;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// How long the host may take for an offer.

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use agent_link::Channel;
 use proto::v1::host_client::HostClient;
 use proto::v1::{CloseNotificationRequest, Notification, NotificationAction, NotificationUrgency};
 use tonic::Code;
-use tonic::transport::Channel;
 use zbus::fdo::{Error, RequestNameFlags};
 use zbus::message::Header;
 use zbus::{OwnedVariant, interface};

@@ -8,13 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_link::Channel;
 use proto::v1::OpenUrlRequest;
 use proto::v1::host_client::HostClient;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tonic::Code;
-use tonic::transport::Channel;
 
 use crate::parts::Connection;
 

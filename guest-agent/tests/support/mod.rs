@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use agent_link::{Direction, Gone, Role, Token, admit, channel, receive, serve};
+use agent_link::{Channel, Direction, Gone, Role, Token, admit, channel, receive, serve};
 use proto::stand_in::host_server::{Host, HostServer};
 use proto::v1::guest_client::GuestClient;
 use proto::v1::{self, ReadyReply, ReadyRequest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// Bound on waits for things that take milliseconds.

@@ -2,7 +2,7 @@
 //! icons and launches.
 
 use super::support::Desk;
-use agent_link::{Address, Direction, Hello, Role, Token, channel, introduce, serve};
+use agent_link::{Address, Channel, Direction, Hello, Role, Token, channel, introduce, serve};
 use prost::Message;
 use proto::stand_in::guest_server::{Guest, GuestServer};
 use proto::v1::host_client::HostClient;
@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::runtime::Runtime;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// What the guest has and what it was asked for.

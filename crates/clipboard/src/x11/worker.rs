@@ -42,8 +42,9 @@ x11rb::atom_manager! {
 }
 
 /// In one property at most, also where the server would take more: it copies a property in one go, and
-/// serves nobody else meanwhile.
-const PIECE: usize = 256 << 10;
+/// serves nobody else meanwhile. All text that is allowed fits: piece by piece, each wakes the server, who pastes
+/// and this thread in turn.
+const PIECE: usize = 1 << 20;
 /// Events that are handled before commands and clocks are looked at again.
 const BURST: usize = 256;
 

@@ -14,7 +14,9 @@ use crate::daemon::seldom::Seldom;
 use crate::daemon::update;
 use crate::problem::{Kind, Problem};
 use crate::untrusted::Untrusted;
-use agent_link::{Direction, Gone, MAX_MESSAGE, Role, Token, admit, channel, receive, serve};
+use agent_link::{
+    Channel, Direction, Gone, MAX_MESSAGE, Role, Token, admit, channel, receive, serve,
+};
 use from_guest::FromGuest;
 use proto::v1::guest_client::GuestClient;
 use proto::v1::host_server::HostServer;
@@ -26,7 +28,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
-use tonic::transport::Channel;
 
 /// Connections at once that have not proven themselves.
 const MOST_STRANGERS: usize = 8;
@@ -226,7 +227,11 @@ impl Agent {
     /// One whose calls reach nobody.
     #[cfg(test)]
     pub(super) fn to_nowhere(role: Role, facts: Facts) -> Self {
-        let channel = tonic::transport::Endpoint::from_static("http://nowhere").connect_lazy();
+        let opening = std::pin::pin!(channel(tokio::io::duplex(1 << 10).0));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(Ok((channel, _))) = opening.poll(&mut context) else {
+            panic!("nothing is waited for");
+        };
         Self { role, facts, number: 0, channel }
     }
 
