@@ -46,9 +46,9 @@ enum Task {
         #[arg(long)]
         all: bool,
     },
-    /// Measures the product beside QEMU in one lab machine; a table, then JSON.
+    /// Measures the product beside QEMU in one lab machine, and its windows beside xpra; a table, then JSON.
     Bench {
-        /// One of: start, memory, disk, stream, exits.
+        /// One of: start, memory, disk, stream, exits, agent, clipboard, share, seamless.
         name: Option<String>,
     },
     /// Makes a Debian package under target/package.

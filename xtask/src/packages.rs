@@ -56,6 +56,10 @@ pub(crate) const DESKTOP: &[&str] = &[
     "xvfb",
     "zenity",
 ];
+/// To measure windows on the desktop beside xpra. What comes after it are parts that the package only
+/// recommends and cannot show a window without.
+pub(crate) const SEAMLESS: &[&str] =
+    &["openbox", "util-linux", "xvfb", "xpra", "python3-pil", "python3-gi-cairo", "python3-lz4"];
 /// To make and run lab machines.
 pub(crate) const LAB: &[&str] =
     &["qemu-system-x86", "mmdebstrap", "squashfs-tools", "kmod", "busybox-static"];

@@ -61,7 +61,7 @@ pub(super) fn measure(
                 unit: "instructions".to_owned(),
                 better: "lower".to_owned(),
                 ours: found,
-                qemu,
+                peer: qemu,
             });
         }
         if let Some(most) = *most {

@@ -3,10 +3,12 @@
 //!
 //! A benchmark is a script in `tests/lab/bench`, written like a scenario. A line
 //! `compare NAME UNIT lower|higher OURS QEMU` is one comparison; which of the two is better is said
-//! by the third word. `exits` has more: `core` measures the core itself, on a machine of its own.
+//! by the third word. `exits` has more: `core` measures the core itself, on a machine of its own. `seamless`
+//! needs no lab machine: its peer is xpra.
 
 mod core;
 mod lines;
+mod seamless;
 
 use crate::failure::{Failure, Result};
 use crate::lab::scenario::{self, Scenario};
@@ -15,23 +17,25 @@ use serde_json::{Map, Value, json};
 /// Runs all benchmarks, or one; 0 when each ran to its end.
 pub(crate) fn run(name: Option<&str>) -> Result<i32> {
     let mut benches = scenario::within("bench")?;
+    let windows = name.is_none_or(|name| name == seamless::NAME);
     if let Some(name) = name {
-        let names: Vec<String> = benches.iter().map(|bench| bench.name.clone()).collect();
+        let mut names: Vec<String> = benches.iter().map(|bench| bench.name.clone()).collect();
         benches.retain(|bench| bench.name == name);
-        if benches.is_empty() {
+        if benches.is_empty() && !windows {
+            names.push(seamless::NAME.to_owned());
             return Err(Failure::new(format!(
                 "there is no benchmark `{name}`; there are: {}",
                 names.join(", ")
             )));
         }
     }
-    let machines = scenario::prepare()?;
     let mut results = Map::new();
     let mut table = Vec::new();
     let mut broken = 0;
-    for bench in &benches {
+    let machines = if benches.is_empty() { None } else { Some(scenario::prepare()?) };
+    for (bench, machines) in benches.iter().zip(machines.iter().cycle()) {
         println!("--- bench {}: {}", bench.name, bench.claim);
-        match one(bench, &machines, &mut table)? {
+        match one(bench, machines, &mut table)? {
             Some(mut figures) => {
                 if bench.name == "exits" {
                     figures.extend(core::measure(&figures, &mut table)?);
@@ -41,16 +45,33 @@ pub(crate) fn run(name: Option<&str>) -> Result<i32> {
             None => broken += 1,
         }
     }
-    println!(
-        "\n{:<34} {:>8} {:>16} {:>16} {:>8}  better",
-        "figure", "unit", "ours", "QEMU", "ratio"
-    );
-    for row in &table {
-        let Comparison { name, unit, better, ours, qemu } = row;
-        println!("{name:<34} {unit:>8} {ours:>16.1} {qemu:>16.1} {:>8.2}  {better}", ours / qemu);
+    if windows {
+        println!("--- bench {}: {}", seamless::NAME, seamless::CLAIM);
+        match seamless::measure()? {
+            Some(figures) => {
+                results.insert(seamless::NAME.to_owned(), Value::Object(figures));
+            }
+            None => broken += 1,
+        }
     }
+    print("QEMU", &table);
     println!("{}", Value::Object(results));
     Ok(i32::from(broken > 0))
+}
+
+/// Prints what was compared with a peer of this name.
+fn print(peer: &str, table: &[Comparison]) {
+    if table.is_empty() {
+        return;
+    }
+    println!(
+        "\n{:<34} {:>8} {:>16} {:>16} {:>8}  better",
+        "figure", "unit", "ours", peer, "ratio"
+    );
+    for row in table {
+        let Comparison { name, unit, better, ours, peer } = row;
+        println!("{name:<34} {unit:>8} {ours:>16.1} {peer:>16.1} {:>8.2}  {better}", ours / peer);
+    }
 }
 
 struct Comparison {
@@ -58,7 +79,8 @@ struct Comparison {
     unit: String,
     better: String,
     ours: f64,
-    qemu: f64,
+    /// Of what it is compared with.
+    peer: f64,
 }
 
 fn one(
@@ -69,8 +91,7 @@ fn one(
     let mut compared = Map::new();
     let figures = bench.run_with(machines, &mut |line| match comparison(line) {
         Some(row) => {
-            let value = json!({ "unit": row.unit, "better": row.better, "ours": row.ours, "qemu": row.qemu, "ratio": row.ours / row.qemu });
-            compared.insert(row.name.clone(), value);
+            compared.insert(row.name.clone(), row.json("qemu"));
             table.push(row);
         }
         None => println!("{line}"),
@@ -81,10 +102,18 @@ fn one(
     }))
 }
 
-/// `compare NAME UNIT lower|higher OURS QEMU`
+impl Comparison {
+    fn json(&self, peer: &str) -> Value {
+        let mut value = json!({ "unit": self.unit, "better": self.better, "ours": self.ours, "ratio": self.ours / self.peer });
+        value[peer] = json!(self.peer);
+        value
+    }
+}
+
+/// `compare NAME UNIT lower|higher OURS PEER`
 fn comparison(line: &str) -> Option<Comparison> {
     let words: Vec<&str> = line.strip_prefix("compare ")?.split_whitespace().collect();
-    let [name, unit, better @ ("lower" | "higher"), ours, qemu] = words[..] else {
+    let [name, unit, better @ ("lower" | "higher"), ours, peer] = words[..] else {
         return None;
     };
     Some(Comparison {
@@ -92,7 +121,7 @@ fn comparison(line: &str) -> Option<Comparison> {
         unit: unit.to_owned(),
         better: better.to_owned(),
         ours: ours.parse().ok()?,
-        qemu: qemu.parse().ok().filter(|value: &f64| *value > 0.0)?,
+        peer: peer.parse().ok().filter(|value: &f64| *value > 0.0)?,
     })
 }
 
@@ -103,7 +132,7 @@ mod tests {
     #[test]
     fn a_comparison_needs_all_its_words() {
         let row = comparison("compare start instructions lower 10 100").expect("complete");
-        assert!((row.ours / row.qemu - 0.1).abs() < 1e-9);
+        assert!((row.ours / row.peer - 0.1).abs() < 1e-9);
         assert!(comparison("compare start instructions lower 10").is_none());
         assert!(comparison("compare start instructions lower 10 0").is_none());
         assert!(comparison("compare start instructions better 10 1").is_none());
