@@ -11,6 +11,7 @@ use bus::Bus;
 use clipboard::Hub;
 use notifications::Notifications;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Desktop {
     pub(super) clipboard: Arc<Hub>,
     /// Notifications.
     pub(super) notifications: Notifications,
+    /// Says that some VM's windows are shown for the first time in its run, or in another way.
+    pub(super) windows: watch::Sender<()>,
 }
 
 impl Default for Desktop {
@@ -31,6 +34,7 @@ impl Default for Desktop {
             clipboard: Hub::new(Arc::clone(&asking)),
             asking,
             notifications: Notifications::new(bus),
+            windows: watch::Sender::new(()),
         }
     }
 }

@@ -68,6 +68,22 @@ impl Vms {
         self.edits.subscribe()
     }
 
+    /// Tells when a VM has become one with windows, or shows them otherwise.
+    pub(super) fn windows_changed(&self) -> watch::Receiver<()> {
+        self.desktop.windows.subscribe()
+    }
+
+    /// The host's desktop.
+    pub(super) fn desktop(&self) -> &Desktop {
+        &self.desktop
+    }
+
+    /// Every VM that this daemon has had to do with: all that run, and more.
+    pub(super) fn known(&self) -> Vec<(String, Arc<Vm>)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(name, vm)| (name.clone(), Arc::clone(vm))).collect()
+    }
+
     /// Every VM that is defined or runs, and where it stands.
     pub(super) async fn states(&self) -> Result<BTreeMap<String, VmState>, Problem> {
         let mut names: BTreeSet<String> = self.store.names()?.into_iter().collect();

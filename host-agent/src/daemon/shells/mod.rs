@@ -4,8 +4,11 @@
 //! What stands there is always a copy of what the daemon finds when something has changed. Whoever may connect to the
 //! session's bus is the user, as whoever may open the daemon's socket; a VM's definition can say `bus-control = false`,
 //! and then it can only be looked at.
+//!
+//! Those that run and have windows are in the desktop's tray, too ([`tray`]).
 
 mod machine;
+mod tray;
 
 use super::vms::Vms;
 use crate::lifecycle::VmState;
@@ -38,7 +41,12 @@ pub(super) async fn serve(vms: Vms) {
         match connected {
             Ok(connection) => {
                 pause = FIRST_PAUSE;
-                match present(&connection, &vms).await {
+                let on_bus = async {
+                    let (presented, ()) =
+                        tokio::join!(present(&connection, &vms), in_tray(&connection, &vms));
+                    presented
+                };
+                match on_bus.await {
                     Ok(()) => tracing::info!("the session's bus has gone"),
                     Err(error) => tracing::warn!(%error, "the VMs are not on the session's bus"),
                 }
@@ -52,6 +60,13 @@ pub(super) async fn serve(vms: Vms) {
 
 async fn connect() -> zbus::Result<Connection> {
     zbus::connection::Builder::session().serve_at(ROOT, ObjectManager).build().await
+}
+
+/// Until the bus goes. A desktop without a tray is as good as any.
+async fn in_tray(connection: &Connection, vms: &Vms) {
+    if let Err(error) = tray::keep(connection, vms).await {
+        tracing::warn!(%error, "the VMs are not in the desktop's tray");
+    }
 }
 
 /// Until the bus goes.

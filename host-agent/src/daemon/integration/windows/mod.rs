@@ -58,6 +58,17 @@ struct Now {
     /// Counts the VM's runs: what belongs to an earlier one is not for this.
     run: u64,
     runs: bool,
+    /// There has been a compositor in this run.
+    shown: bool,
+}
+
+/// How a VM's windows stand on the desktop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::daemon) struct Looks {
+    /// Red, green, blue: of the border.
+    pub(in crate::daemon) colour: [u8; 3],
+    /// Each window of an application is one of the desktop's; else there is one with the guest's screen.
+    pub(in crate::daemon) seamless: bool,
 }
 
 /// The right to be shown.
@@ -200,6 +211,8 @@ impl Windows {
         let mut now = self.now();
         if now.run == run && now.runs {
             now.compositor = Some(Arc::clone(&compositor));
+            now.shown = true;
+            self.about.desktop.windows.send_replace(());
         } else {
             // The VM has ended meanwhile.
             let late = Arc::clone(&compositor);
@@ -256,6 +269,21 @@ impl Windows {
             colour: [colour.red, colour.green, colour.blue],
             mode: mode(windows.seamless),
         }
+    }
+
+    /// How its windows stand on the desktop, or would; `None` of a VM that does not run, or that has no screen and
+    /// has shown no windows in this run.
+    pub(in crate::daemon) fn looks(&self) -> Option<Looks> {
+        let (runs, shown) = {
+            let now = self.now();
+            (now.runs, now.shown)
+        };
+        let screen = || screen::is_there(&self.about.places.runtime_of(&self.about.vm));
+        if !runs || !(shown || screen()) {
+            return None;
+        }
+        let Start { colour, mode, .. } = self.start();
+        Some(Looks { colour, seamless: mode == Mode::Seamless })
     }
 
     /// Shows the VM's screen, if it is to be shown and there is one.
@@ -322,6 +350,7 @@ impl Windows {
             self.about.store.change(&self.about.vm, |document| {
                 definition::set(document, "windows", "seamless", seamless);
             })?;
+            self.about.desktop.windows.send_replace(());
         }
         match self.compositor() {
             Some(compositor) => compositor.say(ToCompositor::Mode(mode(seamless))),
