@@ -12,7 +12,7 @@ pub(super) use desktop::{
 };
 use std::path::PathBuf;
 
-/// Run Linux and Windows guests, hardware-isolated, on a Linux desktop.
+/// Run Linux guests, hardware-isolated, on a Linux desktop.
 #[derive(Debug, Parser)]
 #[command(name = "macrohard-hypervisor", version, propagate_version = true)]
 #[command(
