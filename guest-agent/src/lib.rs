@@ -1,8 +1,10 @@
 //! The agent in a Linux guest.
 //!
 //! Two programs in one file. The system agent runs as root from the guest's start on: it powers off,
-//! sets the clock, and runs programs for the host. A session agent runs as a user from the login on and
-//! does what belongs to that user's session. Each holds its own connection to the host ([`link`]), on
+//! sets the clock, runs programs for the host, installs updates of the agent ([`update`]), mounts shared
+//! folders ([`shares`]) and gives sessions the memory of windows ([`windows::memory`]). A session agent runs
+//! as a user from the login on and does what belongs to that user's session: programs, applications, windows,
+//! clipboard, notifications. Each holds its own connection to the host ([`link`]), on
 //! which it tells what it has and answers calls ([`service`]). The system agent gives each user's agent
 //! the proof of who it is ([`proofs`]).
 //!

@@ -1,5 +1,5 @@
-//! The control end of a compositor without the windows, for tests of the daemon: it takes what the daemon hands
-//! it, keeps what the guest tells of its windows, and answers from that. It dies when a guest's window is
+//! A test double, not part of the product: the control end of a compositor without the windows. It takes
+//! what the daemon hands it, keeps what the guest tells of its windows, and answers from that. It dies when a guest's window is
 //! called `die`, and stops listening when one is called `hang`. Built with the tests.
 #![forbid(unsafe_code)]
 

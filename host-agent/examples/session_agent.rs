@@ -1,5 +1,5 @@
-//! The guest's session agent as a process of its own, for tests of the daemon that need one with its own
-//! environment, which can be killed. Built with the tests.
+//! A test double, not part of the product: the guest's session agent as a process with an environment of its
+//! own, which tests of the daemon can kill. Built with the tests.
 //!
 //! Arguments: where the host listens (`unix:PATH`) and the token of the boot.
 #![forbid(unsafe_code)]

@@ -1,4 +1,5 @@
-//! The host side: CLI `macrohard-hypervisor`, daemon `macrohardd`, VM process `macrohard-vm`.
+//! The host side: CLI `macrohard-hypervisor`, daemon `macrohardd`, VM process `macrohard-vm`, and
+//! `macrohard-share`, which serves a shared folder. `macrohard-compositor` is a package of its own.
 //!
 //! The CLI ([`cli`]) is a client of the daemon and nothing more, except for what needs none
 //! (`run`, `doctor`, `image build`). The daemon ([`daemon`]) owns the definitions and starts one

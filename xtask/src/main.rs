@@ -34,7 +34,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Sets everything up and boots a Debian guest to its login prompt.
+    /// Sets everything up, boots a Debian guest and opens applications of it as windows of this desktop.
     Demo {
         /// The test of it instead: on engine tcg, in folders of its own, up to the whole desktop.
         #[arg(long)]
@@ -48,7 +48,7 @@ enum Task {
     },
     /// Measures the product beside QEMU in one lab machine, and its windows beside xpra; a table, then JSON.
     Bench {
-        /// One of: start, memory, disk, stream, exits, agent, clipboard, share, seamless.
+        /// One of: agent, clipboard, disk, exits, memory, seamless, share, start, stream.
         name: Option<String>,
     },
     /// Makes a Debian package under target/package.

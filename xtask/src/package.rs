@@ -63,7 +63,7 @@ pub(crate) fn run() -> Result<i32> {
         &format!(
             "Package: macrohard-hypervisor\nVersion: {version}\nArchitecture: amd64\nMaintainer: The macrohard-hypervisor authors <nobody@localhost>\n\
              Section: admin\nPriority: optional\nDepends: {DEPENDS}\nRecommends: {RECOMMENDS}\n\
-             Description: desktop hypervisor for Linux and Windows guests\n Runs hardware-isolated guests on Linux KVM or a software CPU.\n"
+             Description: desktop hypervisor for Linux guests\n Runs hardware-isolated guests on Linux KVM or a software CPU.\n"
         ),
     )?;
     let package = folder.join(format!("macrohard-hypervisor_{version}_amd64.deb"));

@@ -6,26 +6,26 @@ use window_link::limits;
 /// A rectangle in physical pixels of the desktop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rect {
-    /// Left.
+    /// First column, pixels from the desktop's left; a window's -32768 to 32767.
     pub x: i32,
-    /// Top.
+    /// First row, pixels from the desktop's top; a window's -32768 to 32767.
     pub y: i32,
-    /// Pixels.
+    /// Pixels; a window's 1 to 16384.
     pub width: u32,
-    /// Pixels.
+    /// Pixels; a window's 1 to 16384.
     pub height: u32,
 }
 
-/// Pixels on the four sides of a rectangle.
+/// Physical pixels on the four sides of a rectangle, inside or outside as whoever has them says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Insets {
-    /// Left.
+    /// Pixels on the left.
     pub left: u32,
-    /// Right.
+    /// Pixels on the right.
     pub right: u32,
-    /// Top.
+    /// Pixels at the top.
     pub top: u32,
-    /// Bottom.
+    /// Pixels at the bottom.
     pub bottom: u32,
 }
 

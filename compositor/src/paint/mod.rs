@@ -34,9 +34,9 @@ pub struct Target {
 /// What a window is to show.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// Of the window, border included, at least 1.
+    /// Width of the window in physical pixels, border included, at least 1.
     pub width: u32,
-    /// Of the window, border included, at least 1.
+    /// Height of the window in physical pixels, border included, at least 1.
     pub height: u32,
     /// None before the guest's first present.
     pub content: Option<&'a Content>,

@@ -162,9 +162,10 @@ pub struct Window {
     pub title: String,
     /// WM_CLASS's second half, checked.
     pub class: String,
-    /// Where it is on the desktop: left, top.
+    /// Where it is on the desktop: left and top in physical pixels, of the compositor's border, not of the window
+    /// manager's frame around it.
     pub position: [i32; 2],
-    /// Width and height in physical pixels, without the frame.
+    /// Width and height in physical pixels, with the compositor's border, without the window manager's frame.
     pub size: [u32; 2],
     /// A menu, a tooltip or the like.
     pub popup: bool,

@@ -60,7 +60,7 @@ impl WindowMemory {
         Self::map(descriptor)
     }
 
-    /// Maps what another process made with [`WindowMemory::create`].
+    /// Maps what another process made and sealed, as [`WindowMemory::create`] does.
     ///
     /// # Errors
     /// It could shrink later, or cannot be mapped.

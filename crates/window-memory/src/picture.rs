@@ -7,13 +7,13 @@ use window_link::limits;
 /// A part of a picture, pixels from its left and top; not empty and inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
-    /// Left.
+    /// First column, pixels from the picture's left.
     pub x: u32,
-    /// Top.
+    /// First row, pixels from the picture's top.
     pub y: u32,
-    /// At least 1.
+    /// Pixels, at least 1.
     pub width: u32,
-    /// At least 1.
+    /// Pixels, at least 1.
     pub height: u32,
 }
 

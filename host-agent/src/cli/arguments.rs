@@ -12,7 +12,7 @@ pub(super) use desktop::{
 };
 use std::path::PathBuf;
 
-/// Run Linux and Windows guests, hardware-isolated, on a Linux desktop.
+/// Run Linux guests, hardware-isolated, on a Linux desktop.
 #[derive(Debug, Parser)]
 #[command(name = "macrohard-hypervisor", version, propagate_version = true)]
 #[command(
@@ -80,7 +80,7 @@ pub(super) enum Command {
     Clipboard(ClipboardArguments),
     /// Delete the definition of a stopped VM and its state; disks stay
     Delete(DeleteArguments),
-    /// Change the definition of a VM in $EDITOR; takes effect at its next start
+    /// Change the definition of a VM in $EDITOR; its machine changes at its next start, all else at once
     Edit(Name),
     /// Show the log of a VM
     Logs(LogsArguments),
