@@ -24,7 +24,7 @@ pub(super) fn edit(name: &str) -> Result<(), Problem> {
         let Err(problem) = replace(name, &text) else {
             draft.remove();
             return output::print(&format!(
-                "changed VM \"{name}\"; takes effect at its next start\n"
+                "changed VM \"{name}\"; its machine changes at its next start, all else at once\n"
             ));
         };
         // What the person typed is worth keeping, whatever happens next.
