@@ -420,7 +420,7 @@ fn keys_mean_what_they_mean_on_the_host() {
     host.focus(window);
     // What keys mean is asked by the program itself, some time after they are pressed: each line waits for the one
     // before it.
-    let typed = |host: &mut Peer<'_'>, keys: &[u32], expected: &str| {
+    let typed = |host: &mut Peer<'_>, keys: &[u32], expected: &str| {
         host.keys(window, keys);
         host.keys(window, &[28]);
         host.until("what was typed", |_| {
