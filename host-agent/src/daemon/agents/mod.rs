@@ -223,16 +223,22 @@ impl Drop for Agents {
     }
 }
 
+/// A channel whose calls reach nobody.
+#[cfg(test)]
+fn nowhere() -> Channel {
+    let opening = std::pin::pin!(channel(tokio::io::duplex(1 << 10).0));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let std::task::Poll::Ready(Ok((channel, _))) = opening.poll(&mut context) else {
+        panic!("nothing is waited for");
+    };
+    channel
+}
+
 impl Agent {
     /// One whose calls reach nobody.
     #[cfg(test)]
     pub(super) fn to_nowhere(role: Role, facts: Facts) -> Self {
-        let opening = std::pin::pin!(channel(tokio::io::duplex(1 << 10).0));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(Ok((channel, _))) = opening.poll(&mut context) else {
-            panic!("nothing is waited for");
-        };
-        Self { role, facts, number: 0, channel }
+        Self { role, facts, number: 0, channel: nowhere() }
     }
 
     pub(super) fn can(&self, feature: Feature) -> bool {
