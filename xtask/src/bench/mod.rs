@@ -64,10 +64,7 @@ fn print(peer: &str, table: &[Comparison]) {
     if table.is_empty() {
         return;
     }
-    println!(
-        "\n{:<34} {:>8} {:>16} {:>16} {:>8}  better",
-        "figure", "unit", "ours", peer, "ratio"
-    );
+    println!("\n{:<34} {:>8} {:>16} {:>16} {:>8}  better", "figure", "unit", "ours", peer, "ratio");
     for row in table {
         let Comparison { name, unit, better, ours, peer } = row;
         println!("{name:<34} {unit:>8} {ours:>16.1} {peer:>16.1} {:>8.2}  {better}", ours / peer);

@@ -14,8 +14,12 @@ pub(super) const NAME: &str = "seamless";
 pub(super) const CLAIM: &str = "a window of a guest's program on the host's screen, beside xpra";
 
 /// How often less, or more, a figure has to be than xpra's.
-const TARGETS: &[(&str, f64)] =
-    &[("key_to_pixel_p50", 0.5), ("key_to_pixel_p90", 0.5), ("frames", 2.0), ("animation_cpu", 1.0)];
+const TARGETS: &[(&str, f64)] = &[
+    ("key_to_pixel_p50", 0.5),
+    ("key_to_pixel_p90", 0.5),
+    ("frames", 2.0),
+    ("animation_cpu", 1.0),
+];
 
 /// Something found, and the most or the least it may be.
 struct Held {
@@ -136,7 +140,8 @@ mod tests {
             row("frames", "higher", 20.0, 10.0),
             row("animation_cpu", "lower", 1.1, 1.0),
         ]);
-        let holds: Vec<bool> = found.expect("all are there").iter().map(super::Held::holds).collect();
+        let holds: Vec<bool> =
+            found.expect("all are there").iter().map(super::Held::holds).collect();
         assert_eq!(holds, [true, false, true, false]);
     }
 
