@@ -8,6 +8,8 @@
 #[cfg(feature = "desktop")]
 pub mod app;
 #[cfg(feature = "desktop")]
+pub mod descriptors;
+#[cfg(feature = "desktop")]
 mod link;
 pub mod model;
 #[cfg(feature = "desktop")]

@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         .try_from_env()
         .unwrap_or_else(|_| EnvFilter::new("info,wgpu=warn,naga=warn,winit=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    compositor::descriptors::raise();
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -152,6 +152,29 @@ fn both_painters_put_the_same_on_the_screen() {
 }
 
 #[test]
+fn without_descriptors_pixels_go_over_the_connection_and_the_painter_stays() {
+    let Some(desktop) = Desktop::new() else { return };
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    shown(&desktop, &mut guest, 1, 1);
+    let painter = compositor.status().renderer;
+    // One for the memory of the pixels, none to hand to the X server.
+    let before = compositor.leave_descriptors(1);
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    assert_eq!(before, most, "it has raised its limit");
+    shown(&desktop, &mut guest, 2, 2);
+    // None at all: such a present is answered and not shown.
+    compositor.leave_descriptors(0);
+    guest.tell(window(3, 700, 150, 60, 40));
+    guest.configured(3, |_| true);
+    let span = guest.buffer(60, 40, &pattern(60, 40, 3));
+    let present = guest.present(3, &span, 60, 40);
+    guest.show(present);
+    assert_eq!(compositor.status().renderer, painter);
+    assert_eq!(compositor.status().windows, 3);
+}
+
+#[test]
 fn nothing_runs_while_nothing_changes() {
     let Some(desktop) = Desktop::new() else { return };
     let mut compositor = Compositor::start(&desktop, "software");
@@ -448,6 +471,12 @@ fn in_desktop_mode_the_guests_screen_is_one_window() {
     shown(&desktop, &mut guest, 1, 9);
     compositor.sender.send(ToCompositor::Mode(Mode::Desktop)).unwrap();
     desktop.until("the window again", || (compositor.status().windows == 1).then_some(()));
+    // Damage that came while there was no window was acknowledged: a frame of another size comes.
+    screen.configure(Size::new(160, 120)).unwrap();
+    desktop.until("the new size", || {
+        let size = compositor.windows().into_iter().find(|window| window.id == 0)?.size;
+        (size == [164, 124]).then_some(())
+    });
     // When the VM process goes, so does the window.
     drop(server);
     desktop.until("its end", || (compositor.status().windows == 0).then_some(()));

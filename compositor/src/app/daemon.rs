@@ -1,5 +1,6 @@
 //! What the daemon says, and what it is answered.
 
+use super::newest::Newest;
 use super::screenshot::Picture;
 use super::{App, AppError, Wake, aside, screen};
 use crate::paint::Colour;
@@ -8,6 +9,7 @@ use compositor_control::{
     Answer, ControlError, FromCompositor, Listener, Mode, Question, Receiver, Sender, Start,
     Status, ToCompositor, VERSION, Window,
 };
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -81,8 +83,22 @@ impl Daemon {
     pub fn hear(self, proxy: EventLoopProxy<Wake>) -> std::io::Result<()> {
         let Self { listener, voice, mut receiver } = self;
         std::thread::Builder::new().name("daemon".into()).spawn(move || {
+            let (guest, display) = (Newest::default(), Newest::default());
             loop {
                 let wake = match receiver.receive() {
+                    // The loop takes the newest of those that come while it is busy.
+                    Ok(Some(ToCompositor::Guest { connection, user })) => {
+                        if !guest.put((connection, user)) {
+                            continue;
+                        }
+                        Wake::Agent(guest.clone())
+                    }
+                    Ok(Some(ToCompositor::Display { connection })) => {
+                        if !display.put(connection) {
+                            continue;
+                        }
+                        Wake::Screen(display.clone())
+                    }
                     Ok(Some(message)) => Wake::Daemon(message),
                     end => {
                         if let Err(error) = end {
@@ -139,10 +155,7 @@ impl App {
                 ),
                 Err(error) => tracing::error!("the window memory cannot be used: {error}"),
             },
-            ToCompositor::Guest { connection, user } => {
-                tracing::info!(user, "a guest's agent");
-                self.connect(UnixStream::from(connection));
-            }
+            ToCompositor::Guest { connection, user } => self.agent(connection, user),
             ToCompositor::Display { connection } => self.connect_screen(event_loop, connection)?,
             ToCompositor::Mode(mode) => self.set_mode(event_loop, mode)?,
             ToCompositor::Ask { number, question } => {
@@ -153,6 +166,13 @@ impl App {
             ToCompositor::End => event_loop.exit(),
         }
         Ok(())
+    }
+
+    /// A guest's agent has come, by way of the daemon.
+    pub(super) fn agent(&mut self, connection: OwnedFd, user: u32) {
+        self.daemon = true;
+        tracing::info!(user, "a guest's agent");
+        self.connect(UnixStream::from(connection));
     }
 
     fn start(&mut self, event_loop: &ActiveEventLoop, start: &Start) -> Result<(), AppError> {

@@ -5,11 +5,14 @@
 //! monitor shows pictures. With nothing to do it sleeps without a timer.
 
 mod daemon;
+mod display;
+mod newest;
 mod screen;
 mod screenshot;
 mod window;
 
 pub use daemon::{Daemon, Voice};
+pub use newest::Newest;
 
 use crate::link::{Heard, Link};
 use crate::model::{Act, Model, Rect, Refusal, Screen, Seen, Untrusted, View};
@@ -19,6 +22,7 @@ use crate::windowing::{Notice, Windowing, WindowingError};
 use compositor_control::{Mode, ToCompositor};
 use proto::v1::{self, from_host};
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use window::Open;
@@ -48,7 +52,11 @@ pub enum Wake {
     Guest(u64),
     /// The VM's display of this number has something to show.
     Display(u64),
-    /// The daemon has said something.
+    /// The daemon has brought a guest's agent, and the id of the guest's user it belongs to.
+    Agent(Newest<(OwnedFd, u32)>),
+    /// The daemon has brought the VM's display.
+    Screen(Newest<OwnedFd>),
+    /// The daemon has said something else.
     Daemon(ToCompositor),
     /// The daemon is gone.
     DaemonGone,
@@ -294,6 +302,9 @@ impl App {
         for act in self.model.acts() {
             self.act(event_loop, act)?;
         }
+        if let Some(screen) = &mut self.screen {
+            screen.drawn();
+        }
         tracing::trace!(windows = ?self.windows, "asleep");
         let due = self.windows.values().filter_map(Open::due).min();
         event_loop.set_control_flow(due.map_or(ControlFlow::Wait, ControlFlow::WaitUntil));
@@ -522,7 +533,23 @@ impl ApplicationHandler<Wake> for App {
                 self.end_if_alone(event_loop);
             }
             Wake::Display(number) => {
+                if let Some(screen) = &mut self.screen {
+                    screen.woke(number);
+                }
                 if let Err(error) = self.screen_shows(event_loop, number) {
+                    self.failed = Some(error);
+                    event_loop.exit();
+                }
+            }
+            Wake::Agent(waiting) => {
+                if let Some((connection, user)) = waiting.take() {
+                    self.agent(connection, user);
+                }
+            }
+            Wake::Screen(waiting) => {
+                let connected =
+                    waiting.take().map(|connection| self.connect_screen(event_loop, connection));
+                if let Some(Err(error)) = connected {
                     self.failed = Some(error);
                     event_loop.exit();
                 }

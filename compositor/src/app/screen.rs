@@ -1,18 +1,18 @@
 //! The guest's screen in one window: desktop mode. Frames come from the VM process over the crate `display`;
 //! keys, pointer and the size of the window go back.
 
+use super::display::{Connection, News, gather};
 use super::{App, AppError, Wake, window::Open};
 use crate::model::{CursorPicture, Hints, Insets, Kind, Rect, Seen, State, View, border};
 use crate::paint::Content;
 use crate::windowing::Windowing;
 use compositor_control::Mode;
 use display::message::{LARGEST_CURSOR, MOST_WHEEL, POINTER_RANGE};
-use display::{CursorImage, Event, FromViewer, Rectangle, Size, Viewer, ViewerError};
+use display::{CursorImage, FromViewer, Rectangle, Size, ViewerError};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::time::Instant;
 use winit::event_loop::ActiveEventLoop;
 
 /// Id of the window: no window of a guest has it.
@@ -21,9 +21,11 @@ pub(super) const WINDOW: u32 = 0;
 /// The VM's display.
 pub(super) struct Screen {
     number: u64,
-    viewer: Viewer,
-    /// All that came has been taken.
-    taken: SyncSender<()>,
+    connection: Connection,
+    /// It woke the loop, and hears when all is drawn.
+    woke: bool,
+    /// An acknowledgement that the VM process did not take: without it no other picture comes.
+    owed: Cell<bool>,
     size: Option<Size>,
     cursor: CursorPicture,
     /// Of the window, without its border.
@@ -46,13 +48,25 @@ impl Screen {
 
     /// Says something; acknowledges without anything to say. Input that the VM does not take is lost.
     fn tell(&self, say: Option<FromViewer>) {
-        let told = match say {
-            Some(say) => self.viewer.send(say),
-            None => self.viewer.acknowledge(),
-        };
-        if let Err(error) = told {
+        let viewer = &self.connection.viewer;
+        if say.is_none() || self.owed.get() {
+            self.owed.set(matches!(viewer.acknowledge(), Err(ViewerError::Busy)));
+        }
+        if let Some(Err(error)) = say.map(|say| viewer.send(say)) {
             // The next event says the same where it is the end.
             tracing::debug!("the VM's display: {error}");
+        }
+    }
+
+    /// The display has woken the loop.
+    pub(super) fn woke(&mut self, number: u64) {
+        self.woke |= self.number == number;
+    }
+
+    /// All that was taken is drawn: what came meanwhile gets its turn, after whatever else waits.
+    pub(super) fn drawn(&mut self) {
+        if std::mem::take(&mut self.woke) {
+            self.connection.taken();
         }
     }
 
@@ -94,7 +108,7 @@ impl App {
         self.links += 1;
         let number = self.links;
         let watched = connection.as_fd().try_clone_to_owned()?;
-        let (taken, wait) = sync_channel(1);
+        let (connection, wait) = Connection::over(connection);
         let proxy = self.proxy.clone();
         std::thread::Builder::new().name("display".into()).spawn(move || {
             loop {
@@ -108,10 +122,13 @@ impl App {
                 }
             }
         })?;
+        self.screen = None;
+        self.shut_screen();
         self.screen = Some(Screen {
             number,
-            viewer: Viewer::over(connection),
-            taken,
+            connection,
+            woke: false,
+            owed: Cell::new(false),
             size: None,
             cursor: CursorPicture::Named("left_ptr".into(), None),
             inner: Rect::default(),
@@ -119,56 +136,41 @@ impl App {
             held: BTreeSet::new(),
             view: None,
         });
-        self.shut_screen();
         self.screen_shows(event_loop, number)
     }
 
-    /// Takes what the display has sent.
+    /// Takes some of what the display has sent.
     pub(super) fn screen_shows(
         &mut self,
         event_loop: &ActiveEventLoop,
         number: u64,
     ) -> Result<(), AppError> {
-        loop {
-            let Some(screen) = self.screen.as_mut().filter(|screen| screen.number == number) else {
-                return Ok(());
-            };
-            match screen.viewer.wait(Instant::now()) {
-                Ok(Some(event)) => self.screen_event(event_loop, event)?,
-                Ok(None) => {
-                    // The thread has ended only with its socket.
-                    let _ = screen.taken.try_send(());
-                    return Ok(());
-                }
-                Err(error) => {
-                    match error {
-                        ViewerError::Closed => tracing::info!("the VM's display is gone"),
-                        error => tracing::warn!("{error}"),
-                    }
-                    self.screen = None;
-                    self.shut_screen();
-                    return Ok(());
-                }
+        let Some(screen) = self.screen.as_mut().filter(|screen| screen.number == number) else {
+            return Ok(());
+        };
+        let News { configured, damaged, cursor: image, end } =
+            gather(&mut screen.connection.viewer);
+        if let Some(error) = end {
+            match error {
+                ViewerError::Closed => tracing::info!("the VM's display is gone"),
+                error => tracing::warn!("{error}"),
+            }
+            self.screen = None;
+            self.shut_screen();
+            return Ok(());
+        }
+        if let Some(image) = image {
+            screen.cursor = image.map_or(CursorPicture::Hidden, cursor);
+            if self.windows.contains_key(&WINDOW) {
+                self.windowing.cursor(&screen.cursor)?;
             }
         }
-    }
-
-    fn screen_event(&mut self, event_loop: &ActiveEventLoop, event: Event) -> Result<(), AppError> {
-        let Some(screen) = &mut self.screen else { return Ok(()) };
-        match event {
-            Event::Configured(size) => {
-                screen.size = size;
-                self.show_screen(event_loop)?;
-            }
-            Event::Damaged(damage) => self.paint_screen(damage.rectangles(), true),
-            Event::Cursor(image) => {
-                screen.cursor = image.map_or(CursorPicture::Hidden, cursor);
-                if self.windows.contains_key(&WINDOW) {
-                    self.windowing.cursor(&screen.cursor)?;
-                }
-            }
-            // The pointer is the host's; lamps follow the host's keys.
-            Event::CursorPosition { .. } | Event::Leds(_) => {}
+        if let Some(size) = configured {
+            screen.size = size;
+            self.show_screen(event_loop)?;
+        }
+        if !damaged.is_empty() {
+            self.paint_screen(&damaged, true);
         }
         Ok(())
     }
@@ -176,7 +178,8 @@ impl App {
     /// Copies and draws; `answer` when the VM process waits to hear that it was read.
     fn paint_screen(&mut self, damage: &[Rectangle], answer: bool) {
         let Some(screen) = &self.screen else { return };
-        let (Some(window), Some(frame)) = (self.windows.get_mut(&WINDOW), screen.viewer.frame())
+        let (Some(window), Some(frame)) =
+            (self.windows.get_mut(&WINDOW), screen.connection.viewer.frame())
         else {
             if answer {
                 screen.painted();
@@ -196,8 +199,14 @@ impl App {
     }
 
     fn shut_screen(&mut self) {
-        if self.windows.remove(&WINDOW).is_some() {
+        if let Some(mut window) = self.windows.remove(&WINDOW) {
             self.windowing.shut(WINDOW);
+            // Nobody will draw what the VM process waits for.
+            if window.drop_answer().is_some()
+                && let Some(screen) = &self.screen
+            {
+                screen.painted();
+            }
         }
     }
 

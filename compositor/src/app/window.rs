@@ -161,6 +161,11 @@ impl Open {
         Some(answer)
     }
 
+    /// The present that will not be drawn any more, for who closes the window.
+    pub(super) fn drop_answer(&mut self) -> Option<u64> {
+        self.answer.take()
+    }
+
     /// When an answer is due that only waits for its time.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.answer.is_some() && self.copying == 0).then_some(self.due)

@@ -64,6 +64,7 @@ impl Painter for Software {
             gc,
             shared: self.shared,
             attached: None,
+            unshared: 0,
             border: None,
         }))
     }
@@ -78,6 +79,8 @@ struct Copied {
     shared: bool,
     /// Serial of the segment that the X server has mapped, and its id there.
     attached: Option<(u64, shm::Seg)>,
+    /// Segments that could not be handed over.
+    unshared: u64,
     /// Border, window and content that were drawn last.
     border: Option<Border>,
 }
@@ -177,8 +180,7 @@ impl Copied {
         last: bool,
     ) -> Result<bool, PaintError> {
         let (x, y) = (short(at.x + area.x), short(at.y + area.y));
-        if self.shared {
-            let segment = self.attach(content.segment())?;
+        if let Some(segment) = self.attach(content.segment())? {
             shm::put_image(
                 &*self.connection,
                 self.window,
@@ -225,23 +227,35 @@ impl Copied {
         Ok(false)
     }
 
-    fn attach(&mut self, segment: &Segment) -> Result<shm::Seg, PaintError> {
+    /// None where the pixels have to go over the connection.
+    fn attach(&mut self, segment: &Segment) -> Result<Option<shm::Seg>, PaintError> {
+        if !self.shared {
+            return Ok(None);
+        }
         match self.attached {
-            Some((serial, id)) if serial == segment.serial() => return Ok(id),
+            Some((serial, id)) if serial == segment.serial() => return Ok(Some(id)),
             Some((_, id)) => {
                 self.connection.shm_detach(id)?;
                 self.attached = None;
             }
             None => {}
         }
+        // Descriptors are short at times, for the guest's connections too: that is no loss of the painter.
+        let descriptor = match segment.descriptor().try_clone_to_owned() {
+            Ok(descriptor) => descriptor,
+            Err(error) => {
+                self.unshared = self.unshared.saturating_add(1);
+                if self.unshared.is_power_of_two() {
+                    let count = self.unshared;
+                    tracing::warn!(count, "pixels go over the connection to the X server: {error}");
+                }
+                return Ok(None);
+            }
+        };
         let id = self.connection.generate_id()?;
-        let descriptor = segment
-            .descriptor()
-            .try_clone_to_owned()
-            .map_err(|error| PaintError::X(error.to_string()))?;
         self.connection.shm_attach_fd(id, descriptor, true)?;
         self.attached = Some((segment.serial(), id));
-        Ok(id)
+        Ok(Some(id))
     }
 }
 

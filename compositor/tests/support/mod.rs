@@ -6,7 +6,7 @@ use compositor_control::{
     Window,
 };
 use proto::v1::{self, FromGuest, FromHost, from_guest, from_host};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -315,6 +315,21 @@ impl Compositor {
     }
 
     /// Waits for its end.
+    /// Lets it open so many more files and no more; says how many it was allowed before.
+    pub(crate) fn leave_descriptors(&self, count: usize) -> Option<u64> {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let id = self.process.0.id();
+        let used: BTreeSet<u64> = std::fs::read_dir(format!("/proc/{id}/fd"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect();
+        let first_refused = (0..).filter(|number| !used.contains(number)).nth(count);
+        let pid = Pid::from_raw(id.cast_signed()).unwrap();
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit { current: first_refused, maximum };
+        prlimit(Some(pid), Resource::Nofile, limit).unwrap().current
+    }
+
     pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
         self.process.0.wait().unwrap()
     }

@@ -80,7 +80,8 @@ pub enum ToViewer {
         version: u32,
     },
     /// The picture has this size from now on; `None` shows nothing. A message with a size carries
-    /// the descriptor of the frame's memory.
+    /// the descriptor of the frame's memory, and damage of all of it follows; no other comes before
+    /// that is acknowledged.
     Configure {
         /// Names this frame in [`Self::Damage`].
         serial: u32,

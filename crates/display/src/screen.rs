@@ -35,15 +35,19 @@ struct Shown {
     stride: u32,
 }
 
-/// What a viewer has not been told. Only the newest of each kind counts, so that a slow viewer
-/// costs no memory.
+/// What a viewer has not been told. Only the newest of each kind counts, and no frame is sent before
+/// the one before is acknowledged, so that a slow viewer holds two frames' memory at most: the one it
+/// shows and the one that waits in its socket.
 #[derive(Debug)]
 struct Pending {
     hello: bool,
     configure: bool,
+    /// Follows the frame just sent, whatever is shown meanwhile: its acknowledgement is the frame's.
+    first: Option<(u32, Damage)>,
+    /// Of the frame shown now.
     damage: Damage,
-    /// Damage was sent and not acknowledged.
-    awaiting: bool,
+    /// A frame or damage with this serial was sent and is not acknowledged.
+    awaiting: Option<u32>,
     cursor: bool,
     position: bool,
     leds: bool,
@@ -130,21 +134,17 @@ impl Shared {
 
     /// A viewer that knows nothing yet.
     pub(crate) fn add_viewer(&self, id: u64) {
-        let mut state = self.lock();
-        let mut damage = Damage::default();
-        if let Some(shown) = &state.shown {
-            damage.add(shown.size.whole());
-        }
         let news = Pending {
             hello: true,
             configure: true,
-            damage,
-            awaiting: false,
+            first: None,
+            damage: Damage::default(),
+            awaiting: None,
             cursor: true,
             position: true,
             leds: true,
         };
-        state.viewers.insert(id, news);
+        self.lock().viewers.insert(id, news);
     }
 
     pub(crate) fn remove_viewer(&self, id: u64) {
@@ -155,10 +155,10 @@ impl Shared {
     pub(crate) fn acknowledge(&self, id: u64, serial: u32) {
         let mut state = self.lock();
         // Of an older frame: what was sent of the newer one has not been read.
-        if serial == state.serial
-            && let Some(viewer) = state.viewers.get_mut(&id)
+        if let Some(viewer) = state.viewers.get_mut(&id)
+            && viewer.awaiting == Some(serial)
         {
-            viewer.awaiting = false;
+            viewer.awaiting = None;
         }
     }
 
@@ -170,13 +170,21 @@ impl Shared {
         let take = std::mem::take::<bool>;
         let message = if take(&mut viewer.hello) {
             ToViewer::Hello { version: VERSION }
-        } else if take(&mut viewer.configure) {
+        } else if let Some((serial, damage)) = viewer.first.take() {
+            ToViewer::Damage { serial, damage }
+        } else if viewer.awaiting.is_none() && take(&mut viewer.configure) {
             let shown = state.shown.as_ref();
             let configure = ToViewer::Configure {
                 serial: state.serial,
                 size: shown.map(|shown| shown.size),
                 stride: shown.map_or(0, |shown| shown.stride),
             };
+            // Its memory has all that was painted so far.
+            viewer.damage = Damage::default();
+            if let Some(shown) = shown {
+                viewer.first = Some((state.serial, [shown.size.whole()].into_iter().collect()));
+                viewer.awaiting = Some(state.serial);
+            }
             return Some((configure, shown.map(|shown| Arc::clone(&shown.memory))));
         } else if take(&mut viewer.leds) {
             ToViewer::Leds(state.leds)
@@ -184,8 +192,8 @@ impl Shared {
             ToViewer::Cursor(state.cursor.clone())
         } else if take(&mut viewer.position) {
             ToViewer::CursorPosition { x: state.position.0, y: state.position.1 }
-        } else if !viewer.awaiting && !viewer.damage.is_empty() {
-            viewer.awaiting = true;
+        } else if viewer.awaiting.is_none() && !viewer.damage.is_empty() {
+            viewer.awaiting = Some(state.serial);
             let damage = std::mem::take(&mut viewer.damage);
             ToViewer::Damage { serial: state.serial, damage }
         } else {
@@ -198,11 +206,11 @@ impl Shared {
 impl Pending {
     fn has_news(&self) -> bool {
         self.hello
-            || self.configure
+            || self.first.is_some()
             || self.cursor
             || self.position
             || self.leds
-            || (!self.awaiting && !self.damage.is_empty())
+            || (self.awaiting.is_none() && (self.configure || !self.damage.is_empty()))
     }
 }
 
@@ -232,8 +240,8 @@ impl Screen {
             state.serial = state.serial.wrapping_add(1);
             for viewer in state.viewers.values_mut() {
                 viewer.configure = true;
-                viewer.awaiting = false;
-                viewer.damage = shown.iter().map(|shown| shown.size.whole()).collect();
+                // All of the new frame is new.
+                viewer.damage = Damage::default();
             }
             state.shown = shown;
         });

@@ -6,6 +6,7 @@ use crate::packet::{self, Received};
 use crate::screen::{Display, Shared};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{SocketFlags, accept_with};
 use std::collections::BTreeSet;
 use std::io;
@@ -19,6 +20,9 @@ pub const MOST_VIEWERS: usize = 8;
 
 /// Packets read from one viewer before the others get their turn.
 const TURN: usize = 64;
+/// Bytes that wait in a viewer's socket, as the system counts them: some pointer images. Beyond, only
+/// the newest of each kind is kept.
+const SEND_BUFFER: usize = 64 * 1024;
 /// Messages are small and nothing recurses.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -171,6 +175,9 @@ impl Serving {
                 tracing::warn!("display: more than {MOST_VIEWERS} viewers, one was turned away");
             }
             Ok(socket) => {
+                if let Err(error) = set_socket_send_buffer_size(&socket, SEND_BUFFER) {
+                    tracing::debug!(%error, "display: a viewer has the system's usual buffer");
+                }
                 let id = self.next;
                 self.next += 1;
                 self.shared.add_viewer(id);

@@ -100,6 +100,7 @@ fn a_viewer_is_told_everything_that_is_and_then_everything_that_changes() {
 
     vm.screen.set_cursor(None);
     assert_eq!(until(again, |e| matches!(e, Event::Cursor(_))), Event::Cursor(None));
+    again.acknowledge().unwrap();
     vm.screen.configure(None).unwrap();
     assert_eq!(until(again, |e| matches!(e, Event::Configured(_))), Event::Configured(None));
     assert!(again.frame().is_none());
@@ -135,14 +136,89 @@ fn a_new_size_is_a_new_frame_and_the_old_one_stays_readable() {
     let mut viewer = Viewer::connect(&vm.path).unwrap();
     until(&mut viewer, is_damage);
     vm.screen.configure(Some(size(20, 5))).unwrap();
-    // Nobody has said what changed in the old one, and nobody needs to any more.
     assert_eq!(Picture::of(viewer.frame().unwrap()).pixel(9, 9), Some([9; 3]));
+    viewer.acknowledge().unwrap();
     until(&mut viewer, |event| *event == Event::Configured(Some(size(20, 5))));
     until(&mut viewer, is_damage);
     assert_eq!(Picture::of(viewer.frame().unwrap()).pixel(19, 4), Some([0; 3]));
+    viewer.acknowledge().unwrap();
     // Too large: nothing is shown.
     vm.screen.configure(Some(size(16384, 16384))).unwrap_err();
     until(&mut viewer, |event| *event == Event::Configured(None));
+}
+
+#[test]
+fn a_viewer_that_is_busy_is_sent_no_second_frame_and_then_only_the_newest() {
+    let mut vm = Vm::new();
+    vm.screen.configure(Some(size(10, 10))).unwrap();
+    let mut busy = Viewer::connect(&vm.path).unwrap();
+    until(&mut busy, is_damage);
+    // Told after the busy one of each frame: what it has heard, the other was sent or never will be.
+    let mut quick = Viewer::connect(&vm.path).unwrap();
+    until(&mut quick, is_damage);
+    quick.acknowledge().unwrap();
+    let frames = |side: u32| {
+        let change = if side.is_multiple_of(10) { None } else { Some(size(side, 5)) };
+        (change, Event::Configured(change))
+    };
+    for side in 1..=99 {
+        let (change, told) = frames(side);
+        vm.screen.configure(change).unwrap();
+        until(&mut quick, |event| *event == told);
+        if change.is_some() {
+            until(&mut quick, is_damage);
+            quick.acknowledge().unwrap();
+        }
+    }
+    let mut sent = Vec::new();
+    while let Some(event) = busy.event().unwrap() {
+        if matches!(event, Event::Configured(_) | Event::Damaged(_)) {
+            sent.push(event);
+        }
+    }
+    assert_eq!(sent, [], "the first frame is not acknowledged");
+    busy.acknowledge().unwrap();
+    let newest = until(&mut busy, |event| matches!(event, Event::Configured(_)));
+    assert_eq!(newest, Event::Configured(Some(size(99, 5))));
+    until(&mut busy, is_damage);
+
+    // An acknowledgement of an earlier frame, or a second one, sets nothing free.
+    vm.screen.configure(Some(size(7, 7))).unwrap();
+    busy.send(FromViewer::Acknowledge { serial: 0 }).unwrap();
+    busy.send(FromViewer::Pointer { x: 1, y: 1 }).unwrap();
+    assert_eq!(vm.hears(), FromViewer::Pointer { x: 1, y: 1 });
+    until(&mut quick, |event| *event == Event::Configured(Some(size(7, 7))));
+    vm.display.leds().set(5);
+    until(&mut busy, |event| {
+        assert!(!matches!(event, Event::Configured(_)), "not acknowledged yet");
+        *event == Event::Leds(5)
+    });
+    busy.acknowledge().unwrap();
+    until(&mut busy, |event| *event == Event::Configured(Some(size(7, 7))));
+}
+
+#[test]
+fn a_frame_that_is_gone_before_its_damage_was_sent_is_acknowledged_all_the_same() {
+    let display = Display::new().unwrap();
+    let shared = display.shared();
+    let mut screen = display.screen();
+    screen.configure(Some(size(10, 10))).unwrap();
+    shared.add_viewer(1);
+    let mut said = Vec::new();
+    let next = || shared.next(1).map(|(message, memory)| (message, memory.is_some()));
+    assert_eq!(next(), Some((ToViewer::Hello { version: 1 }, false)));
+    let Some((ToViewer::Configure { serial, .. }, true)) = next() else { panic!("no frame") };
+    screen.configure(None).unwrap();
+    screen.configure(Some(size(5, 5))).unwrap();
+    while let Some((message, memory)) = next() {
+        assert!(!memory, "a second frame: {message:?}");
+        said.push(message);
+    }
+    let whole = [size(10, 10).whole()].into_iter().collect();
+    assert_eq!(said[0], ToViewer::Damage { serial, damage: whole });
+    shared.acknowledge(1, serial);
+    let Some((ToViewer::Configure { size: shown, .. }, true)) = next() else { panic!("no frame") };
+    assert_eq!(shown, Some(size(5, 5)));
 }
 
 #[test]

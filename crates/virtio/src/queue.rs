@@ -7,6 +7,7 @@ mod mapped;
 
 use crate::{Interrupts, MemoryGuard, WorkerError};
 pub use mapped::Mapped;
+use std::ops::ControlFlow;
 use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
@@ -92,6 +93,21 @@ impl Queue {
         interrupts: &dyn Interrupts,
         mut answer: impl FnMut(Chain) -> Result<u32, WorkerError>,
     ) -> Result<(), WorkerError> {
+        self.serve_until(memory, interrupts, |chain| {
+            Ok((answer(chain)?, ControlFlow::Continue(())))
+        })
+    }
+
+    /// As [`Self::serve`], for requests that can take long: `answer` also says whether this turn is to go on.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub fn serve_until(
+        &mut self,
+        memory: &MemoryGuard,
+        interrupts: &dyn Interrupts,
+        mut answer: impl FnMut(Chain) -> Result<(u32, ControlFlow<()>), WorkerError>,
+    ) -> Result<(), WorkerError> {
         self.take_kick();
         self.disable_kicks(memory)?;
         for _ in 0..self.ring.size() {
@@ -99,8 +115,11 @@ impl Queue {
                 break;
             };
             let head = chain.head_index();
-            let written = answer(chain)?;
+            let (written, turn) = answer(chain)?;
             self.add_used(memory, head, written)?;
+            if turn.is_break() {
+                break;
+            }
         }
         self.notify(memory, interrupts)?;
         if self.enable_kicks(memory)? {

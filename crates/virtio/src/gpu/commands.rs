@@ -23,6 +23,8 @@ pub(super) struct State {
     pub(super) quota: Quota,
     pub(super) shown: Option<Shown>,
     pub(super) counters: Counters,
+    /// Bytes of pixels that were copied, read or filled in this turn of the worker.
+    pub(super) moved: u64,
     /// Room for a row of a blob.
     row: Vec<u8>,
 }
@@ -62,6 +64,7 @@ impl State {
             quota: Quota::default(),
             shown: None,
             counters,
+            moved: 0,
             row: Vec::new(),
         }
     }
@@ -290,6 +293,7 @@ impl State {
                 picture.transfer(memory, backing, area, offset)?;
                 let bytes = u64::from(width) * u64::from(height) * PIXEL as u64;
                 self.counters.transferred.add(bytes);
+                self.moved = self.moved.saturating_add(bytes);
             }
             // Its pixels are where they belong already.
             Kind::Blob(_) => {}
@@ -326,6 +330,8 @@ impl State {
         if part.is_empty() {
             return;
         }
+        let bytes = u64::from(part.width) * u64::from(part.height) * PIXEL as u64;
+        self.moved = self.moved.saturating_add(bytes);
         let (left, top) = (shown.area.x, shown.area.y);
         let target = Rectangle { x: part.x - left, y: part.y - top, ..part };
         let (room, refused) = (&mut self.row, &self.counters.refused);

@@ -4,9 +4,10 @@ use super::protocol::{
     CURSOR_SIDE, F_EDID, F_RESOURCE_BLOB, PIXEL, Refusal, bytes, command, response,
 };
 use super::resource::{MOST_BYTES, MOST_RESOURCES};
+use super::worker::TURN_BYTES;
 use super::{Gpu, GpuControl, Mode};
-use crate::test_support::{Buffer, Random, TestDriver, Used, attack};
-use crate::{Device, RING_FEATURES};
+use crate::test_support::{Buffer, Random, TestDriver, TestInterrupts, Used, attack};
+use crate::{Device, RING_FEATURES, Session};
 use display::{CursorImage, FrameError, Rectangle, Scanout, Size};
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
@@ -93,8 +94,7 @@ impl Guest {
     }
 
     fn send(&mut self, queue: u16, kind: u32, body: &[u32], room: usize) -> Used {
-        let mut request = bytes(&[kind, 0, 0, 0, 0, 0]);
-        request.extend_from_slice(&bytes(body));
+        let request = bytes_of(kind, body);
         self.driver.request(queue, &[Buffer::Out(&request), Buffer::In(room)])
     }
 
@@ -572,6 +572,51 @@ fn shape(_queue: u16, random: &mut Random) -> Vec<u8> {
     }
     words.extend(body);
     bytes(&words)
+}
+
+#[test]
+fn a_turn_ends_after_some_pixels_and_the_rest_of_the_queue_rings_again() {
+    let mut guest = Guest::new();
+    let side = 1024;
+    guest.picture(1, 1, side, side);
+    let bytes = u64::from(side * side) * PIXEL as u64;
+    guest.does(command::SET_SCANOUT, &[0, 0, side, side, 0, 1]);
+    guest.driver.stop();
+    let turn = TURN_BYTES / bytes;
+    let mut request = bytes_of(command::TRANSFER_TO_HOST_2D, &[0, 0, side, side, 0, 0, 1, 0]);
+    for index in 0..turn + 3 {
+        if index == 5 {
+            // What is brought to the screen counts as well.
+            request = bytes_of(command::RESOURCE_FLUSH, &[0, 0, side, side, 1, 0]);
+        }
+        guest.driver.add(0, &[Buffer::Out(&request), Buffer::In(24)]);
+    }
+    let session = Session {
+        memory: guest.driver.memory().clone(),
+        features: RING_FEATURES,
+        queues: vec![guest.driver.ring(0).queue(), guest.driver.ring(1).queue()],
+        interrupts: Arc::new(TestInterrupts::default()),
+    };
+    let mut workers = guest.driver.device().start(session).unwrap();
+    let requests = |guest: &mut Guest| {
+        let counters = guest.driver.device().counters();
+        counters.iter().find(|(name, _)| *name == "requests").unwrap().1
+    };
+    let before = requests(&mut guest);
+    guest.driver.ring(0).kick();
+    workers[0].ready(0).unwrap();
+    assert_eq!(requests(&mut guest), before + turn);
+    assert!(guest.driver.ring(0).doorbell().read().is_ok(), "what is left rings again");
+    workers[0].ready(0).unwrap();
+    assert_eq!(requests(&mut guest), before + turn + 3);
+    assert!(guest.driver.ring(0).doorbell().read().is_err(), "nothing is left");
+    guest.driver.device().stop(workers);
+}
+
+fn bytes_of(kind: u32, body: &[u32]) -> Vec<u8> {
+    let mut request = bytes(&[kind, 0, 0, 0, 0, 0]);
+    request.extend_from_slice(&bytes(body));
+    request
 }
 
 #[test]

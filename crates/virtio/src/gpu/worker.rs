@@ -4,11 +4,15 @@ use super::{Shared, State};
 use crate::scatter::Buffers;
 use crate::{GuestMemory, Interrupts, Queue, QueueState, Source, Worker, WorkerError};
 use std::any::Any;
+use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vm_memory::GuestAddressSpace;
 
 const MODE_CHANGED: u32 = 0x100;
+/// Bytes of pixels after which a turn ends: the other queue, and whoever wants to stop the device, wait no
+/// longer than for these and one command, whatever the driver has queued.
+pub(super) const TURN_BYTES: u64 = 64 << 20;
 
 pub(super) struct GpuWorker {
     pub(super) name: String,
@@ -46,13 +50,16 @@ impl Worker for GpuWorker {
             return Ok(());
         };
         let (state, shared) = (&mut self.state, &self.shared);
-        queue.serve(&memory, self.interrupts.as_ref(), |chain| {
+        state.moved = 0;
+        queue.serve_until(&memory, self.interrupts.as_ref(), |chain| {
             // A chain that makes no sense has no place for an answer.
             let Ok(buffers) = Buffers::of(chain, &memory) else {
                 state.counters.refused.add(1);
-                return Ok(0);
+                return Ok((0, ControlFlow::Continue(())));
             };
-            Ok(state.execute(&memory, shared.mode(), buffers))
+            let written = state.execute(&memory, shared.mode(), buffers);
+            let over = state.moved >= TURN_BYTES;
+            Ok((written, if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }))
         })
     }
 
