@@ -5,6 +5,7 @@
 //! window but its own, and holds a bounded amount whatever comes.
 
 mod cover;
+mod damage;
 mod present;
 mod record;
 mod rect;
@@ -15,6 +16,7 @@ mod text;
 mod untrusted;
 mod view;
 
+pub use damage::bounded;
 pub use record::{Hints, Kind, Record, State};
 pub use rect::{Insets, Rect};
 pub use refusals::{Refusal, Refusals};

@@ -29,6 +29,8 @@ pub enum Refusal {
     Shadow,
     /// A shape with too many rectangles, or one beyond the window.
     Shape,
+    /// A window of which the border would not be seen.
+    Opacity,
     /// Size hints beyond the limits or against each other.
     Hints,
     /// Pixels that do not lie in window memory.
@@ -67,6 +69,7 @@ impl Refusal {
             Self::Cover => "cover",
             Self::Shadow => "shadow",
             Self::Shape => "shape",
+            Self::Opacity => "opacity",
             Self::Hints => "hints",
             Self::Picture => "picture",
             Self::PresentFlood => "present-flood",

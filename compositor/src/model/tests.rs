@@ -160,6 +160,11 @@ fn a_present_is_answered_once_and_only_one_is_taken_at_a_time() {
     let acts = model.acts();
     let part = Area { x: 8, y: 8, width: 2, height: 2 };
     assert!(matches!(&acts[..], [Act::Paint { damage, .. }] if *damage == [part]), "{acts:?}");
+    model.painted(1, 3);
+    model.acts();
+    hear(&mut model, present(4, vec![rectangle(0, 0, 10, 10); limits::DAMAGE]));
+    let acts = model.acts();
+    assert!(matches!(&acts[..], [Act::Paint { damage, .. }] if *damage == [whole]), "{acts:?}");
 }
 
 #[test]
@@ -215,6 +220,16 @@ fn the_pointer_is_told_in_the_guests_pixels_and_not_over_the_border() {
     assert!(
         matches!(&acts[..], [_, Act::Tell(from_host::Message::Motion(told))] if told.x == 3 * 256)
     );
+}
+
+#[test]
+fn a_window_cannot_make_its_border_invisible() {
+    let mut model = model();
+    for (id, told, shown) in [(1, 1, 49_152), (2, 49_151, 49_152), (3, 60_000, 60_000), (4, 0, 0)] {
+        let acts = tell(&mut model, v1::Window { opacity: told, ..window(id, 1) });
+        assert_eq!(opened(&acts).opacity, shown);
+    }
+    assert_eq!(model.refusals().of(Refusal::Opacity), 2);
 }
 
 #[test]

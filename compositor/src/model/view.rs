@@ -47,7 +47,7 @@ pub struct View {
     pub hints: Hints,
     /// As wished, then as it is.
     pub state: State,
-    /// 65535ths; 0 not set.
+    /// 65535ths, at least `limits::OPACITY`; 0 not set.
     pub opacity: u16,
     /// Takes the keyboard.
     pub focusable: bool,
