@@ -91,11 +91,8 @@ impl Open {
         self.fresh.extend(areas);
         let Some(content) = &self.content else { return };
         let fresh = std::mem::take(&mut self.fresh);
-        self.fresh = if fresh.len() > PARTS {
-            vec![content.area()]
-        } else {
-            bounded(fresh, content.area())
-        };
+        self.fresh =
+            if fresh.len() > PARTS { vec![content.area()] } else { bounded(fresh, content.area()) };
     }
 
     /// The X server has read what was drawn.
@@ -105,7 +102,11 @@ impl Open {
 
     /// In another window of the desktop from now on.
     pub(super) fn reopen(self, new: Self) -> Self {
-        Self { content: self.content, answer: self.answer, due: self.due, ..new }
+        let mut content = self.content;
+        if let Some(content) = content.as_mut().filter(|_| new.alpha) {
+            content.limit(&content.area());
+        }
+        Self { content, answer: self.answer, due: self.due, ..new }
     }
 
     /// By another painter from now on.

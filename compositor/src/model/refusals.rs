@@ -49,6 +49,12 @@ pub enum Refusal {
     Cursor,
     /// A wish for the focus, a move or a resize without a user's act behind it.
     Uncalled,
+    /// Windows that are opened faster than they may be; they wait.
+    OpenFlood,
+    /// Windows that together have more pixels than the desktop is to bear.
+    Room,
+    /// What the desktop did not do.
+    Desktop,
     /// More bells than anybody wants to hear.
     Bell,
 }
@@ -79,6 +85,9 @@ impl Refusal {
             Self::Icon => "icon",
             Self::Cursor => "cursor",
             Self::Uncalled => "uncalled",
+            Self::OpenFlood => "open-flood",
+            Self::Room => "room",
+            Self::Desktop => "desktop",
             Self::Bell => "bell",
         }
     }

@@ -119,6 +119,7 @@ fn sane(view: &View) {
     assert!(view.title.len() <= limits::TITLE + "[vm] ".len());
     assert!(!view.title.chars().any(char::is_control));
     assert!(view.class.starts_with("org.macrohard.vm."), "{}", view.class);
+    assert!(view.instance.starts_with("org.macrohard.vm."), "{}", view.instance);
     assert!(view.instance.len() <= limits::CLASS);
     assert!(view.shape.len() <= limits::SHAPE);
     for part in &view.shape {
