@@ -2,6 +2,7 @@
 
 mod support;
 
+use compositor_control::ToCompositor;
 use proto::v1::{self, from_guest, from_host};
 use support::{BORDER, COLOUR, Compositor, Desktop, VM, menu, opaque, pattern, rectangle, window};
 
@@ -38,7 +39,7 @@ fn the_desktop_sees_title_class_owner_type_and_sizes() {
     assert!(!name.contains('\u{202e}'), "{name}");
     assert_eq!(
         desktop.property(one, "WM_CLASS"),
-        "WM_CLASS(STRING) = \"instance\", \"org.macrohard.Test_20VM.org_2eexample_2eEditor\""
+        "WM_CLASS(STRING) = \"org.macrohard.Test_20VM.instance\", \"org.macrohard.Test_20VM.org_2eexample_2eEditor\""
     );
     let list = desktop.run("wmctrl", &["-l", "-x"]);
     assert!(list.contains(&format!("[{VM}] window 2")), "{list}");
@@ -272,6 +273,14 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
 
     let fullscreen = v1::WindowState { fullscreen: true, ..v1::WindowState::default() };
     let wish = v1::Window { state: Some(fullscreen), ..window(1, 210, 160, 400, 300) };
+    // Not by itself: only after a key that the user has pressed in it.
+    guest.tell(wish.clone());
+    guest.settle();
+    assert!(!desktop.property(id, "_NET_WM_STATE").contains("FULLSCREEN"));
+    desktop.run("xdotool", &["windowactivate", "--sync", &host, "key", "f"]);
+    guest.expect(|message| {
+        matches!(message, from_host::Message::Key(key) if !key.pressed).then_some(())
+    });
     guest.insist(&desktop, &wish, || desktop.property(id, "_NET_WM_STATE").contains("FULLSCREEN"));
     let told = guest
         .configured(1, |told| state(told).fullscreen && told.geometry.unwrap().width == 1280 - 4);
@@ -316,6 +325,75 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
     assert!(desktop.has_window(id));
     guest.say(from_guest::Message::Gone(v1::WindowGone { id: 1 }));
     desktop.until("its end", || (!desktop.has_window(id)).then_some(()));
+}
+
+#[test]
+fn a_window_takes_the_keyboard_only_when_it_was_launched_or_the_guest_has_it() {
+    let Some(desktop) = Desktop::new() else { return };
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    let focus = |id| {
+        move |message: &from_host::Message| {
+            (*message == from_host::Message::Focus(v1::Focus { window: id })).then_some(())
+        }
+    };
+    let own = desktop.own_window();
+    desktop.activate(own);
+    guest.tell(window(1, 200, 150, 100, 80));
+    guest.configured(1, |told| !told.hidden);
+    // It may have the keyboard, and has not.
+    assert!(desktop.property(compositor.host(1), "_NET_WM_USER_TIME").ends_with("= 0"));
+    assert_eq!(desktop.active(), own);
+    // Nor by asking for it.
+    for _ in 0..20 {
+        guest.say(from_guest::Message::Raised(v1::WindowRaised { window: 1, activate: true }));
+    }
+    guest.settle();
+    assert_eq!(desktop.active(), own);
+    assert_eq!(compositor.status().refused["uncalled"], 20);
+
+    compositor.sender.send(ToCompositor::Launched).unwrap();
+    compositor.status();
+    guest.tell(window(2, 400, 150, 100, 80));
+    guest.expect(focus(2));
+    assert_eq!(desktop.active(), compositor.host(2));
+    // What the guest opens while it has the keyboard is the guest's affair.
+    guest.tell(window(3, 600, 150, 100, 80));
+    guest.expect(focus(3));
+}
+
+#[test]
+fn cursors_of_any_name_end_nothing() {
+    use x11rb::protocol::xfixes::ConnectionExt as _;
+    let Some(desktop) = Desktop::new() else { return };
+    let mut compositor = Compositor::start(&desktop, "software");
+    let mut guest = compositor.guest();
+    guest.tell(window(1, 200, 150, 120, 80));
+    guest.configured(1, |_| true);
+    desktop.run("xdotool", &["mousemove", "230", "180"]);
+    let picture = |name: String, width: u32| {
+        let pixels = vec![255; (width * 8 * 4) as usize];
+        let (height, hot_x, hot_y) = (8, 0, 0);
+        from_guest::Message::Cursor(v1::Cursor { name, width, height, hot_x, hot_y, pixels })
+    };
+    // Of the X server's own font, of no theme, and more than are kept, each twice.
+    for round in 0..2 {
+        for number in 0..40 {
+            for name in ["left_ptr", "xterm", "pirate", "default", "-", "__", "cursors", "icons"] {
+                guest.say(picture(format!("{name}{}", ["", "x"][number % 2]), 8 + round));
+            }
+            guest.say(picture(format!("none-{number}"), 8 + round));
+            guest.settle();
+        }
+    }
+    guest.say(picture("of-no-theme".into(), 23));
+    guest.settle();
+    desktop.x.xfixes_query_version(5, 0).unwrap().reply().unwrap();
+    desktop.until("the picture", || {
+        let cursor = desktop.x.xfixes_get_cursor_image().unwrap().reply().unwrap();
+        (cursor.width == 23).then_some(())
+    });
+    assert!(compositor.status().guest);
 }
 
 #[test]

@@ -163,6 +163,7 @@ impl App {
                 self.pump(event_loop)?;
                 self.ask(number, question);
             }
+            ToCompositor::Launched => self.model.launched(),
             ToCompositor::End => event_loop.exit(),
         }
         Ok(())
@@ -244,21 +245,19 @@ impl App {
     }
 
     fn picture(&self, window: Option<u32>) -> Result<Picture, String> {
-        let of = |id: u32| {
-            let window = self.windows.get(&id)?;
-            Some(Picture::of(window, self.windowing.place(id)?.rect))
-        };
+        let of = |id: u32| Some((self.windows.get(&id)?, self.windowing.place(id)?.rect));
         if let Some(id) = window {
-            return of(id).ok_or_else(|| {
+            let window = of(id).ok_or_else(|| {
                 format!("window {id} is not open; see the list of windows for those that are")
-            });
+            })?;
+            return Picture::of(&[window]);
         }
         let order = self.windowing.stacking().map_err(|error| error.to_string())?;
         let seen = |id: &u32| {
             *id == screen::WINDOW
                 || self.model.shown().any(|(other, view)| other == *id && !view.state.minimized)
         };
-        let pictures: Vec<Picture> = order.into_iter().filter(seen).filter_map(of).collect();
-        Picture::together(&pictures).ok_or_else(|| "no window is open".to_owned())
+        let windows: Vec<_> = order.into_iter().filter(seen).filter_map(of).collect();
+        Picture::of(&windows)
     }
 }

@@ -98,6 +98,8 @@ pub struct App {
     keyboard: v1::Keyboard,
     interval: Duration,
     bell: Option<Instant>,
+    /// Until when the model knows of time.
+    passed: Instant,
     failed: Option<AppError>,
 }
 
@@ -162,6 +164,7 @@ impl App {
             keyboard: v1::Keyboard::default(),
             interval: Duration::from_secs(1) / RATE,
             bell: None,
+            passed: Instant::now(),
             failed: None,
         };
         app.read_monitors()?;
@@ -232,6 +235,10 @@ impl App {
         self.say(from_host::Message::Monitors(self.monitors.clone()));
         self.say(from_host::Message::Keyboard(self.keyboard.clone()));
         self.say_mode();
+        if self.settings.voice.is_none() {
+            // Nobody else says so: whoever started the agent wants to see it.
+            self.model.launched();
+        }
     }
 
     fn say_mode(&self) {
@@ -272,6 +279,8 @@ impl App {
 
     /// Does what is to be done until nothing is.
     fn pump(&mut self, event_loop: &ActiveEventLoop) -> Result<(), AppError> {
+        let now = Instant::now();
+        self.model.pass(now - std::mem::replace(&mut self.passed, now));
         loop {
             let notices = self.windowing.settle();
             tracing::trace!(?notices);
@@ -306,7 +315,8 @@ impl App {
             screen.drawn();
         }
         tracing::trace!(windows = ?self.windows, "asleep");
-        let due = self.windows.values().filter_map(Open::due).min();
+        let waits = self.model.wait().map(|wait| self.passed + wait);
+        let due = self.windows.values().filter_map(Open::due).chain(waits).min();
         event_loop.set_control_flow(due.map_or(ControlFlow::Wait, ControlFlow::WaitUntil));
         Ok(())
     }
@@ -355,7 +365,18 @@ impl App {
         Ok(())
     }
 
+    /// Does it. What the desktop refuses of a guest is counted: none ends the others' windows by it.
     fn act(&mut self, event_loop: &ActiveEventLoop, act: Act) -> Result<(), AppError> {
+        match self.attempt(event_loop, act) {
+            Err(AppError::Windowing(error)) if !error.is_the_end() => {
+                self.model.refuse(Refusal::Desktop, error);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn attempt(&mut self, event_loop: &ActiveEventLoop, act: Act) -> Result<(), AppError> {
         match act {
             Act::Open(id, view) => self.open(event_loop, id, &view)?,
             Act::Reopen(id, view) => {
@@ -406,7 +427,8 @@ impl App {
                     return Ok(());
                 };
                 let shadow = window.shadow;
-                match Content::take(&mut window.content, memory, &picture, &damage, shadow) {
+                let alpha = window.alpha;
+                match Content::take(&mut window.content, memory, &picture, &damage, shadow, alpha) {
                     Ok(areas) => window.present(areas, sequence),
                     Err(error) => {
                         tracing::error!("window {id} is not drawn: {error}");

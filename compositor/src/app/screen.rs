@@ -342,6 +342,7 @@ fn view(vm: &str, scale: u32, size: Size, inner: &Rect, state: State) -> View {
         state,
         opacity: 0,
         focusable: true,
+        comes_forward: true,
         // Once it was somewhere it comes back there.
         placed: inner.area() > 0,
     }

@@ -1,6 +1,6 @@
 //! A window that is open on the desktop: what it shows, and when its present is answered.
 
-use crate::model::{Insets, View};
+use crate::model::{Insets, View, bounded};
 use crate::paint::{Colour, Content, Decoration, Drawn, Frame, PaintError, Surface, Target};
 use std::time::Instant;
 use window_memory::Area;
@@ -89,11 +89,10 @@ impl Open {
     /// These parts of the content are new, and nobody waits for an answer.
     pub(super) fn refresh(&mut self, areas: Vec<Area>) {
         self.fresh.extend(areas);
-        if self.fresh.len() > PARTS
-            && let Some(content) = &self.content
-        {
-            self.fresh = vec![content.area()];
-        }
+        let Some(content) = &self.content else { return };
+        let fresh = std::mem::take(&mut self.fresh);
+        self.fresh =
+            if fresh.len() > PARTS { vec![content.area()] } else { bounded(fresh, content.area()) };
     }
 
     /// The X server has read what was drawn.
@@ -103,7 +102,11 @@ impl Open {
 
     /// In another window of the desktop from now on.
     pub(super) fn reopen(self, new: Self) -> Self {
-        Self { content: self.content, answer: self.answer, due: self.due, ..new }
+        let mut content = self.content;
+        if let Some(content) = content.as_mut().filter(|_| new.alpha) {
+            content.limit(&content.area());
+        }
+        Self { content, answer: self.answer, due: self.due, ..new }
     }
 
     /// By another painter from now on.

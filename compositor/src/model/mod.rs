@@ -5,6 +5,9 @@
 //! window but its own, and holds a bounded amount whatever comes.
 
 mod cover;
+mod damage;
+mod pace;
+mod place;
 mod present;
 mod record;
 mod rect;
@@ -14,7 +17,9 @@ mod small;
 mod text;
 mod untrusted;
 mod view;
+mod wish;
 
+pub use damage::bounded;
 pub use record::{Hints, Kind, Record, State};
 pub use rect::{Insets, Rect};
 pub use refusals::{Refusal, Refusals};
@@ -25,6 +30,7 @@ pub use view::{View, border};
 
 use proto::v1::{self, FromGuest, from_guest, from_host};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use window_link::limits;
 use window_memory::{Area, Picture};
 
@@ -106,6 +112,10 @@ struct Window {
     shown: Option<Box<View>>,
     /// The record has changed since.
     dirty: bool,
+    /// It is to be opened when the guest may have more opened.
+    waits: bool,
+    /// That it waited is counted.
+    counted: bool,
     presents: present::Presents,
 }
 
@@ -123,6 +133,10 @@ pub struct Model {
     focus: Option<u32>,
     /// Buttons that the host knows to be pressed, by window.
     pressed: report::Pressed,
+    /// The window that the pointer is over, and whether it is over what the guest drew.
+    pointer: Option<(u32, bool)>,
+    user: wish::User,
+    openings: pace::Openings,
     refusals: Refusals,
     acts: Vec<Act>,
 }
@@ -140,6 +154,9 @@ impl Model {
             windows: BTreeMap::new(),
             focus: None,
             pressed: report::Pressed::default(),
+            pointer: None,
+            user: wish::User::default(),
+            openings: pace::Openings::default(),
             refusals: Refusals::default(),
             acts: Vec::new(),
         }
@@ -175,6 +192,10 @@ impl Model {
             return;
         }
         self.hiding = !show;
+        if show {
+            // It is the user who wants windows again.
+            self.launched();
+        }
         let ids: Vec<u32> = self.windows.keys().copied().collect();
         for id in ids {
             if show {
@@ -188,6 +209,7 @@ impl Model {
         }
         if !show {
             self.focus = None;
+            self.user.leave();
         }
     }
 
@@ -218,12 +240,23 @@ impl Model {
 
     /// What is to be done since the last call: first what was said, then windows that have changed.
     pub fn acts(&mut self) -> Vec<Act> {
-        let dirty: Vec<u32> =
-            self.windows.iter().filter(|(_, window)| window.dirty).map(|(id, _)| *id).collect();
+        let dirty: Vec<u32> = self
+            .windows
+            .iter()
+            .filter(|(_, window)| window.dirty || window.waits)
+            .map(|(id, _)| *id)
+            .collect();
         for id in dirty {
             self.show(id);
         }
         std::mem::take(&mut self.acts)
+    }
+
+    /// When windows that wait may be opened, if any do: [`Model::pass`] then, and [`Model::acts`].
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        let waits = !self.hiding && self.windows.values().any(|window| window.waits);
+        waits.then_some(pace::INTERVAL)
     }
 
     /// The connection has ended: all windows go. What was refused stays counted.
@@ -236,6 +269,7 @@ impl Model {
         }
         self.hello = false;
         self.focus = None;
+        self.user.leave();
         self.pressed = report::Pressed::default();
     }
 
@@ -298,18 +332,22 @@ impl Model {
             return;
         }
         if new {
+            let minimized = record.state.minimized;
+            let before = State { minimized, ..State::default() };
             let window = Window {
                 generation: header.generation,
                 // The agent may have carried out some of an earlier connection.
                 sent: header.configured.min(u64::MAX / 2),
-                rect: record.rect,
-                state: record.state,
+                rect: self.place(&record, true),
+                state: self.grant(id, &record, before),
                 frame: Insets::default(),
                 hidden: false,
                 reported: false,
                 told: true,
                 shown: None,
                 dirty: true,
+                waits: false,
+                counted: false,
                 presents: present::Presents::default(),
                 record,
             };
@@ -334,12 +372,51 @@ impl Model {
             return;
         }
         window.generation = header.generation;
-        if header.configured >= window.sent {
-            window.rect = record.rect;
-            window.state = record.state;
-        }
-        window.record = record;
+        let current = header.configured >= window.sent;
+        let before = std::mem::replace(&mut window.record, record.clone());
         window.dirty = true;
+        if current {
+            self.agree(id, &before, &record);
+        }
+    }
+
+    /// The guest has told this of a window as both know it: it becomes so as far as it may, and where it does not
+    /// the guest is told, once.
+    fn agree(&mut self, id: u32, before: &Record, record: &Record) {
+        let Some(window) = self.windows.get(&id) else { return };
+        let (agreed, now) = (window.rect, window.state);
+        let state = self.grant(id, record, now);
+        let by_the_desktop =
+            state.fullscreen || (state.maximized_horizontally && state.maximized_vertically);
+        let same = record.rect == agreed
+            && (record.shadow, record.is_frameless()) == (before.shadow, before.is_frameless());
+        let rect = if state.fullscreen != record.state.fullscreen
+            || state.minimized != record.state.minimized
+        {
+            // It went with what is refused.
+            agreed
+        } else if same || by_the_desktop {
+            record.rect
+        } else {
+            self.place(record, false)
+        };
+        let rect = if rect.area() > agreed.area() && self.is_too_much(id, &rect) {
+            self.refusals.count(
+                Refusal::Room,
+                format_args!("window {id}: {}x{} more", rect.width, rect.height),
+            );
+            agreed
+        } else {
+            rect
+        };
+        let refused = (rect, state) != (record.rect, record.state);
+        let again = (before.rect, before.state) == (record.rect, record.state);
+        let Some(window) = self.windows.get_mut(&id) else { return };
+        (window.rect, window.state) = (rect, state);
+        if refused && !again {
+            let configure = window.configure(id);
+            self.acts.push(Act::Tell(configure));
+        }
     }
 
     fn gone(&mut self, id: u32) {
@@ -354,12 +431,14 @@ impl Model {
     }
 
     fn forget(&mut self, id: u32) {
+        self.pointer = self.pointer.filter(|(over, _)| *over != id);
         self.pressed.forget(id);
         if self.focus == Some(id) {
             self.focus = None;
         }
         for window in self.windows.values_mut() {
-            window.dirty |= window.record.transient_for == id;
+            // There may be room now.
+            window.dirty |= window.record.transient_for == id || window.shown.is_none();
         }
     }
 
@@ -380,6 +459,7 @@ impl Model {
         let covers = self.covers_too_much(id);
         let Some(window) = self.windows.get_mut(&id) else { return };
         window.dirty = false;
+        window.waits = false;
         if covers {
             self.refusals.count(
                 Refusal::Cover,
@@ -390,27 +470,62 @@ impl Model {
             }
             return;
         }
-        let scale = cover::scale(&self.screens, &window.rect);
-        let view = View::of(&window.record, &self.vm, scale, window.rect, window.state, owner);
+        let rect = window.rect;
+        if window.shown.is_none() && self.is_too_much(id, &rect) {
+            self.refusals.count(
+                Refusal::Room,
+                format_args!("window {id}: {}x{} more", rect.width, rect.height),
+            );
+            return;
+        }
+        let Some(window) = self.windows.get(&id) else { return };
+        let scale = cover::scale(&self.screens, &rect);
+        let mut view = View::of(&window.record, &self.vm, scale, rect, window.state, owner);
+        // Neither of both can change while a window is open on X11.
+        let opens = window
+            .shown
+            .as_ref()
+            .is_none_or(|shown| shown.popup != view.popup || shown.alpha != view.alpha);
+        if opens {
+            if !self.openings.take() {
+                self.wait_to_open(id);
+                return;
+            }
+            view.comes_forward = self.may_come_forward(id);
+        }
+        let Some(window) = self.windows.get_mut(&id) else { return };
         match &window.shown {
-            // Neither of both can change while a window is open on X11.
-            Some(shown) if shown.popup != view.popup || shown.alpha != view.alpha => {
+            Some(_) if opens => {
                 self.acts.push(Act::Reopen(id, Box::new(view.clone())));
                 window.reported = false;
             }
-            Some(shown) if **shown == view => return,
-            Some(_) => self.acts.push(Act::Change(id, Box::new(view.clone()))),
+            Some(shown) => {
+                view.comes_forward = shown.comes_forward;
+                if **shown == view {
+                    return;
+                }
+                self.acts.push(Act::Change(id, Box::new(view.clone())));
+            }
             None => {
                 self.acts.push(Act::Open(id, Box::new(view.clone())));
                 window.reported = false;
             }
         }
+        window.counted = false;
         let again = window.shown.is_none() && window.presents.has_any();
         window.shown = Some(Box::new(view));
         if again {
             // What it presented while it was refused is not there.
             window.presents.repaint();
             self.resync();
+        }
+    }
+
+    fn wait_to_open(&mut self, id: u32) {
+        let Some(window) = self.windows.get_mut(&id) else { return };
+        window.waits = true;
+        if !std::mem::replace(&mut window.counted, true) {
+            self.refusals.count(Refusal::OpenFlood, format_args!("window {id} has to wait"));
         }
     }
 

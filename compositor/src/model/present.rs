@@ -125,7 +125,7 @@ impl Model {
             }
             damage.extend(area);
         }
-        damage
+        super::bounded(damage, picture.area())
     }
 
     /// The pixels of this present are drawn, and the guest may write there again.

@@ -158,7 +158,7 @@ pub struct Record {
     pub hints: Hints,
     /// What its window manager made of it.
     pub state: State,
-    /// 65535ths; 0 not set.
+    /// 65535ths, at least [`limits::OPACITY`]; 0 not set.
     pub opacity: u16,
     /// Wants the keyboard.
     pub focusable: bool,
@@ -219,11 +219,21 @@ impl Record {
             shape: shape(id, &told.shape, &rect, refusals),
             hints: hints(id, told.size_hints.unwrap_or_default(), refusals),
             state: told.state.unwrap_or_default().into(),
-            opacity: u16::try_from(told.opacity).unwrap_or(u16::MAX),
+            opacity: opacity(id, told.opacity, refusals),
             focusable: !told.no_focus,
         };
         (header, record)
     }
+}
+
+/// The window manager makes the border as transparent as the pixels: it has to be seen.
+fn opacity(id: u32, told: u32, refusals: &mut Refusals) -> u16 {
+    let opacity = u16::try_from(told).unwrap_or(u16::MAX);
+    if (1..limits::OPACITY).contains(&opacity) {
+        refusals.count(Refusal::Opacity, format_args!("window {id}: {told} of 65535 opaque"));
+        return limits::OPACITY;
+    }
+    opacity
 }
 
 /// At least one pixel of the window has to remain.

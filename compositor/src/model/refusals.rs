@@ -29,6 +29,8 @@ pub enum Refusal {
     Shadow,
     /// A shape with too many rectangles, or one beyond the window.
     Shape,
+    /// A window of which the border would not be seen.
+    Opacity,
     /// Size hints beyond the limits or against each other.
     Hints,
     /// Pixels that do not lie in window memory.
@@ -47,6 +49,12 @@ pub enum Refusal {
     Cursor,
     /// A wish for the focus, a move or a resize without a user's act behind it.
     Uncalled,
+    /// Windows that are opened faster than they may be; they wait.
+    OpenFlood,
+    /// Windows that together have more pixels than the desktop is to bear.
+    Room,
+    /// What the desktop did not do.
+    Desktop,
     /// More bells than anybody wants to hear.
     Bell,
 }
@@ -67,6 +75,7 @@ impl Refusal {
             Self::Cover => "cover",
             Self::Shadow => "shadow",
             Self::Shape => "shape",
+            Self::Opacity => "opacity",
             Self::Hints => "hints",
             Self::Picture => "picture",
             Self::PresentFlood => "present-flood",
@@ -76,6 +85,9 @@ impl Refusal {
             Self::Icon => "icon",
             Self::Cursor => "cursor",
             Self::Uncalled => "uncalled",
+            Self::OpenFlood => "open-flood",
+            Self::Room => "room",
+            Self::Desktop => "desktop",
             Self::Bell => "bell",
         }
     }

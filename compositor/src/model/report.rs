@@ -37,6 +37,8 @@ pub enum Seen {
     },
     /// It is over none.
     Left {
+        /// A button is down.
+        held: bool,
         /// Milliseconds.
         time: u32,
     },
@@ -83,6 +85,11 @@ pub(super) struct Pressed {
 }
 
 impl Pressed {
+    /// This button was pressed over this window and is not released.
+    pub(super) fn is_down(&self, window: u32, button: u32) -> bool {
+        self.buttons.contains(&(window, button))
+    }
+
     /// A button was pressed over this window and is not released.
     pub(super) fn any_of(&self, window: u32) -> bool {
         self.buttons.range((window, 0)..=(window, u32::MAX)).next().is_some()
@@ -113,16 +120,33 @@ impl Model {
                 self.tell(Message::Close(v1::CloseWindow { window }));
             }
             Seen::Motion { window, x, y, time } => self.motion(window, x, y, time),
-            Seen::Left { time } => {
+            Seen::Left { held, time } => {
+                self.pointer = None;
+                // Their release was somebody else's.
+                let lost =
+                    if held { BTreeSet::new() } else { std::mem::take(&mut self.pressed.buttons) };
+                for (window, button) in lost {
+                    let button = v1::PointerButton { window, button, pressed: false, time };
+                    self.tell(Message::Button(button));
+                }
                 self.tell(Message::Motion(v1::PointerMotion { window: 0, x: 0, y: 0, time }));
             }
             Seen::Button { window, button, pressed, time } if self.is_shown(window) => {
+                // The border is the host's.
+                if pressed && self.pointer == Some((window, false)) {
+                    return;
+                }
+                if pressed {
+                    self.user.press();
+                }
                 if changes(&mut self.pressed.buttons, (window, button), pressed) {
                     let button = v1::PointerButton { window, button, pressed, time };
                     self.tell(Message::Button(button));
                 }
             }
-            Seen::Scroll { window, horizontal, vertical, time } if self.is_shown(window) => {
+            Seen::Scroll { window, horizontal, vertical, time }
+                if self.is_shown(window) && self.pointer != Some((window, false)) =>
+            {
                 let scroll = v1::PointerScroll { window, horizontal, vertical, time };
                 self.tell(Message::Scroll(scroll));
             }
@@ -130,6 +154,9 @@ impl Model {
                 if (1..=window_link::limits::KEY).contains(&code)
                     && changes(&mut self.pressed.keys, (window, code), pressed)
                 {
+                    if pressed {
+                        self.user.press();
+                    }
                     self.tell(Message::Key(v1::Key { window, code, pressed, time }));
                 }
             }
@@ -155,6 +182,9 @@ impl Model {
             self.tell(from_host::Message::Key(v1::Key { window, code, pressed: false, time: 0 }));
         }
         self.focus = id;
+        if id.is_none() {
+            self.user.leave();
+        }
         if let Some(window) = id.and_then(|id| self.windows.get_mut(&id)) {
             window.dirty |= std::mem::take(&mut window.state.demands_attention);
         }
@@ -176,10 +206,10 @@ impl Model {
             (0..i64::from(pixels) * 256).contains(&at)
         };
         // The border is the host's, except for a drag that began inside.
-        if (inside(x, view.shadow.left, view.content.width)
-            && inside(y, view.shadow.top, view.content.height))
-            || self.pressed.any_of(id)
-        {
+        let inside = inside(x, view.shadow.left, view.content.width)
+            && inside(y, view.shadow.top, view.content.height);
+        self.pointer = Some((id, inside));
+        if inside || self.pressed.any_of(id) {
             self.tell(from_host::Message::Motion(v1::PointerMotion { window: id, x, y, time }));
         }
     }
@@ -213,6 +243,9 @@ impl Model {
         if same {
             return;
         }
+        if window.state.fullscreen && !state.fullscreen {
+            self.user.shrink();
+        }
         (window.rect, window.state, window.frame, window.hidden) = (rect, state, frame, hidden);
         window.reported = true;
         window.dirty = true;
@@ -222,7 +255,8 @@ impl Model {
 }
 
 impl Window {
-    fn configure(&mut self, window: u32) -> from_host::Message {
+    /// What the guest is told of it, and waited for.
+    pub(super) fn configure(&mut self, window: u32) -> from_host::Message {
         self.sent = self.sent.saturating_add(1);
         from_host::Message::Configure(v1::Configure {
             window,

@@ -88,22 +88,6 @@ impl Model {
         self.acts.push(Act::Cursor(cursor));
     }
 
-    /// A guest may order its own windows. It gets the keyboard only for one of its windows that follows another
-    /// of them; else its window asks to be looked at.
-    pub(super) fn raised(&mut self, told: v1::WindowRaised) {
-        let id = told.window;
-        let Some(window) = self.windows.get_mut(&id).filter(|window| window.shown.is_some()) else {
-            self.refusals.count(Refusal::UnknownWindow, format_args!("window {id} is raised"));
-            return;
-        };
-        if self.focus.is_some() {
-            self.acts.push(if told.activate { Act::Activate(id) } else { Act::Raise(id) });
-        } else if told.activate {
-            window.state.demands_attention = true;
-            window.dirty = true;
-        }
-    }
-
     pub(super) fn move_resize(&mut self, told: v1::MoveResize) {
         let id = told.window;
         let direction = MoveResizeDirection::try_from(told.direction)
@@ -111,10 +95,12 @@ impl Model {
         let shown = self.windows.get(&id).is_some_and(|window| window.shown.is_some());
         if !shown {
             self.refusals.count(Refusal::UnknownWindow, format_args!("window {id} is moved"));
-        } else if direction == MoveResizeDirection::Unspecified || !self.pressed.any_of(id) {
+        } else if direction == MoveResizeDirection::Unspecified
+            || !self.pressed.is_down(id, told.button)
+        {
             self.refusals.count(
                 Refusal::Uncalled,
-                format_args!("window {id} is to be moved while no button is pressed in it"),
+                format_args!("window {id} is to be moved by a button that is not pressed in it"),
             );
         } else {
             self.acts.push(Act::MoveResize(id, direction));

@@ -160,6 +160,11 @@ fn a_present_is_answered_once_and_only_one_is_taken_at_a_time() {
     let acts = model.acts();
     let part = Area { x: 8, y: 8, width: 2, height: 2 };
     assert!(matches!(&acts[..], [Act::Paint { damage, .. }] if *damage == [part]), "{acts:?}");
+    model.painted(1, 3);
+    model.acts();
+    hear(&mut model, present(4, vec![rectangle(0, 0, 10, 10); limits::DAMAGE]));
+    let acts = model.acts();
+    assert!(matches!(&acts[..], [Act::Paint { damage, .. }] if *damage == [whole]), "{acts:?}");
 }
 
 #[test]
@@ -215,6 +220,280 @@ fn the_pointer_is_told_in_the_guests_pixels_and_not_over_the_border() {
     assert!(
         matches!(&acts[..], [_, Act::Tell(from_host::Message::Motion(told))] if told.x == 3 * 256)
     );
+}
+
+#[test]
+fn a_window_cannot_make_its_border_invisible() {
+    let mut model = model();
+    for (id, told, shown) in [(1, 1, 49_152), (2, 49_151, 49_152), (3, 60_000, 60_000), (4, 0, 0)] {
+        let acts = tell(&mut model, v1::Window { opacity: told, ..window(id, 1) });
+        assert_eq!(opened(&acts).opacity, shown);
+    }
+    assert_eq!(model.refusals().of(Refusal::Opacity), 2);
+}
+
+fn state(fullscreen: bool, above: bool, minimized: bool) -> v1::WindowState {
+    v1::WindowState { fullscreen, above, minimized, ..Default::default() }
+}
+
+/// Like `tell`, having done what the host has told last.
+fn carry_out(model: &mut Model, mut window: v1::Window, acts: &[Act]) -> Vec<Act> {
+    for act in acts {
+        if let Act::Tell(from_host::Message::Configure(told)) = act
+            && told.window == window.id
+        {
+            window.configured = told.generation;
+        }
+    }
+    tell(model, window)
+}
+
+fn press(model: &mut Model, window: u32) {
+    for pressed in [true, false] {
+        model.see(Seen::Key { window, code: 30, pressed, time: 0 });
+    }
+    model.acts();
+}
+
+fn configured(acts: &[Act]) -> Option<&v1::Configure> {
+    acts.iter().find_map(|act| match act {
+        Act::Tell(from_host::Message::Configure(told)) => Some(told),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_whole_screen_is_had_only_after_the_user_and_not_again_once_taken_back() {
+    let mut model = model();
+    let all = rectangle(0, 0, 1000, 800);
+    let wish = |generation, configured| v1::Window {
+        state: Some(state(true, true, false)),
+        geometry: Some(all),
+        configured,
+        ..window(1, generation)
+    };
+    // Neither when it appears nor later, and the guest is told, once.
+    let first = v1::Window { state: Some(state(true, true, false)), ..window(1, 1) };
+    let view = opened(&tell(&mut model, first)).clone();
+    assert!(!view.state.fullscreen && !view.state.above);
+    let acts = tell(&mut model, wish(2, 0));
+    let told = *configured(&acts).unwrap();
+    assert_eq!(told.geometry, Some(rectangle(100, 100, 200, 150)));
+    assert!(!told.state.unwrap().fullscreen && !told.state.unwrap().above);
+    assert_eq!(tell(&mut model, wish(3, told.generation)), []);
+    // The keyboard alone is not the user's word.
+    model.see(Seen::Focus(Some(1)));
+    model.acts();
+    let acts = carry_out(&mut model, window(1, 4), &acts);
+    assert_eq!(acts, []);
+    let acts = tell(&mut model, wish(5, told.generation));
+    let told = *configured(&acts).unwrap();
+    assert!(!told.state.unwrap().fullscreen);
+    press(&mut model, 1);
+    let acts = tell(&mut model, wish(6, told.generation));
+    assert!(
+        matches!(&acts[..], [Act::Change(1, view)] if view.state.fullscreen && view.state.above),
+        "{acts:?}"
+    );
+    // The user takes it back: keys of the chord are heard before.
+    press(&mut model, 1);
+    let acts = placed(&mut model, 1, Rect { x: 98, y: 98, width: 204, height: 154 });
+    let told = *configured(&acts).unwrap();
+    let acts = tell(&mut model, wish(7, told.generation));
+    assert_eq!(acts, []);
+    press(&mut model, 1);
+    let acts = tell(&mut model, wish(8, told.generation));
+    assert!(matches!(&acts[..], [Act::Change(1, view)] if view.state.fullscreen), "{acts:?}");
+    // What takes no keys could not be got out of.
+    let deaf = v1::Window { no_focus: true, ..wish(9, told.generation) };
+    let acts = tell(&mut model, deaf);
+    assert!(acts.iter().any(|act| matches!(act, Act::Change(1, view) if !view.state.fullscreen)));
+    assert!(model.refusals().of(Refusal::Uncalled) >= 5);
+}
+
+#[test]
+fn a_window_appears_behind_unless_the_user_is_there_or_has_launched_it() {
+    let mut model = model();
+    assert!(!opened(&tell(&mut model, window(1, 1))).comes_forward);
+    model.launched();
+    let menu = v1::Window { override_redirect: true, ..window(2, 1) };
+    opened(&tell(&mut model, menu));
+    assert!(opened(&tell(&mut model, window(3, 1))).comes_forward);
+    // One for each launch, and not for ever.
+    assert!(!opened(&tell(&mut model, window(4, 1))).comes_forward);
+    model.launched();
+    model.pass(Duration::from_secs(61));
+    assert!(!opened(&tell(&mut model, window(5, 1))).comes_forward);
+    model.see(Seen::Focus(Some(3)));
+    model.acts();
+    assert!(opened(&tell(&mut model, window(6, 1))).comes_forward);
+    model.see(Seen::Focus(None));
+    model.acts();
+    // The same window anew is as a new one.
+    let acts = tell(&mut model, v1::Window { alpha: true, ..window(6, 2) });
+    assert!(matches!(&acts[..], [Act::Reopen(6, view)] if !view.comes_forward), "{acts:?}");
+}
+
+#[test]
+fn a_minimized_window_asks_to_be_looked_at_instead_of_coming_back() {
+    let mut model = model();
+    tell(&mut model, v1::Window { state: Some(state(false, false, true)), ..window(1, 1) });
+    let acts = tell(&mut model, window(1, 2));
+    let [Act::Tell(_), Act::Change(1, view)] = &acts[..] else { panic!("{acts:?}") };
+    assert!(view.state.minimized && view.state.demands_attention);
+    tell(&mut model, window(2, 1));
+    model.see(Seen::Focus(Some(2)));
+    press(&mut model, 2);
+    let acts = carry_out(&mut model, window(1, 3), &acts);
+    let [Act::Change(1, view)] = &acts[..] else { panic!("{acts:?}") };
+    assert!(!view.state.minimized);
+}
+
+#[test]
+fn a_flood_of_wishes_for_the_keyboard_is_one_for_each_press() {
+    let mut model = model();
+    for id in 1..=3 {
+        tell(&mut model, window(id, 1));
+    }
+    let raise = |model: &mut Model| {
+        for window in [1, 2, 3, 1, 2] {
+            let raised = v1::WindowRaised { window, activate: true };
+            hear(model, from_guest::Message::Raised(raised));
+        }
+        let acts = model.acts();
+        acts.into_iter().filter(|act| matches!(act, Act::Activate(_) | Act::Raise(_))).count()
+    };
+    model.see(Seen::Focus(Some(1)));
+    model.acts();
+    assert_eq!(raise(&mut model), 0);
+    press(&mut model, 1);
+    assert_eq!((raise(&mut model), raise(&mut model)), (1, 0));
+    press(&mut model, 1);
+    model.see(Seen::Focus(None));
+    model.acts();
+    assert_eq!(raise(&mut model), 0);
+    assert!(model.refusals().of(Refusal::Uncalled) >= 19);
+}
+
+#[test]
+fn what_has_no_title_bar_stays_on_the_monitor_with_border_and_label() {
+    let mut model = model();
+    let screen = Rect { x: 0, y: 0, width: 1000, height: 800 };
+    let inside = |view: &View| view.label && screen.common(&view.native()) == Some(view.native());
+    let shadow = Some(v1::Extents { left: 30, right: 30, top: 30, bottom: 30 });
+    let large = Some(rectangle(-100, -100, 1200, 1000));
+    for (id, kind, undecorated, shadow) in [
+        (1, WindowKind::Normal, true, None),
+        (2, WindowKind::Normal, true, shadow),
+        (3, WindowKind::Splash, false, None),
+        (4, WindowKind::Utility, false, None),
+    ] {
+        let told =
+            v1::Window { kind: kind.into(), undecorated, shadow, geometry: large, ..window(id, 1) };
+        let acts = tell(&mut model, told.clone());
+        let view = opened(&acts);
+        assert!(inside(view), "{view:?}");
+        // It grows where it is, or goes.
+        let geometry = Some(rectangle(900, 790, 300, 300));
+        let acts = tell(&mut model, v1::Window { geometry, generation: 2, ..told });
+        assert!(configured(&acts).is_some(), "it is told: {acts:?}");
+        let Some(Act::Change(_, view)) = acts.last() else { panic!("{acts:?}") };
+        assert!(inside(view), "{view:?}");
+    }
+    // It gives up its frame where it is.
+    tell(&mut model, v1::Window { geometry: large, ..window(5, 1) });
+    let bare = v1::Window { geometry: large, undecorated: true, ..window(5, 2) };
+    let acts = tell(&mut model, bare);
+    let Some(Act::Change(5, view)) = acts.last() else { panic!("{acts:?}") };
+    assert!(inside(view), "{view:?}");
+    // What the user has moved beyond the edge stays there.
+    let native = Rect { x: 900, y: 600, width: 304, height: 314 };
+    let told = *configured(&placed(&mut model, 1, native)).unwrap();
+    let same = v1::Window {
+        undecorated: true,
+        geometry: told.geometry,
+        configured: told.generation,
+        ..window(1, 3)
+    };
+    tell(&mut model, same);
+    assert_eq!(model.windows[&1].shown.as_ref().unwrap().native(), native);
+}
+
+#[test]
+fn windows_are_no_larger_than_twice_the_desktop_and_have_an_end_together() {
+    let mut model = model();
+    let huge = |id| v1::Window { geometry: Some(rectangle(5, 5, 16_384, 16_384)), ..window(id, 1) };
+    let view = opened(&tell(&mut model, huge(1))).clone();
+    assert_eq!((view.content.width, view.content.height), (2000, 1600));
+    for id in 2..=16 {
+        opened(&tell(&mut model, huge(id)));
+    }
+    assert_eq!(tell(&mut model, huge(17)), []);
+    assert_eq!(model.refusals().of(Refusal::Room), 1);
+    // One that is there does not grow beyond, either.
+    tell(&mut model, window(18, 1));
+    assert_eq!(model.shown().count(), 16);
+    hear(&mut model, from_guest::Message::Gone(v1::WindowGone { id: 1 }));
+    let acts = model.acts();
+    assert!(matches!(&acts[..], [Act::Shut(1), Act::Open(17, _)]), "{acts:?}");
+    hear(&mut model, from_guest::Message::Gone(v1::WindowGone { id: 2 }));
+    assert!(matches!(&model.acts()[..], [Act::Shut(2), Act::Open(18, _)]));
+    tell(&mut model, window(19, 1));
+    let grown = v1::Window { generation: 2, ..huge(18) };
+    let acts = tell(&mut model, grown);
+    assert_eq!(configured(&acts).unwrap().geometry, Some(rectangle(100, 100, 200, 150)));
+}
+
+#[test]
+fn windows_that_open_too_fast_wait_and_come() {
+    let mut model = model();
+    for id in 1..=120 {
+        tell(&mut model, window(id, 1));
+    }
+    assert_eq!((model.shown().count(), model.refusals().of(Refusal::OpenFlood)), (100, 20));
+    assert_eq!(model.acts(), []);
+    assert_eq!(model.refusals().of(Refusal::OpenFlood), 20);
+    // To open the same anew is to open.
+    let acts = tell(&mut model, v1::Window { alpha: true, ..window(1, 2) });
+    assert_eq!(acts, []);
+    let wait = model.wait().unwrap();
+    model.pass(wait * 5);
+    assert_eq!(model.acts().len(), 5);
+    model.pass(wait * 1000);
+    assert_eq!(model.acts().len(), 16);
+    assert_eq!((model.shown().count(), model.wait()), (120, None));
+}
+
+#[test]
+fn presses_on_the_border_are_the_hosts_and_lost_releases_are_found() {
+    let mut model = model();
+    tell(&mut model, v1::Window { undecorated: true, ..window(1, 1) });
+    let motion = |x, y| Seen::Motion { window: 1, x: x * 256, y: y * 256, time: 0 };
+    let button = |pressed| Seen::Button { window: 1, button: 1, pressed, time: 0 };
+    model.see(motion(50, 5));
+    model.see(button(true));
+    model.see(Seen::Scroll { window: 1, horizontal: 0, vertical: 120, time: 0 });
+    model.see(button(false));
+    assert_eq!(model.acts(), []);
+    model.see(motion(50, 50));
+    model.see(button(true));
+    let wish = |button| {
+        let direction = MoveResizeDirection::Move.into();
+        from_guest::Message::MoveResize(v1::MoveResize { window: 1, direction, button })
+    };
+    model.acts();
+    hear(&mut model, wish(3));
+    assert_eq!(model.acts(), []);
+    hear(&mut model, wish(1));
+    assert_eq!(model.acts(), [Act::MoveResize(1, MoveResizeDirection::Move)]);
+    // A drag that left the window goes on; one that ended elsewhere has ended.
+    model.see(Seen::Left { held: true, time: 7 });
+    assert_eq!(model.acts().len(), 1);
+    model.see(Seen::Left { held: false, time: 8 });
+    let released = v1::PointerButton { window: 1, button: 1, pressed: false, time: 8 };
+    assert_eq!(model.acts()[0], Act::Tell(from_host::Message::Button(released)));
+    hear(&mut model, wish(1));
+    assert_eq!(model.acts(), []);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use window_link::limits;
 
+/// Has no width: the line begins from the left.
+const LEFT_TO_RIGHT: char = '\u{200e}';
 /// Stands for what is not shown.
 const REPLACEMENT: char = '\u{fffd}';
 
@@ -28,7 +30,21 @@ pub(super) fn line(text: &str, most: usize) -> (String, bool) {
 pub(super) fn title(vm: &str, told: &str) -> (String, bool) {
     let (told, changed) = line(told, limits::TITLE);
     let title = if told.is_empty() { format!("[{vm}]") } else { format!("[{vm}] {told}") };
-    (title, changed)
+    // A line's direction is that of its first letter (UAX 9, P2): the VM's name stays at the left.
+    let turns = title.chars().find(|character| character.is_alphabetic()).is_some_and(is_rtl);
+    (if turns { format!("{LEFT_TO_RIGHT}{title}") } else { title }, changed)
+}
+
+/// A letter that is written from the right (Unicode's Bidi_Class R and AL: the blocks set aside for them).
+fn is_rtl(character: char) -> bool {
+    matches!(
+        character,
+        '\u{0590}'..='\u{08ff}'
+            | '\u{fb1d}'..='\u{fdff}'
+            | '\u{fe70}'..='\u{feff}'
+            | '\u{10800}'..='\u{10fff}'
+            | '\u{1e800}'..='\u{1efff}'
+    )
 }
 
 /// Neither a control character nor one that reorders or hides (Unicode general category Cf where text
@@ -63,6 +79,10 @@ mod tests {
         );
         assert_eq!(title("work", "Übersicht 日本"), ("[work] Übersicht 日本".into(), false));
         assert_eq!(title("work", ""), ("[work]".into(), false));
+        // The VM's name is first to the eye, too.
+        assert_eq!(title("work", "שלום"), ("[work] שלום".into(), false));
+        assert_eq!(title("7", "שלום"), ("\u{200e}[7] שלום".into(), false));
+        assert_eq!(title("7", "x שלום"), ("[7] x שלום".into(), false));
     }
 
     #[test]

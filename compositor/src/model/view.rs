@@ -47,10 +47,12 @@ pub struct View {
     pub hints: Hints,
     /// As wished, then as it is.
     pub state: State,
-    /// 65535ths; 0 not set.
+    /// 65535ths, at least `limits::OPACITY`; 0 not set.
     pub opacity: u16,
     /// Takes the keyboard.
     pub focusable: bool,
+    /// It may have the keyboard when it appears.
+    pub comes_forward: bool,
     /// The guest has a wish where it is; else the host's window manager finds a place.
     pub placed: bool,
 }
@@ -83,7 +85,7 @@ impl View {
         let shadow = if state.fullscreen { Insets::default() } else { record.shadow };
         let content = rect.without(&shadow);
         // A title bar of the host says it where there is one; menus and tooltips have the colour.
-        let label = !record.popup && (record.undecorated || state.fullscreen);
+        let label = !record.popup && (record.is_frameless() || state.fullscreen);
         let border = border(label, scale);
         let whole = Rect { x: 0, y: 0, width: content.width, height: content.height };
         let shape = record
@@ -107,7 +109,7 @@ impl View {
             kind: record.kind,
             popup: record.popup,
             title: text::title(vm, &record.title).0,
-            instance: record.instance.clone(),
+            instance: instance(vm, record),
             class: host_names::host_id(vm, application(record)),
             transient_for,
             modal: record.modal && transient_for.is_some(),
@@ -118,6 +120,7 @@ impl View {
             state,
             opacity: record.opacity,
             focusable: record.focusable && !record.popup,
+            comes_forward: false,
             placed: record.popup || (rect.x, rect.y) != (0, 0),
         }
     }
@@ -133,6 +136,16 @@ pub fn border(label: bool, scale: u32) -> Insets {
 /// Pixels at `percent`, at least one.
 fn scaled(pixels: u32, percent: u32) -> u32 {
     ((pixels * percent + 50) / 100).max(1)
+}
+
+/// The first half of WM_CLASS, which nothing is found by: the VM's as well, so that none passes for the host's.
+fn instance(vm: &str, record: &Record) -> String {
+    let own = [&record.instance, &record.class, &record.application];
+    let own = own.into_iter().find(|name| !name.is_empty()).map_or("unknown", String::as_str);
+    let mut name = host_names::host_id(vm, own);
+    // It is ASCII.
+    name.truncate(window_link::limits::CLASS);
+    name
 }
 
 /// What the launcher of this application is named by: its id, or the class that its windows have.

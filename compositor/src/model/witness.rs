@@ -61,9 +61,13 @@ impl Witness {
                 let before = self.painting.insert(*window, *sequence);
                 assert_eq!(before, None, "two presents of {window} at once");
                 assert!(!damage.is_empty());
+                let mut work = 0;
                 for area in damage {
                     assert!(area.inside(picture.width(), picture.height()));
+                    work += u64::from(area.width) * u64::from(area.height);
                 }
+                let whole = u64::from(picture.width()) * u64::from(picture.height());
+                assert!(work <= whole, "{work} pixels are copied of {whole}");
                 let bytes = u64::from(picture.width()) * u64::from(picture.height()) * 4;
                 assert!(bytes <= self.memory);
             }
@@ -110,10 +114,12 @@ fn sane(view: &View) {
     assert!(content.x.abs() <= far && content.y.abs() <= far, "{content:?}");
     assert!(view.border.left > 0 && view.border.top > 0, "a window without a border");
     assert!(view.border.right > 0 && view.border.bottom > 0, "a window without a border");
+    assert!(view.opacity == 0 || view.opacity >= limits::OPACITY, "a border that is not seen");
     assert!(view.title.starts_with("[vm]"), "{}", view.title);
     assert!(view.title.len() <= limits::TITLE + "[vm] ".len());
     assert!(!view.title.chars().any(char::is_control));
     assert!(view.class.starts_with("org.macrohard.vm."), "{}", view.class);
+    assert!(view.instance.starts_with("org.macrohard.vm."), "{}", view.instance);
     assert!(view.instance.len() <= limits::CLASS);
     assert!(view.shape.len() <= limits::SHAPE);
     for part in &view.shape {

@@ -29,7 +29,7 @@ impl Content {
     }
 
     /// Copies `damage` of `picture` into `kept`, which is made anew where size or shadow have changed. Gives
-    /// what of it is new, relative to the content.
+    /// what of it is new, relative to the content. Where `alpha` counts no pixel is brighter than it is opaque.
     ///
     /// # Errors
     /// There is no memory; `kept` is as before.
@@ -39,6 +39,7 @@ impl Content {
         picture: &Picture,
         damage: &[Area],
         shadow: Insets,
+        alpha: bool,
     ) -> io::Result<Vec<Area>> {
         let (width, height) = (picture.width(), picture.height());
         let fits = kept.as_ref().is_some_and(|kept| {
@@ -52,7 +53,12 @@ impl Content {
             *kept = Self::new(width, height, shadow)?;
         }
         let Some(content) = kept else { return Ok(Vec::new()) };
-        Ok(damage.iter().filter_map(|area| content.copy(memory, picture, area)).collect())
+        let new: Vec<Area> =
+            damage.iter().filter_map(|area| content.copy(memory, picture, area)).collect();
+        if alpha {
+            new.iter().for_each(|area| content.limit(area));
+        }
+        Ok(new)
     }
 
     /// As [`Content::take`], of the guest's screen.
@@ -105,6 +111,21 @@ impl Content {
         let start = to.y as usize * stride + (to.x * PIXEL) as usize;
         memory.copy_out(picture, from, &mut self.segment.bytes_mut()[start..], stride);
         Some(to)
+    }
+
+    /// Premultiplied colours are at most their alpha: more would make what lies below brighter, which windows
+    /// cannot do.
+    pub fn limit(&mut self, area: &Area) {
+        let stride = self.stride();
+        let bytes = self.segment.bytes_mut();
+        for y in area.y..area.y + area.height {
+            let start = y as usize * stride + (area.x * PIXEL) as usize;
+            let row = &mut bytes[start..start + (area.width * PIXEL) as usize];
+            for pixel in row.chunks_exact_mut(PIXEL as usize) {
+                let alpha = pixel[3];
+                pixel[..3].iter_mut().for_each(|colour| *colour = alpha.min(*colour));
+            }
+        }
     }
 
     /// Pixels, at least 1.
@@ -170,7 +191,7 @@ mod tests {
         let mut kept = None;
         let area = Area { x: 0, y: 0, width: 1, height: 1 };
         // The first time all of it is new, whatever the damage says.
-        let new = Content::take(&mut kept, &memory, &picture, &[area], shadow).unwrap();
+        let new = Content::take(&mut kept, &memory, &picture, &[area], shadow, false).unwrap();
         let content = kept.as_ref().unwrap();
         assert_eq!((content.width(), content.height()), (7, 5));
         assert_eq!(new, [content.area()]);
@@ -180,10 +201,26 @@ mod tests {
         memory.copy_in(&span, 40, picture.area(), &[200; 10 * 8 * 4], 40);
         // Of these one lies in the shadow, one partly.
         let damage = [area, Area { x: 1, y: 2, width: 2, height: 2 }];
-        let new = Content::take(&mut kept, &memory, &picture, &damage, shadow).unwrap();
+        let new = Content::take(&mut kept, &memory, &picture, &damage, shadow, false).unwrap();
         assert_eq!(new, [Area { x: 0, y: 0, width: 1, height: 1 }]);
         let content = kept.as_ref().unwrap();
         assert_eq!(content.row(0, 0, 2), [200, 200, 200, 200, 33, 33, 33, 33]);
+    }
+
+    #[test]
+    fn no_colour_is_more_than_its_alpha_where_that_counts() {
+        let memory = WindowMemory::create(1 << 16).unwrap();
+        let span = Allocator::new(memory.len()).allocate(2 * 4).unwrap();
+        let all = Area { x: 0, y: 0, width: 2, height: 1 };
+        memory.copy_in(&span, 8, all, &[255, 16, 3, 16, 9, 8, 7, 255], 8);
+        let present = Present { stride: 8, width: 2, height: 1, ..Present::default() };
+        let picture = memory.picture(&present).unwrap();
+        for (alpha, first) in [(true, [16, 16, 3, 16]), (false, [255, 16, 3, 16])] {
+            let mut kept = None;
+            Content::take(&mut kept, &memory, &picture, &[all], Insets::default(), alpha).unwrap();
+            let row = kept.as_ref().unwrap().row(0, 0, 2);
+            assert_eq!(row, [first, [9, 8, 7, 255]].concat());
+        }
     }
 
     #[test]
@@ -193,7 +230,8 @@ mod tests {
         let picture = memory.picture(&present).unwrap();
         let mut kept = None;
         let new =
-            Content::take(&mut kept, &memory, &picture, &[picture.area()], Insets::all(5)).unwrap();
+            Content::take(&mut kept, &memory, &picture, &[picture.area()], Insets::all(5), false)
+                .unwrap();
         assert!(new.is_empty() && kept.is_none());
     }
 }

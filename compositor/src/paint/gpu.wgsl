@@ -31,7 +31,11 @@ fn pixel(@builtin(position) position: vec4<f32>) -> @location(0) vec4<f32> {
     let at = vec2<u32>(position.xy);
     if inside(at, window.content) {
         let colour = textureLoad(content, at - window.content.xy, 0);
-        return vec4<f32>(colour.rgb, select(1.0, colour.a, window.alpha.x == 1u));
+        if window.alpha.x == 1u {
+            // Premultiplied: no more than there is of it.
+            return vec4<f32>(min(colour.rgb, vec3<f32>(colour.a)), colour.a);
+        }
+        return vec4<f32>(colour.rgb, 1.0);
     }
     if inside(at, window.label) {
         return textureLoad(label, at - window.label.xy, 0);

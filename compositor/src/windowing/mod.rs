@@ -33,6 +33,20 @@ pub enum WindowingError {
     Foreign,
 }
 
+impl WindowingError {
+    /// The desktop is gone: nothing else is asked of it. All others are of one window or one wish.
+    #[must_use]
+    pub fn is_the_end(&self) -> bool {
+        use x11rb::errors::ReplyOrIdError;
+        match self {
+            Self::Connect(_)
+            | Self::Connection(_)
+            | Self::Refused(ReplyOrIdError::ConnectionError(_)) => true,
+            Self::Refused(_) | Self::Window(_) | Self::Foreign => false,
+        }
+    }
+}
+
 impl From<x11rb::errors::ReplyError> for WindowingError {
     fn from(error: x11rb::errors::ReplyError) -> Self {
         Self::Refused(error.into())

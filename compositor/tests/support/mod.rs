@@ -166,6 +166,33 @@ impl Desktop {
         self.run("xprop", &["-id", &window.to_string(), name]).trim().to_owned()
     }
 
+    /// A window of the host's own that is open.
+    pub(crate) fn own_window(&self) -> u64 {
+        let window = self.x.generate_id().unwrap();
+        let class = WindowClass::INPUT_OUTPUT;
+        let attributes = CreateWindowAux::new();
+        self.x
+            .create_window(0, window, self.root, 900, 500, 99, 99, 0, class, 0, &attributes)
+            .unwrap();
+        self.x.map_window(window).unwrap();
+        self.x.flush().unwrap();
+        window.into()
+    }
+
+    /// Gives a window the keyboard.
+    pub(crate) fn activate(&self, window: u64) {
+        self.run("xdotool", &["windowactivate", "--sync", &window.to_string()]);
+        self.until("the keyboard", || (self.active() == window).then_some(()));
+    }
+
+    /// The window that has the keyboard, as the window manager says.
+    pub(crate) fn active(&self) -> u64 {
+        let active = self.atom("_NET_ACTIVE_WINDOW");
+        let cookie = self.x.get_property(false, self.root, active, AtomEnum::ANY, 0, 1);
+        let reply = cookie.unwrap().reply().unwrap();
+        reply.value32().and_then(|mut it| it.next()).unwrap_or(0).into()
+    }
+
     /// What is on the screen: rows of blue, green, red, and a byte that means nothing.
     pub(crate) fn pixels(&self, x: i32, y: i32, width: u32, height: u32) -> Vec<[u8; 3]> {
         let short = |number: i32| i16::try_from(number).unwrap();

@@ -20,7 +20,7 @@ pub use messages::{
 
 /// Version of this protocol. Daemon and compositor ship together; a daemon that finds a compositor of
 /// another version running replaces it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest line, in bytes. The list of a guest's 500 windows is the longest document.
 pub const LINE: usize = 2 << 20;

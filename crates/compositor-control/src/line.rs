@@ -32,6 +32,7 @@ pub enum ToLine {
     Display {},
     Mode { mode: Mode },
     Ask { number: u64, question: Question },
+    Launched {},
     End {},
 }
 
@@ -64,6 +65,7 @@ impl sealed::Sealed for ToCompositor {
             Self::Display { connection } => (ToLine::Display {}, Some(connection)),
             Self::Mode(mode) => (ToLine::Mode { mode }, None),
             Self::Ask { number, question } => (ToLine::Ask { number, question }, None),
+            Self::Launched => (ToLine::Launched {}, None),
             Self::End => (ToLine::End {}, None),
         }
     }
@@ -76,6 +78,7 @@ impl sealed::Sealed for ToCompositor {
             ToLine::Display {} => Self::Display { connection: take()? },
             ToLine::Mode { mode } => Self::Mode(mode),
             ToLine::Ask { number, question } => Self::Ask { number, question },
+            ToLine::Launched {} => Self::Launched,
             ToLine::End {} => Self::End,
         })
     }

@@ -68,6 +68,8 @@ pub enum ToCompositor {
         /// What is asked.
         question: Question,
     },
+    /// The person has launched an application of the VM: a window that it opens soon may take the keyboard.
+    Launched,
     /// Close all windows and end: the VM has stopped.
     End,
 }

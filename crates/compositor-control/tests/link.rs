@@ -28,6 +28,7 @@ fn a_guests_connection_arrives_and_carries_bytes() {
     daemon.send(ToCompositor::Start(start())).unwrap();
     daemon.send(ToCompositor::Guest { connection: theirs.into(), user: 1000 }).unwrap();
     daemon.send(ToCompositor::Mode(Mode::Desktop)).unwrap();
+    daemon.send(ToCompositor::Launched).unwrap();
     match compositor.receive().unwrap() {
         Some(ToCompositor::Start(came)) => assert_eq!(came, start()),
         other => panic!("{other:?}"),
@@ -42,6 +43,7 @@ fn a_guests_connection_arrives_and_carries_bytes() {
     (&ours).read_to_string(&mut got).unwrap();
     assert_eq!(got, "pixels");
     assert!(matches!(compositor.receive(), Ok(Some(ToCompositor::Mode(Mode::Desktop)))));
+    assert!(matches!(compositor.receive(), Ok(Some(ToCompositor::Launched))));
     drop(daemon);
 }
 

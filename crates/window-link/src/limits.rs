@@ -31,6 +31,8 @@ pub const CURSOR_NAME: usize = 64;
 pub const SHADOW: u32 = 1024;
 /// Most monitors.
 pub const MONITORS: usize = 16;
+/// Least opacity of a window, in 65535ths (three quarters): the host's border goes with it and has to be seen.
+pub const OPACITY: u16 = 49_152;
 /// Largest key code (linux/input-event-codes.h; X has 8 to 255 and counts from 8).
 pub const KEY: u32 = 247;
 /// Percent of a monitor that a window without the window manager's frame may cover.

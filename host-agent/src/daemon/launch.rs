@@ -99,6 +99,7 @@ impl Steps {
             action: request.action.clone(),
             targets,
         };
+        vm.integration().windows.launched();
         let patience = deadline.saturating_duration_since(Instant::now()).max(CALL_PATIENCE);
         match tokio::time::timeout(patience, agent.client().launch(call)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),

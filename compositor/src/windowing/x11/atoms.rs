@@ -26,7 +26,9 @@ x11rb::atom_manager! {
         _NET_WM_STATE_MODAL,
         _NET_WM_STATE_SHADED,
         _NET_WM_STATE_SKIP_TASKBAR,
+        _NET_WM_USER_TIME,
         _NET_WM_WINDOW_OPACITY,
+        _MACROHARD_NOW,
         _XKB_RULES_NAMES,
     }
 }

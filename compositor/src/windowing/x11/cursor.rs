@@ -10,6 +10,9 @@ use x11rb::protocol::xproto::{
     ChangeWindowAttributesAux, ConnectionExt as _, CreateGCAux, Cursor, ImageFormat,
 };
 
+/// Cursors of the theme that are kept.
+const NAMED: usize = 32;
+
 impl X11 {
     pub(super) fn set_cursor(&mut self, picture: &CursorPicture) -> Result<(), WindowingError> {
         let cursor = self.make_cursor(picture)?;
@@ -18,20 +21,17 @@ impl X11 {
             self.connection.change_window_attributes(native.xid, &attributes)?;
         }
         let before = std::mem::replace(&mut self.cursor, cursor);
-        if before != NONE {
+        if before != NONE && !self.named.iter().any(|(_, kept)| *kept == before) {
             self.connection.free_cursor(before)?;
         }
         self.connection.flush()?;
         Ok(())
     }
 
-    fn make_cursor(&self, picture: &CursorPicture) -> Result<Cursor, WindowingError> {
+    fn make_cursor(&mut self, picture: &CursorPicture) -> Result<Cursor, WindowingError> {
         match picture {
             CursorPicture::Named(name, picture) => {
-                let named = match &self.theme {
-                    Some(theme) => theme.load_cursor(&*self.connection, name)?,
-                    None => NONE,
-                };
+                let named = self.named_cursor(name)?;
                 match picture {
                     Some(picture) if named == NONE => self.make_cursor(picture),
                     _ => Ok(named),
@@ -42,6 +42,39 @@ impl X11 {
                 self.image_cursor(*width, *height, *hot, pixels)
             }
         }
+    }
+
+    /// The theme's own of this name; none where it has none, or none that can be used: its files are read for a
+    /// name that a guest chooses.
+    fn named_cursor(&mut self, name: &str) -> Result<Cursor, WindowingError> {
+        if let Some(at) = self.named.iter().position(|(kept, _)| kept == name)
+            && let Some(found) = self.named.remove(at)
+        {
+            let cursor = found.1;
+            self.named.push_back(found);
+            return Ok(cursor);
+        }
+        let Some(theme) = &self.theme else { return Ok(NONE) };
+        let cursor = match theme.load_cursor(&*self.connection, name) {
+            Ok(cursor) => cursor,
+            Err(error) => {
+                let error = WindowingError::from(error);
+                if error.is_the_end() {
+                    return Err(error);
+                }
+                tracing::debug!(name, "no cursor: {error}");
+                NONE
+            }
+        };
+        self.named.push_back((name.to_owned(), cursor));
+        if self.named.len() > NAMED
+            && let Some((_, oldest)) = self.named.pop_front()
+            && oldest != NONE
+            && oldest != self.cursor
+        {
+            self.connection.free_cursor(oldest)?;
+        }
+        Ok(cursor)
     }
 
     /// All sides are at most 128 (checked by the model).

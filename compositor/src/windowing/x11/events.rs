@@ -62,6 +62,12 @@ impl X11 {
                     MouseButton::Other(_) => return,
                 };
                 let pressed = state == ElementState::Pressed;
+                if pressed
+                    && let Some(native) = self.windows.get(&id)
+                    && let Err(error) = self.ask_time(native.xid)
+                {
+                    tracing::debug!("window {id}: {error}");
+                }
                 self.see(Seen::Button { window: id, button, pressed, time });
             }
             WindowEvent::MouseWheel { delta, .. } => {
@@ -117,6 +123,9 @@ impl X11 {
                 } else if event.atom == atoms._XKB_RULES_NAMES {
                     self.notices.push(Notice::Keyboard);
                 }
+            }
+            Event::PropertyNotify(event) if event.atom == self.atoms._MACROHARD_NOW => {
+                self.user_time = event.time;
             }
             Event::PropertyNotify(event) => {
                 let atoms = &self.atoms;
@@ -179,6 +188,9 @@ impl X11 {
                 self.notices.push(Notice::Toggle);
             }
             return;
+        }
+        if pressed {
+            self.user_time = event.time;
         }
         self.see(Seen::Key { window: id, code, pressed, time: event.time });
     }

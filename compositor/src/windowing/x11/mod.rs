@@ -16,7 +16,7 @@ use crate::model::{CursorPicture, Icon, Insets, Kind, Rect, Seen, State, View};
 use crate::paint::Target;
 use atoms::Atoms;
 use proto::v1::{self, MoveResizeDirection};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use winit::dpi::{PhysicalPosition, PhysicalSize};
 use winit::event::WindowEvent;
@@ -63,6 +63,8 @@ pub struct X11 {
     by_xid: BTreeMap<u32, u32>,
     by_winit: BTreeMap<WindowId, u32>,
     cursor: u32,
+    /// Those of the theme that were used last, the very last at the end. They are kept when others are shown.
+    named: VecDeque<(String, u32)>,
     theme: Option<x11rb::cursor::Handle>,
     cursor_format: Option<render::Pictformat>,
     /// Windows whose place or state may have changed.
@@ -71,6 +73,8 @@ pub struct X11 {
     focus_changed: bool,
     pointer: Option<u32>,
     pointer_left: bool,
+    /// When the user last pressed something in a window, as the X server counts; 0 never.
+    user_time: u32,
     /// Since the process began to count.
     start: std::time::Instant,
     notices: Vec<Notice>,
@@ -128,6 +132,7 @@ impl X11 {
             by_xid: BTreeMap::new(),
             by_winit: BTreeMap::new(),
             cursor: x11rb::NONE,
+            named: VecDeque::new(),
             theme,
             cursor_format,
             stale: BTreeSet::new(),
@@ -135,6 +140,7 @@ impl X11 {
             focus_changed: false,
             pointer: None,
             pointer_left: false,
+            user_time: x11rb::CURRENT_TIME,
             start: std::time::Instant::now(),
             notices: Vec::new(),
         })
@@ -167,6 +173,9 @@ impl X11 {
         self.set_transient_for(xid, view)?;
         self.set_initial_state(xid, view)?;
         self.set_opacity(xid, view)?;
+        if !view.comes_forward {
+            self.set_no_user_time(xid)?;
+        }
         if !view.shape.is_empty() {
             self.set_shape(xid, view, rect)?;
         }
@@ -183,6 +192,20 @@ impl X11 {
             .height(wanted.height);
         self.connection.configure_window(native.xid, &geometry)?;
         Ok(())
+    }
+
+    /// Whether a button of the pointer is down; true where the X server does not say.
+    fn any_button(&self) -> bool {
+        use x11rb::protocol::xproto::KeyButMask;
+        let buttons = u16::from(
+            KeyButMask::BUTTON1
+                | KeyButMask::BUTTON2
+                | KeyButMask::BUTTON3
+                | KeyButMask::BUTTON4
+                | KeyButMask::BUTTON5,
+        );
+        let pointer = self.connection.query_pointer(self.root).ok().and_then(|it| it.reply().ok());
+        pointer.is_none_or(|pointer| u16::from(pointer.mask) & buttons != 0)
     }
 
     fn xid(&self, id: u32) -> Option<u32> {
@@ -348,7 +371,10 @@ impl Windowing for X11 {
         // As of an application whose window has the focus (EWMH).
         let current = self.focus.and_then(|focus| self.xid(focus)).unwrap_or(x11rb::NONE);
         match self.xid(id) {
-            Some(xid) => self.ask(xid, self.atoms._NET_ACTIVE_WINDOW, [1, 0, current, 0, 0]),
+            Some(xid) => {
+                let time = self.user_time;
+                self.ask(xid, self.atoms._NET_ACTIVE_WINDOW, [1, time, current, 0, 0])
+            }
             None => Ok(()),
         }
     }
@@ -440,7 +466,8 @@ impl Windowing for X11 {
             }
         }
         if std::mem::take(&mut self.pointer_left) && self.pointer.is_none() {
-            self.notices.push(Notice::Seen(Seen::Left { time: self.now() }));
+            let held = self.any_button();
+            self.notices.push(Notice::Seen(Seen::Left { held, time: self.now() }));
         }
         // What was asked for goes out now.
         if let Err(error) = self.connection.flush() {

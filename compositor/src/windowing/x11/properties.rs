@@ -68,6 +68,25 @@ impl X11 {
         Ok(())
     }
 
+    /// Zero: the window manager is not to give it the keyboard when it is mapped (EWMH).
+    pub(super) fn set_no_user_time(&self, xid: u32) -> Result<(), WindowingError> {
+        self.connection.change_property32(
+            PropMode::REPLACE,
+            xid,
+            self.atoms._NET_WM_USER_TIME,
+            AtomEnum::CARDINAL,
+            &[0],
+        )?;
+        Ok(())
+    }
+
+    /// Has the X server say what time it is: it reports the change of a property with it.
+    pub(super) fn ask_time(&self, xid: u32) -> Result<(), WindowingError> {
+        let property = self.atoms._MACROHARD_NOW;
+        self.connection.change_property8(PropMode::APPEND, xid, property, AtomEnum::STRING, &[])?;
+        Ok(())
+    }
+
     /// Later the window manager is asked.
     pub(super) fn change_state(
         &self,

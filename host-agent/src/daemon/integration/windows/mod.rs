@@ -34,6 +34,8 @@ const MOST_WAITING: usize = 4;
 const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the compositor may take to say how it fares.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
+/// How long after a launch a compositor that is started is told of it.
+const LAUNCH: Duration = Duration::from_secs(60);
 /// How long it may take to list its windows.
 const LIST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take to make a picture.
@@ -55,6 +57,8 @@ pub(in crate::daemon) struct Windows {
 struct Now {
     compositor: Option<Arc<Compositor>>,
     restarts: Restarts,
+    /// When the person last launched an application.
+    launched: Option<Instant>,
     /// Counts the VM's runs: what belongs to an earlier one is not for this.
     run: u64,
     runs: bool,
@@ -122,6 +126,16 @@ impl Windows {
             return Err(Problem::failed("this daemon has no desktop (DISPLAY, WAYLAND_DISPLAY)"));
         }
         Ok(Place { _permit: permit, display })
+    }
+
+    /// The person launches an application: its window may come forward.
+    pub(in crate::daemon) fn launched(&self) {
+        self.now().launched = Some(Instant::now());
+        if let Some(compositor) = self.compositor()
+            && let Err(problem) = compositor.say(ToCompositor::Launched)
+        {
+            tracing::warn!(vm = self.about.vm, %problem, "its window may stay behind others");
+        }
     }
 
     /// Has the windows shown that the agent at the other end of `stream` tells of.
@@ -253,6 +267,9 @@ impl Windows {
             }
             Ok(Err(error)) => tracing::warn!(vm = self.about.vm, %error, "no window memory"),
             Err(error) => tracing::error!(vm = self.about.vm, %error, "no window memory"),
+        }
+        if self.now().launched.is_some_and(|at| at.elapsed() < LAUNCH) {
+            first.push(ToCompositor::Launched);
         }
         let screen = screen::connect(&self.about.places.runtime_of(&self.about.vm));
         first.extend(screen.map(|connection| ToCompositor::Display { connection }));
