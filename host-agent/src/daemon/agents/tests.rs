@@ -106,7 +106,7 @@ fn ready() -> v1::ReadyRequest {
 async fn what_happens_first_is_told_first() {
     let scene = Scene::new();
     let desk = Arc::clone(&scene.agents.desk);
-    let there = tonic::transport::Endpoint::from_static("http://nowhere").connect_lazy();
+    let (there, _gone) = channel(tokio::io::duplex(1 << 10).0).await.unwrap();
     let entry =
         Entry { serves: Some((1, there)), calls: Some(Facts::default()), ..Entry::default() };
     desk.agents().entries.insert(ANN, entry);
@@ -163,8 +163,7 @@ async fn the_end_of_the_vm_ends_every_wait_and_nobody_comes_after_it() {
     // One whose proof was heard just before the end.
     let (near, _far) = UnixStream::pair().unwrap();
     let desk = Arc::clone(&scene.agents.desk);
-    let late = tonic::transport::Endpoint::from_static("http://nowhere").connect_lazy();
-    let (_watched, gone) = agent_link::watch(tokio::io::empty());
+    let (late, gone) = channel(tokio::io::duplex(1 << 10).0).await.unwrap();
     tokio::time::timeout(LONG, Arc::clone(&desk).call(late, gone, ANN, 9)).await.unwrap();
     tokio::time::timeout(LONG, desk.answer(near, ANN, 10)).await.unwrap();
     assert!(scene.agents.all().is_empty());
