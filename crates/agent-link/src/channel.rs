@@ -1,7 +1,7 @@
 //! The end of a connection that calls: gRPC's client over HTTP/2, without anything between. A call is made and
-//! answered in the caller's own task; the only other one is the connection's, which reads and writes. With
-//! a queue of calls and a task for each answer, as a channel to servers that come and go needs, an empty call over
-//! the vsock of a VM costs a sixth more.
+//! answered in the caller's own task; the only other one is the connection's, which reads and writes. A channel to
+//! servers that come and go has a queue of calls and a task for each answer besides, which a short call on a
+//! connection that is never made again would pass through for nothing.
 
 use std::future::poll_fn;
 use std::pin::Pin;
