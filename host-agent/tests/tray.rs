@@ -165,7 +165,7 @@ fn a_running_vm_with_a_screen_is_in_the_tray_until_it_ends() {
     let watcher = session.watcher();
     let item = watcher.item(0);
     assert!(session.is_on_bus(&item));
-    assert_eq!(session.items(), [item.clone()]);
+    assert_eq!(session.items(), std::slice::from_ref(&item));
     assert_eq!(session.property(&item, "Id"), "s \"macrohard-vm\"");
     assert_eq!(session.property(&item, "Title"), "s \"vm\"");
     assert_eq!(session.property(&item, "Status"), "s \"Active\"");

@@ -141,7 +141,7 @@ impl Menu {
             for entry in Entry::ALL {
                 let own = only(entry.properties(view), &property_names);
                 let child = Variant::from((entry.id(), own, Vec::<OwnedVariant>::new()));
-                below.push(OwnedVariant::try_from(child).map_err(zbus::Error::from)?);
+                below.push(OwnedVariant::try_from(child)?);
             }
         }
         Ok((REVISION, (parent_id, only(own, &property_names), below)))
