@@ -16,6 +16,5 @@ pub mod image;
 pub mod launch;
 pub mod launchers;
 pub mod lifecycle;
-mod log_file;
 pub mod problem;
 pub mod untrusted;
