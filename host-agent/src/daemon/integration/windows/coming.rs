@@ -32,6 +32,7 @@ impl Coming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn two_come_in_a_second_however_many_try() {
@@ -42,5 +43,20 @@ mod tests {
         assert!(!coming.may(last));
         assert!(coming.may(start + WINDOW) && coming.may(start + WINDOW + WINDOW / 2));
         assert!(!coming.may(start + WINDOW + WINDOW / 2));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_comes_anew_without_end_is_turned_away() {
+        use crate::daemon::integration::{About, Windows};
+        let folder = tempfile::tempdir().unwrap();
+        let places = definition::Places::below(folder.path());
+        let store = definition::Store::new(places.definitions());
+        let about = About { vm: "vm".to_owned(), places, store, desktop: Arc::default() };
+        let windows = Windows::new(Arc::new(about));
+        // As if both came an hour from now: this test may take that long.
+        assert!(windows.coming.may(Instant::now() + Duration::from_secs(3600)));
+        assert!(windows.coming.may(Instant::now() + Duration::from_secs(3600)));
+        let problem = windows.place().await.unwrap_err().to_string();
+        assert!(problem.contains("too often"), "{problem}");
     }
 }
