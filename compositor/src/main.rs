@@ -5,6 +5,7 @@ use clap::Parser;
 use compositor::app::{App, AppError, Daemon, Settings, Wake};
 use compositor::paint::{Colour, Preference};
 use compositor_control::{ControlError, Listener, Mode};
+use log_limits::StandardError;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -62,7 +63,8 @@ fn main() -> ExitCode {
         .with_env_var("MACROHARD_LOG")
         .try_from_env()
         .unwrap_or_else(|_| EnvFilter::new("info,wgpu=warn,naga=warn,winit=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let log = StandardError::as_given();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).init();
     compositor::descriptors::raise();
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -122,7 +122,7 @@ fn start(places: &Places) -> Result<bool, Problem> {
     let log_path = places.daemon_log();
     let failed =
         |error: io::Error| Problem::failed(format!("cannot start {}: {error}", program.display()));
-    let log = crate::log_file::open(&log_path)
+    let log = log_limits::open(&log_path)
         .map_err(|error| Problem::failed(format!("cannot open {}: {error}", log_path.display())))?;
     let mut child = Command::new(&program)
         .arg("--announce")

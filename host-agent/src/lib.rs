@@ -17,6 +17,5 @@ pub mod image;
 pub mod launch;
 pub mod launchers;
 pub mod lifecycle;
-mod log_file;
 pub mod problem;
 pub mod untrusted;

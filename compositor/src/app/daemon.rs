@@ -172,7 +172,9 @@ impl App {
     /// A guest's agent has come, by way of the daemon.
     pub(super) fn agent(&mut self, connection: OwnedFd, user: u32) {
         self.daemon = true;
-        tracing::info!(user, "a guest's agent");
+        if let Some(kept) = self.coming.due() {
+            tracing::info!(user, kept, "a guest's agent");
+        }
         self.connect(UnixStream::from(connection));
     }
 

@@ -20,6 +20,7 @@ use crate::paint::{self, Colour, Content, PaintError, Painter, Preference, Surfa
 use crate::windowing::x11::X11;
 use crate::windowing::{Notice, Windowing, WindowingError};
 use compositor_control::{Mode, ToCompositor};
+use log_limits::Seldom;
 use proto::v1::{self, from_host};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -101,6 +102,10 @@ pub struct App {
     /// Until when the model knows of time.
     passed: Instant,
     failed: Option<AppError>,
+    /// Lines about agents that come and go.
+    coming: Seldom,
+    /// Lines about pixels there is no memory for.
+    undrawn: Seldom,
 }
 
 /// The program cannot go on.
@@ -166,6 +171,8 @@ impl App {
             bell: None,
             passed: Instant::now(),
             failed: None,
+            coming: Seldom::new(),
+            undrawn: Seldom::new(),
         };
         app.read_monitors()?;
         app.keyboard = app.windowing.keyboard()?;
@@ -253,7 +260,9 @@ impl App {
         if self.link.take().is_none() {
             return;
         }
-        tracing::info!("the guest's agent is gone: {reason}");
+        if let Some(kept) = self.coming.due() {
+            tracing::info!(kept, "the guest's agent is gone: {reason}");
+        }
         self.model.disconnected();
         if let Some(voice) = &self.settings.voice {
             voice.guest_gone(reason);
@@ -431,7 +440,9 @@ impl App {
                 match Content::take(&mut window.content, memory, &picture, &damage, shadow, alpha) {
                     Ok(areas) => window.present(areas, sequence),
                     Err(error) => {
-                        tracing::error!("window {id} is not drawn: {error}");
+                        if let Some(kept) = self.undrawn.due() {
+                            tracing::error!(kept, "window {id} is not drawn: {error}");
+                        }
                         self.model.painted(id, sequence);
                     }
                 }

@@ -190,7 +190,9 @@ impl App {
             Ok(areas) if answer => window.present(areas, 0),
             Ok(areas) => window.refresh(areas),
             Err(error) => {
-                tracing::error!("the guest's screen is not drawn: {error}");
+                if let Some(kept) = self.undrawn.due() {
+                    tracing::error!(kept, "the guest's screen is not drawn: {error}");
+                }
                 if answer {
                     screen.painted();
                 }

@@ -286,7 +286,11 @@ impl Model {
                 return Err(Break::Version(hello.version));
             }
             self.hello = true;
-            tracing::info!(program = text::line(&hello.program, 128).0, "a guest's agent has come");
+            // Again and again, if it wants: the line of its connection is one of few (`app`).
+            tracing::debug!(
+                program = text::line(&hello.program, 128).0,
+                "a guest's agent has come"
+            );
             return Ok(());
         }
         match message {

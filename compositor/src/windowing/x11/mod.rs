@@ -15,6 +15,7 @@ use super::{Notice, Place, Windowing, WindowingError};
 use crate::model::{CursorPicture, Icon, Insets, Kind, Rect, Seen, State, View};
 use crate::paint::Target;
 use atoms::Atoms;
+use log_limits::Seldom;
 use proto::v1::{self, MoveResizeDirection};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -52,6 +53,9 @@ struct Native {
     mapped: bool,
     obscured: bool,
 }
+
+/// Lines about what a guest asked for and the window manager does not do.
+static REFUSED: Seldom = Seldom::new();
 
 /// The desktop of an X server.
 pub struct X11 {
@@ -392,7 +396,9 @@ impl Windowing for X11 {
             MoveResizeDirection::Left => ResizeDirection::West,
             MoveResizeDirection::Move => {
                 if let Err(error) = native.window.drag_window() {
-                    tracing::warn!("window {id} cannot be moved: {error}");
+                    if let Some(kept) = REFUSED.due() {
+                        tracing::warn!(kept, "window {id} cannot be moved: {error}");
+                    }
                 }
                 return;
             }
@@ -400,7 +406,9 @@ impl Windowing for X11 {
             MoveResizeDirection::Cancel | MoveResizeDirection::Unspecified => return,
         };
         if let Err(error) = native.window.drag_resize_window(resize) {
-            tracing::warn!("window {id} cannot be resized: {error}");
+            if let Some(kept) = REFUSED.due() {
+                tracing::warn!(kept, "window {id} cannot be resized: {error}");
+            }
         }
     }
 

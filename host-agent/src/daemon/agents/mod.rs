@@ -10,7 +10,6 @@ mod languages;
 mod serial;
 
 use crate::daemon::integration::Integration;
-use crate::daemon::seldom::Seldom;
 use crate::daemon::update;
 use crate::problem::{Kind, Problem};
 use crate::untrusted::Untrusted;
@@ -18,6 +17,7 @@ use agent_link::{
     Channel, Direction, Gone, MAX_MESSAGE, Role, Token, admit, channel, receive, serve,
 };
 use from_guest::FromGuest;
+use log_limits::Seldom;
 use proto::v1::guest_client::GuestClient;
 use proto::v1::host_server::HostServer;
 use proto::v1::{self, Feature, SetTimeRequest};
@@ -313,7 +313,7 @@ impl Desk {
                     strangers.push_back(hearing.abort_handle());
                 }
                 Err(error) => {
-                    tracing::warn!(vm = self.vm, %error, "cannot accept an agent");
+                    self.warn(&format!("cannot accept an agent: {error}"));
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -374,7 +374,7 @@ impl Desk {
             Direction::Calls => self.answer(stream, role, number).await,
             Direction::Serves => match channel(stream).await {
                 Ok((channel, gone)) => self.call(channel, gone, role, number).await,
-                Err(error) => tracing::warn!(vm = self.vm, %role, %error, "an agent is lost"),
+                Err(error) => self.warn(&format!("{role}: an agent is lost: {error}")),
             },
             Direction::Windows | Direction::Share { .. } => {}
         }

@@ -5,7 +5,6 @@ use super::record::{Files, Record, Wanted};
 use crate::daemon::process::{Process, describe_end};
 use crate::daemon::records::Records;
 use crate::launch::sibling;
-use crate::log_file;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use share::{Handed, Spec};
 use std::fs::File;
@@ -74,7 +73,7 @@ impl Served {
             .map_err(failed)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed(error.into()))?;
-        let log = log_file::open(&records.state.join("shares.log")).map_err(failed)?;
+        let log = log_limits::open(&records.state.join("shares.log")).map_err(failed)?;
         let record = Record { vm: vm.pid, port, wanted };
         files.write(&record).map_err(failed)?;
         let spec = Spec {

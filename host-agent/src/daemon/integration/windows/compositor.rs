@@ -4,6 +4,7 @@
 use crate::daemon::process::Process;
 use crate::problem::{Kind, Problem};
 use compositor_control::{Answer, FromCompositor, Mode, Question, Receiver, Sender, ToCompositor};
+use log_limits::Seldom;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -66,7 +67,12 @@ impl Compositor {
         let waiting = Arc::new(Waiting(Mutex::new(Some(BTreeMap::new()))));
         let (ready, is_ready) = oneshot::channel();
         spawn("windows say", move || speak(sender, &said))?;
-        let hearing = Hearing { waiting: Arc::clone(&waiting), wish, ready: Some(ready) };
+        let hearing = Hearing {
+            waiting: Arc::clone(&waiting),
+            wish,
+            ready: Some(ready),
+            gone: Seldom::new(),
+        };
         spawn("windows hear", move || hearing.hear(receiver))?;
         let compositor = Self { process, say, waiting, number: AtomicU64::new(1) };
         for message in first {
@@ -174,6 +180,8 @@ struct Hearing<W> {
     waiting: Arc<Waiting>,
     wish: W,
     ready: Option<oneshot::Sender<u32>>,
+    /// Lines about agents that left.
+    gone: Seldom,
 }
 
 impl<W: Fn(Mode)> Hearing<W> {
@@ -202,7 +210,9 @@ impl<W: Fn(Mode)> Hearing<W> {
             }
             FromCompositor::Wish(mode) => (self.wish)(mode),
             FromCompositor::GuestGone { reason } => {
-                tracing::info!(reason, "a guest's windows are closed");
+                if let Some(kept) = self.gone.due() {
+                    tracing::info!(reason, kept, "a guest's windows are closed");
+                }
             }
             FromCompositor::Answer { number, answer } => {
                 let asker = self.waiting.lock().as_mut().and_then(|them| them.remove(&number));

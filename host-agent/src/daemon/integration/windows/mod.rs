@@ -6,15 +6,18 @@
 //! is started, later and later the oftener it dies. In desktop mode the VM's screen is shown, which needs
 //! no agent: then one is started when the VM is, and when the mode is chosen.
 
+mod coming;
 mod compositor;
 mod picture;
 mod process;
 mod restart;
 mod screen;
+mod status;
 
 use super::About;
 use crate::problem::{Kind, Problem};
 use clipboard::Display;
+use coming::Coming;
 use compositor::Compositor;
 use compositor_control::{Answer, Mode, Question, Start, ToCompositor};
 use definition::Colour;
@@ -22,6 +25,7 @@ pub(in crate::daemon) use picture::Picture;
 use process::Where;
 use proto::v1::{SeamlessReply, SeamlessRequest, ShownWindow, VmWindows, WindowsReply};
 use restart::Restarts;
+use status::{Last, Shown};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
@@ -32,7 +36,7 @@ use vm_control::{Client, Files, WireError};
 const MOST_WAITING: usize = 4;
 /// How long the VM process may take to hand out the window memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the compositor may take to say how it fares.
+/// How long is waited for the compositor to say how it fares; then it is what it said last.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 /// How long after a launch a compositor that is started is told of it.
 const LAUNCH: Duration = Duration::from_secs(60);
@@ -50,6 +54,8 @@ pub(in crate::daemon) struct Windows {
     /// Held while the compositor is looked for or started, so that there is one.
     turn: tokio::sync::Mutex<()>,
     waiting: Arc<Semaphore>,
+    coming: Coming,
+    status: Last,
     now: Mutex<Now>,
 }
 
@@ -92,6 +98,8 @@ impl Windows {
             own: own.clone(),
             turn: tokio::sync::Mutex::default(),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+            coming: Coming::default(),
+            status: Last::default(),
             now: Mutex::default(),
         })
     }
@@ -108,8 +116,16 @@ impl Windows {
     /// Whether an agent's windows could be shown now. Returns soon.
     ///
     /// # Errors
-    /// There is no desktop, too many wait, or compositors die one after the other.
+    /// There is no desktop, too many wait or come, or compositors die one after the other.
     pub(in crate::daemon) async fn place(&self) -> Result<Place, Problem> {
+        if !self.coming.may(Instant::now()) {
+            return Err(Problem::failed("it comes too often"));
+        }
+        self.place_for_screen().await
+    }
+
+    /// As [`Self::place`], for what no guest asks for.
+    async fn place_for_screen(&self) -> Result<Place, Problem> {
         let permit = Arc::clone(&self.waiting).try_acquire_owned();
         let permit = permit.map_err(|_| Problem::failed("others wait to be shown"))?;
         if self.compositor().is_some() {
@@ -313,7 +329,7 @@ impl Windows {
         if !wanted || self.compositor().is_some() || !screen::is_there(&runtime) {
             return Ok(());
         }
-        let place = self.place().await?;
+        let place = self.place_for_screen().await?;
         self.any(place.display).await.map(drop)
     }
 
@@ -400,16 +416,19 @@ impl Windows {
             .map(|definition| definition.windows)
             .unwrap_or_default()
             .seamless;
-        let status = match self.compositor() {
-            Some(compositor) => compositor.ask(Question::Status, STATUS_PATIENCE).await,
-            None => return VmWindows { seamless, ..VmWindows::default() },
+        let Some(compositor) = self.compositor() else {
+            return VmWindows { seamless, ..VmWindows::default() };
         };
-        match status {
-            Ok(Answer::Status(status)) => {
-                VmWindows { seamless, shown: status.guest, count: status.windows }
+        let question = async move {
+            match compositor.ask(Question::Status, LIST_PATIENCE).await {
+                Ok(Answer::Status(status)) => {
+                    Some(Shown { guest: status.guest, windows: status.windows })
+                }
+                _ => None,
             }
-            _ => VmWindows { seamless, ..VmWindows::default() },
-        }
+        };
+        let Shown { guest, windows } = self.status.ask(question, STATUS_PATIENCE).await;
+        VmWindows { seamless, shown: guest, count: windows }
     }
 
     /// The windows that are shown.

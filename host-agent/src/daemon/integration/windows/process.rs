@@ -56,12 +56,7 @@ impl Where {
         };
         let lock = self.lock().map_err(failed(&self.pid))?;
         let listener = self.listen().map_err(failed(&self.socket))?;
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.log)
-            .map_err(failed(&self.log))?;
+        let log = log_limits::open(&self.log).map_err(failed(&self.log))?;
         let mut command = Command::new(&program);
         command
             .current_dir("/")

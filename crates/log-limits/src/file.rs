@@ -13,8 +13,11 @@ const FULL: u64 = 4 << 20;
 /// Bytes written between two looks at the size.
 const LOOK: u64 = 64 << 10;
 
-/// Opens a log for adding to it. One that is full is begun anew.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+/// Opens a log for adding to it, for its owner alone. One that is full (4 MiB) is begun anew.
+///
+/// # Errors
+/// It cannot be opened, or the full one not be renamed.
+pub fn open(path: &Path) -> io::Result<File> {
     open_within(path, FULL)
 }
 
@@ -37,7 +40,7 @@ fn open_within(path: &Path, full: u64) -> io::Result<File> {
 /// Standard error of a process that lives long, which may be the log file at a path: then it is begun anew when
 /// it is full. All that writes to standard error follows, messages of a panic included.
 #[derive(Debug)]
-pub(crate) struct StandardError {
+pub struct StandardError {
     path: PathBuf,
     full: u64,
     since_look: AtomicU64,
@@ -45,8 +48,17 @@ pub(crate) struct StandardError {
 }
 
 impl StandardError {
-    pub(crate) fn new(path: PathBuf) -> Self {
+    /// Of a process whose standard error may be the file at `path`.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
         Self { path, full: FULL, since_look: AtomicU64::new(0), turn: Mutex::default() }
+    }
+
+    /// Of a process that was given a file as standard error, whichever it is. One that may not open files goes on
+    /// as it is.
+    #[must_use]
+    pub fn as_given() -> Self {
+        Self::new(std::fs::read_link("/proc/self/fd/2").unwrap_or_default())
     }
 
     /// Looks whether it is full.
@@ -85,7 +97,7 @@ impl StandardError {
 
 /// For a subscriber of events.
 #[derive(Debug)]
-pub(crate) struct Writer<'a>(&'a StandardError);
+pub struct Writer<'a>(&'a StandardError);
 
 impl Write for Writer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

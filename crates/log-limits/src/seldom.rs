@@ -3,13 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines within [`WINDOW`].
+/// Lines within `WINDOW`.
 const MOST: u64 = 30;
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Seldom(Mutex<State>);
+pub struct Seldom(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -19,8 +19,15 @@ struct State {
 }
 
 impl Seldom {
-    /// Whether a line may be written now; how many were kept back since the last.
-    pub(super) fn due(&self) -> Option<u64> {
+    /// Nothing was written yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new(State { since: None, lines: 0, kept: 0 }))
+    }
+
+    /// Whether a line may be written now, of which there are 30 in a minute; how many were kept back since the
+    /// last.
+    pub fn due(&self) -> Option<u64> {
         self.due_at(Instant::now())
     }
 
