@@ -366,6 +366,10 @@ fn a_window_takes_the_keyboard_only_when_it_was_launched_or_the_guest_has_it() {
 fn cursors_of_any_name_end_nothing() {
     use x11rb::protocol::xfixes::ConnectionExt as _;
     let Some(desktop) = Desktop::new() else { return };
+    // A theme with a file that is none.
+    let cursors = desktop.folder().join("icons/default/cursors");
+    std::fs::create_dir_all(&cursors).unwrap();
+    std::fs::write(cursors.join("broken"), [7; 100]).unwrap();
     let mut compositor = Compositor::start(&desktop, "software");
     let mut guest = compositor.guest();
     guest.tell(window(1, 200, 150, 120, 80));
@@ -386,13 +390,15 @@ fn cursors_of_any_name_end_nothing() {
             guest.settle();
         }
     }
-    guest.say(picture("of-no-theme".into(), 23));
-    guest.settle();
     desktop.x.xfixes_query_version(5, 0).unwrap().reply().unwrap();
-    desktop.until("the picture", || {
-        let cursor = desktop.x.xfixes_get_cursor_image().unwrap().reply().unwrap();
-        (cursor.width == 23).then_some(())
-    });
+    for (name, width) in [("of-no-theme", 23), ("broken", 25)] {
+        guest.say(picture(name.into(), width));
+        guest.settle();
+        desktop.until("the picture", || {
+            let cursor = desktop.x.xfixes_get_cursor_image().unwrap().reply().unwrap();
+            (u32::from(cursor.width) == width).then_some(())
+        });
+    }
     assert!(compositor.status().guest);
 }
 

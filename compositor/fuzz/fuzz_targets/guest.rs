@@ -6,6 +6,7 @@ use compositor::model::{Act, Insets, Model, Rect, Screen, Seen, State, Untrusted
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use proto::v1::{FromGuest, WindowsHello, from_guest};
+use std::time::Duration;
 use witness::Witness;
 
 #[path = "../../src/model/witness.rs"]
@@ -64,6 +65,11 @@ fuzz_target!(|bytes: &[u8]| {
                 witness.watch(&model.acts());
                 assert!(witness.open().is_empty());
                 hello(&mut model);
+            }
+            4 if number(0) == 78 => {
+                model.launched();
+                model.pass(Duration::from_millis(u64::from(number(1)) * 300));
+                model.see(Seen::Left { held: number(2) & 1 != 0, time: 0 });
             }
             _ => {
                 if let Ok(message) = FromGuest::decode(step) {

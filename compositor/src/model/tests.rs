@@ -567,6 +567,8 @@ enum Step {
     Gone,
     Mode(bool),
     Resync,
+    Launch,
+    Pass(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -608,6 +610,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Gone),
         1 => any::<bool>().prop_map(Step::Mode),
         1 => Just(Step::Resync),
+        1 => Just(Step::Launch),
+        1 => (0_u64..70_000).prop_map(Step::Pass),
+        1 => any::<bool>().prop_map(|held| Step::See(Seen::Left { held, time: 0 })),
     ]
 }
 
@@ -640,6 +645,8 @@ proptest! {
                     prop_assert!(show || witness.open().is_empty());
                 }
                 Step::Resync => model.resync(),
+                Step::Launch => model.launched(),
+                Step::Pass(time) => model.pass(Duration::from_millis(time)),
             }
             witness.watch(&model.acts());
             let shown: Vec<u32> = model.shown().map(|(id, _)| id).collect();

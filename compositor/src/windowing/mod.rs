@@ -34,16 +34,19 @@ pub enum WindowingError {
 }
 
 impl WindowingError {
-    /// The desktop is gone: nothing else is asked of it. All others are of one window or one wish.
+    /// The desktop is gone: nothing else is asked of it. All others are of one window or one wish, among them what
+    /// x11rb calls errors of the connection though it goes on: a file of the cursor theme that cannot be read.
     #[must_use]
     pub fn is_the_end(&self) -> bool {
-        use x11rb::errors::ReplyOrIdError;
-        match self {
-            Self::Connect(_)
-            | Self::Connection(_)
-            | Self::Refused(ReplyOrIdError::ConnectionError(_)) => true,
-            Self::Refused(_) | Self::Window(_) | Self::Foreign => false,
-        }
+        use x11rb::errors::{ConnectionError, ReplyOrIdError};
+        let error = match self {
+            Self::Connect(_) => return true,
+            Self::Connection(error) | Self::Refused(ReplyOrIdError::ConnectionError(error)) => {
+                error
+            }
+            Self::Refused(_) | Self::Window(_) | Self::Foreign => return false,
+        };
+        matches!(error, ConnectionError::IoError(_) | ConnectionError::UnknownError)
     }
 }
 

@@ -235,6 +235,7 @@ impl Compositor {
             .args(["--painter", painter])
             .env("DISPLAY", &desktop.display)
             .env("MACROHARD_LOG", std::env::var("MACROHARD_LOG").unwrap_or("error".into()))
+            .env("XCURSOR_PATH", desktop.folder.path().join("icons"))
             .env_remove("WAYLAND_DISPLAY")
             .env("XDG_RUNTIME_DIR", desktop.folder.path())
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))

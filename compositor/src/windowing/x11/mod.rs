@@ -395,20 +395,20 @@ impl Windowing for X11 {
             MoveResizeDirection::BottomLeft => ResizeDirection::SouthWest,
             MoveResizeDirection::Left => ResizeDirection::West,
             MoveResizeDirection::Move => {
-                if let Err(error) = native.window.drag_window() {
-                    if let Some(kept) = REFUSED.due() {
-                        tracing::warn!(kept, "window {id} cannot be moved: {error}");
-                    }
+                if let Err(error) = native.window.drag_window()
+                    && let Some(kept) = REFUSED.due()
+                {
+                    tracing::warn!(kept, "window {id} cannot be moved: {error}");
                 }
                 return;
             }
             // The window manager ends it when the button is released.
             MoveResizeDirection::Cancel | MoveResizeDirection::Unspecified => return,
         };
-        if let Err(error) = native.window.drag_resize_window(resize) {
-            if let Some(kept) = REFUSED.due() {
-                tracing::warn!(kept, "window {id} cannot be resized: {error}");
-            }
+        if let Err(error) = native.window.drag_resize_window(resize)
+            && let Some(kept) = REFUSED.due()
+        {
+            tracing::warn!(kept, "window {id} cannot be resized: {error}");
         }
     }
 
