@@ -78,12 +78,13 @@ xprop -id "$terminal" WM_CLASS | grep -qF "\"$class\"" || fail "the launcher's c
 picture terminal
 
 step "keys"
-type_into "$terminal" "echo 'Typed: äß€' >/tmp/typed"$'\n'
-typed() { [ "$(guest cat /tmp/typed)" = 'Typed: äß€' ]; }
+type_into "$terminal" "echo 'Typed: (by) a_person!' >/tmp/typed"$'\n'
+typed() { [ "$(guest cat /tmp/typed)" = 'Typed: (by) a_person!' ]; }
 wait_for 30 "what was typed" typed
 
 step "a title"
-type_into "$terminal" "printf '\\033]0;titled by the guest\\007'"$'\n'
+# The prompt of Debian's shell sets a title of its own.
+type_into "$terminal" "PS1='\$ '; printf '\\033]0;titled by the guest\\007'"$'\n'
 wait_for 30 "the title" titled 'titled by the guest'
 xprop -id "$terminal" _NET_WM_NAME WM_NAME | grep -q "$vm" || titled "$vm.*titled by the guest" || fail "the title does not name the VM"
 
