@@ -63,7 +63,7 @@ fn serve(shown: &Shared, mut sender: Sender<FromCompositor>, mut receiver: Recei
                 let (shown, number) = (Arc::clone(shown), now.guests);
                 std::thread::spawn(move || hear(&shown, stream, number));
             }
-            ToCompositor::Display { .. } => {}
+            ToCompositor::Display { .. } | ToCompositor::Launched => {}
             ToCompositor::Mode(mode) => now.start.as_mut().unwrap().mode = mode,
             ToCompositor::Ask { number, question } => {
                 let answer = answer(&now, question);
