@@ -282,8 +282,9 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
         matches!(message, from_host::Message::Key(key) if !key.pressed).then_some(())
     });
     guest.insist(&desktop, &wish, || desktop.property(id, "_NET_WM_STATE").contains("FULLSCREEN"));
-    let told = guest
-        .configured(1, |told| state(told).fullscreen && told.geometry.unwrap().width == 1280 - 4);
+    let told = guest.now_configured(1, |told| {
+        state(told).fullscreen && told.geometry.unwrap().width == 1280 - 4
+    });
     // The border with the VM's name stays.
     assert_eq!(told.geometry, Some(rectangle(2, 12, 1276, 786)));
     desktop.until("the colour", || {
@@ -356,7 +357,8 @@ fn a_window_takes_the_keyboard_only_when_it_was_launched_or_the_guest_has_it() {
     compositor.status();
     guest.tell(window(2, 400, 150, 100, 80));
     guest.expect(focus(2));
-    assert_eq!(desktop.active(), compositor.host(2));
+    let two = compositor.host(2);
+    desktop.until("the keyboard", || (desktop.active() == two).then_some(()));
     // What the guest opens while it has the keyboard is the guest's affair.
     guest.tell(window(3, 600, 150, 100, 80));
     guest.expect(focus(3));

@@ -417,7 +417,8 @@ impl Model {
         let again = (before.rect, before.state) == (record.rect, record.state);
         let Some(window) = self.windows.get_mut(&id) else { return };
         (window.rect, window.state) = (rect, state);
-        if refused && !again {
+        // One that is not shown is told of when it is.
+        if refused && !again && window.shown.is_some() {
             let configure = window.configure(id);
             self.acts.push(Act::Tell(configure));
         }

@@ -123,6 +123,10 @@ fn menus_cover_a_monitor_neither_alone_nor_together() {
     // One that grows too large is closed, and comes back when it has shrunk.
     assert_eq!(tell(&mut model, menu(2, 2, rectangle(0, 0, 1000, 790))), [Act::Shut(2)]);
     opened(&tell(&mut model, menu(2, 3, rectangle(0, 0, 1000, 100))));
+    // Of one that is not shown nothing is told, whatever else it wishes.
+    let wish = v1::WindowState { fullscreen: true, ..Default::default() };
+    let wish = v1::Window { state: Some(wish), ..menu(1, 2, rectangle(0, 0, 1000, 800)) };
+    assert_eq!(tell(&mut model, wish), []);
 }
 
 #[test]

@@ -292,6 +292,7 @@ impl Compositor {
             generation: 0,
             sequence: 0,
             carried_out: BTreeMap::new(),
+            last: BTreeMap::new(),
         }
     }
 
@@ -384,6 +385,8 @@ pub(crate) struct Guest {
     sequence: u64,
     /// Of each window the last configure that was heard.
     carried_out: BTreeMap<u32, u64>,
+    /// The same, whole.
+    last: BTreeMap<u32, v1::Configure>,
 }
 
 pub(crate) fn rectangle(x: i32, y: i32, width: u32, height: u32) -> v1::Rectangle {
@@ -465,6 +468,7 @@ impl Guest {
                 let message = message.message.expect("a message");
                 if let from_host::Message::Configure(told) = &message {
                     self.carried_out.insert(told.window, told.generation);
+                    self.last.insert(told.window, *told);
                 }
                 return Some(message);
             }
@@ -505,6 +509,18 @@ impl Guest {
             }
             _ => None,
         })
+    }
+
+    /// As [`Guest::configured`], also one that was heard already.
+    pub(crate) fn now_configured(
+        &mut self,
+        id: u32,
+        pick: impl Fn(&v1::Configure) -> bool,
+    ) -> v1::Configure {
+        match self.last.get(&id) {
+            Some(last) if pick(last) => *last,
+            _ => self.configured(id, pick),
+        }
     }
 
     /// Puts pixels into window memory.
