@@ -83,9 +83,10 @@ for ((attempt = 0; attempt < 6; attempt++)); do
     if begin; then
         while [ "$(wc -l <turns)" -lt $turns ] && turn; do :; done
     fi
+    macrohard-hypervisor logs clipboard --console | tail -n 20 >clipboard.console
     macrohard-hypervisor stop clipboard --force
     [ "$(wc -l <turns)" -ge $turns ] && break
-    step "the guest stalls"
+    step "the guest stalls: $(tail -n 5 clipboard.console)"
 done
 [ -s turns ] || fail "the guest stalls again and again"
 column() { awk -v column="$1" '{ print $column }' turns | median; }
