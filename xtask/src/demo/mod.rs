@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Name of the demo's VM.
 const NAME: &str = "demo";
+/// Of the second VM of the check.
+const OTHER: &str = "other";
 /// Its kernel's command line: the first serial console, the one file system.
 const APPEND: &str = "root=/dev/vda rw console=ttyS0";
 /// What a person waits for.
@@ -93,17 +95,24 @@ pub(crate) fn check() -> Result {
     let compositor = binaries::compositor_of_tests()?;
     demo.environment.push(("MACROHARD_COMPOSITOR".to_owned(), compositor));
     let pictures = folders.join("pictures");
+    let second = folders.join("other.qcow2");
+    std::fs::copy(&demo.disk, &second).context(|| format!("copy {}", demo.disk.display()))?;
     let booted = demo.boot("tcg").and_then(|()| {
         demo.command(&["exec", "--wait", "300", NAME, "--", "id"])?;
         demo.command(&["exec", "--user", "root", NAME, "--", "id", "-un"])?;
         demo.command(&["status", NAME])?;
-        demo.script("windows.sh", Some(&pictures))?;
-        demo.script("end-to-end.sh", None)?;
+        let shown = pictures.display().to_string();
+        demo.script("windows.sh", &[NAME, &shown])?;
+        demo.create(OTHER, "tcg", &second)?;
+        demo.script("two-vms.sh", &[NAME, OTHER, &shown])?;
+        demo.script("end-to-end.sh", &[NAME])?;
         demo.command(&["stop", NAME, "--timeout", "180"])
     });
     if booted.is_err() {
         let _ = demo.command(&["stop", NAME, "--force"]);
+        let _ = demo.command(&["stop", OTHER, "--force"]);
     }
+    let _ = demo.command(&["delete", OTHER, "--yes"]);
     let deleted = demo.command(&["delete", NAME, "--yes"]);
     let _ = demo.command(&["daemon", "stop"]);
     booted.and(deleted)
@@ -206,19 +215,26 @@ impl Demo {
     }
 
     /// A check of the desktop against the guest that runs.
-    fn script(&self, name: &str, folder: Option<&Path>) -> Result {
+    fn script(&self, name: &str, arguments: &[&str]) -> Result {
         let check = workspace::root().join("tests/desktop").join(name);
         let search = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::iter::once(self.programs.clone()).chain(std::env::split_paths(&search));
         let search = std::env::join_paths(folders)
             .map_err(|error| Failure::new(format!("{}: {error}", self.programs.display())))?;
-        let mut step = Step::new(check).argument(NAME).variable("PATH", search).limit(LIMIT);
-        if let Some(folder) = folder {
-            step = step.argument(folder);
-        }
+        let step = Step::new(check).arguments(arguments).variable("PATH", search).limit(LIMIT);
         let step =
             self.environment.iter().fold(step, |step, (name, value)| step.variable(name, value));
         step.run(Output::Shown)
+    }
+
+    /// Creates a VM with this disk, a copy of the image.
+    fn create(&self, name: &str, engine: &str, disk: &Path) -> Result {
+        let part = |ending: &str| self.disk.with_extension(ending).display().to_string();
+        let (disk, kernel, initrd) = (disk.display().to_string(), part("vmlinuz"), part("initrd"));
+        let machine = ["--memory", "1024", "--cpus", "2", "--display", "1024x700"];
+        let boot = ["--disk", &disk, "--kernel", &kernel, "--initrd", &initrd, "--append", APPEND];
+        let head = ["create", "--name", name, "--engine", engine];
+        self.command(&[&head[..], &machine, &boot].concat())
     }
 
     /// Creates the VM unless it is there, starts it, shows its console to the login prompt.
@@ -227,28 +243,7 @@ impl Demo {
         let known: serde_json::Value = serde_json::from_str(&known).unwrap_or_default();
         let vm = known.as_array().and_then(|vms| vms.iter().find(|vm| vm["name"] == NAME));
         if vm.is_none() {
-            let path = |ending: &str| self.disk.with_extension(ending).display().to_string();
-            self.command(&[
-                "create",
-                "--name",
-                NAME,
-                "--memory",
-                "1024",
-                "--cpus",
-                "2",
-                "--display",
-                "1024x700",
-                "--engine",
-                engine,
-                "--disk",
-                &path("qcow2"),
-                "--kernel",
-                &path("vmlinuz"),
-                "--initrd",
-                &path("initrd"),
-                "--append",
-                APPEND,
-            ])?;
+            self.create(NAME, engine, &self.disk)?;
         }
         if vm.is_some_and(|vm| vm["state"] == "running") {
             println!("The VM `{NAME}` runs already.");
