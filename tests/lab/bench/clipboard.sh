@@ -53,9 +53,11 @@ begin() {
     macrohard-hypervisor start clipboard || fail "start"
     guest true || return 1
     # The guest's own copy, on a display that is nobody's else.
-    guest sh -c 'cat >/tmp/large; DISPLAY=:1 setsid xclip -selection clipboard -i /tmp/large >/dev/null 2>&1' <large || return 1
+    guest sh -c 'cat >/tmp/large; DISPLAY=:1 setsid xclip -selection clipboard -i /tmp/large >/dev/null 2>&1' <large || { step "nothing is copied in the guest"; return 1; }
     xclip -selection clipboard -i large >/dev/null 2>&1
-    within 60 pasted
+    within 60 pasted && return 0
+    step "nothing is pasted: $(guest tail -n 5 /tmp/session.log /tmp/xvfb.log)"
+    return 1
 }
 # pasted: the guest has what the host has.
 pasted() { [ "$(guest sh -c 'timeout 60 xclip -selection clipboard -o | cksum')" = "$(cksum <large)" ]; }
