@@ -143,8 +143,14 @@ impl Scene {
     }
 
     fn compositor(&self) -> u32 {
-        let text = std::fs::read_to_string(self.folder().join("compositor.pid")).unwrap();
-        text.trim().parse().unwrap()
+        let path = self.folder().join("compositor.pid");
+        let mut number = None;
+        // It is made, then written.
+        wait_until("the compositor's number", || {
+            number = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+            number.is_some()
+        });
+        number.unwrap()
     }
 }
 
