@@ -104,6 +104,8 @@ impl Scene {
 
     /// A guest's connection for windows, `None` when it is turned away.
     fn try_connect(&self, role: Role) -> Option<UnixStream> {
+        // More than two a second are turned away for that alone.
+        std::thread::sleep(Duration::from_millis(550));
         let path = self.folder().join(format!("vsock.sock_{}", agent_link::PORT));
         let hello = Hello { role, direction: Direction::Windows, proof: self.token().proof(role) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
