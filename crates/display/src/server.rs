@@ -117,6 +117,8 @@ impl Serving {
                 if self.tell(index) {
                     index += 1;
                 } else {
+                    // What it said before it went counts.
+                    self.hear(index);
                     self.drop_viewer(index);
                 }
             }

@@ -246,6 +246,18 @@ fn what_a_viewer_says_arrives_and_what_it_held_is_let_go_when_it_leaves() {
 }
 
 #[test]
+fn what_a_viewer_says_arrives_also_when_it_leaves_at_once() {
+    let vm = Vm::new();
+    for code in 1..50 {
+        let viewer = Viewer::connect(&vm.path).unwrap();
+        viewer.send(FromViewer::Key { code, pressed: true }).unwrap();
+        drop(viewer);
+        assert_eq!(vm.hears(), FromViewer::Key { code, pressed: true });
+        assert_eq!(vm.hears(), FromViewer::Key { code, pressed: false });
+    }
+}
+
+#[test]
 fn a_viewer_that_breaks_the_rules_is_cut_off_and_the_others_stay() {
     let mut vm = Vm::new();
     vm.screen.configure(Some(size(8, 8))).unwrap();
