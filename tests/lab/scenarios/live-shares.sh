@@ -103,16 +103,18 @@ as_user sh -c 'cd Host/t/names && for name in not*; do mv "$name" moved; done' &
     fail "a file with an odd name is not renamed"
 
 step "extended attributes of users"
-truncate -s 16M attributes.img && mkfs.ext4 -q attributes.img && mkdir attributes && mount -o loop attributes.img attributes ||
-    fail "a file system with extended attributes"
-echo x >attributes/file && chmod 777 attributes && chmod 666 attributes/file
-macrohard-hypervisor share add live "$work/attributes" --tag a || fail "share add"
-as_user lab-tool attribute Host/a/file user.origin guest || fail "an attribute is not set"
-[ "$(as_user lab-tool attribute Host/a/file user.origin)" = guest ] || fail "an attribute is not read"
-[ "$(as_user lab-tool attribute Host/a/file)" = user.origin ] || fail "the list of attributes"
-[ "$(lab-tool attribute attributes/file user.origin)" = guest ] || fail "the attribute on the host"
-as_root lab-tool attribute /run/macrohard-guest/1000/a/file trusted.x y 2>/dev/null && fail "an attribute that is not a user's"
-[ "$(lab-tool attribute attributes/file)" = user.origin ] || fail "the host has other attributes: $(lab-tool attribute attributes/file)"
+if { truncate -s 16M attributes.img && mkfs.ext4 -q attributes.img && mkdir attributes && mount -o loop attributes.img attributes; } 2>why; then
+    echo x >attributes/file && chmod 777 attributes && chmod 666 attributes/file
+    macrohard-hypervisor share add live "$work/attributes" --tag a || fail "share add"
+    as_user lab-tool attribute Host/a/file user.origin guest || fail "an attribute is not set"
+    [ "$(as_user lab-tool attribute Host/a/file user.origin)" = guest ] || fail "an attribute is not read"
+    [ "$(as_user lab-tool attribute Host/a/file)" = user.origin ] || fail "the list of attributes"
+    [ "$(lab-tool attribute attributes/file user.origin)" = guest ] || fail "the attribute on the host"
+    as_root lab-tool attribute /run/macrohard-guest/1000/a/file trusted.x y 2>/dev/null && fail "an attribute that is not a user's"
+    [ "$(lab-tool attribute attributes/file)" = user.origin ] || fail "the host has other attributes: $(lab-tool attribute attributes/file)"
+else
+    echo "SKIPPED: no file system with extended attributes here: $(cat why)"
+fi
 
 step "a folder that is moved out of the share"
 mkdir "a folder/leaves" && echo secret >"a folder/leaves/file"
