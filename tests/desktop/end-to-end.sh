@@ -50,10 +50,10 @@ wait_for 300 "both agents" sh -c "$hypervisor status $vm | grep '^agents' | grep
 
 step "applications in the menu"
 wait_for 120 "the editor in the list" sh -c "$hypervisor apps $vm | grep -q l3afpad"
-launcher() { find "$data/applications" -name 'org.macrohard.*l3afpad*.desktop' 2>/dev/null | grep .; }
+launcher() { find "$data/applications" -name "org.macrohard.$vm.*l3afpad*.desktop" 2>/dev/null | grep .; }
 wait_for 60 "the editor's launcher" launcher
 desktop-file-validate "$data"/applications/org.macrohard.*.desktop || fail "a launcher is not valid"
-icon() { find "$data/icons" -name "org.macrohard.*l3afpad*" | grep .; }
+icon() { find "$data/icons" -name "org.macrohard.$vm.*l3afpad*" | grep .; }
 wait_for 60 "the editor's icon" icon
 root sh -c 'printf "[Desktop Entry]\nType=Application\nName=Made later\nExec=true\n" >/usr/share/applications/later.desktop'
 wait_for 60 "an application that was installed" sh -c "$hypervisor apps $vm | grep -q 'Made later'"

@@ -105,14 +105,15 @@ pub(crate) fn check() -> Result {
         demo.script("windows.sh", &[NAME, &shown])?;
         demo.create(OTHER, "tcg", &second)?;
         demo.script("two-vms.sh", &[NAME, OTHER, &shown])?;
+        demo.command(&["delete", OTHER, "--yes"])?;
         demo.script("end-to-end.sh", &[NAME])?;
         demo.command(&["stop", NAME, "--timeout", "180"])
     });
     if booted.is_err() {
         let _ = demo.command(&["stop", NAME, "--force"]);
         let _ = demo.command(&["stop", OTHER, "--force"]);
+        let _ = demo.command(&["delete", OTHER, "--yes"]);
     }
-    let _ = demo.command(&["delete", OTHER, "--yes"]);
     let deleted = demo.command(&["delete", NAME, "--yes"]);
     let _ = demo.command(&["daemon", "stop"]);
     booted.and(deleted)
