@@ -47,12 +47,14 @@ pub(crate) fn pack(programs: &Path) -> Result<PathBuf> {
          Runs programs for the host, sets the clock after a pause, powers off in order, shows notifications and windows on the host.\n"
     );
     std::fs::write(tree.join("DEBIAN/control"), control).context(|| "write control".to_owned())?;
-    let package = programs.join(FILE);
+    // Whole at every moment: a daemon may be sending it to a guest.
+    let (package, new) = (programs.join(FILE), folder.join(FILE));
     Step::new("dpkg-deb")
         .arguments(["--root-owner-group", "--build"])
         .argument(&tree)
-        .argument(&package)
+        .argument(&new)
         .run(Output::Logged(folder.join("package.log")))?;
+    std::fs::rename(&new, &package).context(|| format!("put {} in place", package.display()))?;
     Ok(package)
 }
 
