@@ -166,7 +166,11 @@ dpkg-deb -R "$package" "$work/older" && sed -i 's/^Version: .*/Version: 0.0.1~ol
 root sh -c 'cat >/run/older.deb' <"$work/older.deb" || fail "the older package's way"
 # In a unit of its own: installing it ends the agent that runs this.
 root systemd-run --quiet --collect --unit=older dpkg --force-downgrade --install /run/older.deb || fail "the older package's installation"
-wait_for 120 "the older package" has_version 0.0.1~older
+# Once the package manager is done with it: another may not run beside it.
+is_older() {
+    [ "$(root sh -c 'systemctl is-active --quiet older || dpkg-query -W -f "\${Status} \${Version}" macrohard-guest-agent')" = "install ok installed 0.0.1~older" ]
+}
+wait_for 120 "the older package" is_older
 wait_for 120 "its agents" sh -c "$hypervisor status $vm | grep '^agents' | grep system | grep -q guest"
 before=$(root pidof -s macrohard-guest-agent)
 $hypervisor agent update "$vm" --force --wait 600 || fail "agent update"
