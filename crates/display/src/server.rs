@@ -226,6 +226,8 @@ impl Serving {
                 Ok(Received { length: 0, .. }) => return false,
                 Ok(Received { length, descriptor, cut }) => (length, cut || descriptor.is_some()),
                 Err(Errno::AGAIN) => return true,
+                // It left without reading all, which is told once, before what it said.
+                Err(Errno::CONNRESET) => continue,
                 Err(error) => {
                     tracing::debug!(%error, "display: viewer gone");
                     return false;

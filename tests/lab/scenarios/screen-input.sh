@@ -2,7 +2,7 @@
 # What is typed and pointed at in a viewer of the screen arrives at the guest's input devices, engine kvm.
 # lab: memory=2048 cpus=2 limit=600 long
 #
-# Does not hold yet: the guest lists its devices and hears nothing (docs/src/display.md), which is why it is `long`. The same on
+# Not seen to hold yet: the guest listed its devices and heard nothing (docs/src/display.md), which is why it is `long`. The same on
 # engine tcg is a test of crate vmm (tests/tcg/screen.rs) and holds.
 . /lab/lib.sh
 
