@@ -1,9 +1,6 @@
 #!/bin/bash
 # What is typed and pointed at in a viewer of the screen arrives at the guest's input devices, engine kvm.
-# lab: memory=2048 cpus=2 limit=600 long
-#
-# Not seen to hold yet: the guest listed its devices and heard nothing (docs/src/display.md), which is why it is `long`. The same on
-# engine tcg is a test of crate vmm (tests/tcg/screen.rs) and holds.
+# lab: memory=2048 cpus=2 limit=600
 . /lab/lib.sh
 
 guest_initrd initrd <<'END'
