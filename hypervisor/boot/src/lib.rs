@@ -1,5 +1,6 @@
 //! What a bare-metal program reads when it starts: PVH start information and Multiboot2 information,
-//! the memory map, the boot archive (a cpio archive of everything the machine runs) and ELF images.
+//! the memory map, the boot archive (a cpio archive of everything the machine runs), ELF images and Linux
+//! kernels.
 //!
 //! Used by the core and the monitor. Pure: it parses byte slices and numbers the caller has checked to
 //! be memory, and touches no hardware. Whatever the bytes say, nothing here panics, allocates or reads
@@ -14,6 +15,7 @@ pub mod acpi;
 pub mod archive;
 mod bytes;
 pub mod elf;
+pub mod linux;
 pub mod memory_map;
 pub mod multiboot2;
 pub mod pvh;

@@ -73,7 +73,7 @@ fn find_length(run: &mut Run<'_>, exit: &Exit, rip: u64, tag: u64) -> u64 {
 }
 
 /// How the guest's processor reads code, and what effective addresses need.
-fn address_space(context: &Context) -> AddressSpace {
+pub(crate) fn address_space(context: &Context) -> AddressSpace {
     use SegmentName::{Cs, Ds, Es, Fs, Gs, Ss};
     let code = context.segment(Cs).attributes;
     let mode = if context.efer() & EFER_LMA != 0 && code & LONG != 0 {
@@ -102,28 +102,55 @@ pub(crate) fn allows(segment: &Segment, offset: u64, width: u8, write: bool) -> 
     present && permitted && inside
 }
 
+/// Decodes what is at `rip`, whose bytes `fetch` brings, none past a page's end at once.
+fn decode_at<E>(
+    rip: u64,
+    space: &AddressSpace,
+    bytes: &mut [u8; 16],
+    mut fetch: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+) -> Result<Result<Instruction, DecodeError>, E> {
+    let linear = space.linear(SegmentName::Cs, rip).unwrap_or(rip);
+    // The part on this page first: what follows may lie on a page that is not there.
+    let first = (PAGE_SIZE - linear % PAGE_SIZE).min(MAX_LENGTH as u64) as usize;
+    fetch(linear, &mut bytes[..first])?;
+    let mut result = decode(&bytes[..first], space.mode);
+    if result == Err(DecodeError::Incomplete) && first < MAX_LENGTH {
+        let next = linear.wrapping_add(first as u64);
+        fetch(next, &mut bytes[first..MAX_LENGTH])?;
+        result = decode(bytes, space.mode);
+    }
+    Ok(result)
+}
+
+/// The instruction of root's at RIP; `None` when `fetch` cannot bring its bytes.
+pub(crate) fn decode_with(
+    context: &Context,
+    vendor: &Vendor,
+    mut fetch: impl FnMut(u64, &mut [u8]) -> Option<()>,
+) -> Option<Instruction> {
+    let space = address_space(context);
+    if let Some((bytes, count)) = context.instruction_bytes(vendor)
+        && let Ok(decoded) = decode(&bytes[..count], space.mode)
+    {
+        return Some(decoded);
+    }
+    let fetch = |at: u64, into: &mut [u8]| fetch(at, into).ok_or(());
+    decode_at(context.rip(), &space, &mut [0; 16], fetch).ok()?.ok()
+}
+
 impl Run<'_> {
     /// The instruction at the guest's RIP, and what its addresses need.
     pub(crate) fn decode(&mut self) -> Outcome<(Instruction, AddressSpace)> {
+        let space = address_space(&self.held.context);
         let context = &self.held.context;
-        let space = address_space(context);
         if let Some((bytes, count)) = context.instruction_bytes(&self.cpu.vendor)
             && let Ok(decoded) = decode(&bytes[..count], space.mode)
         {
             return Ok((decoded, space));
         }
-        let rip = context.rip();
-        let linear = space.linear(SegmentName::Cs, rip).unwrap_or(rip);
         let mut bytes = [0; 16];
-        // The part on this page first: what follows may lie on a page that is not there.
-        let first = (PAGE_SIZE - linear % PAGE_SIZE).min(MAX_LENGTH as u64) as usize;
-        self.read(linear, &mut bytes[..first], Access::Fetch)?;
-        let mut result = decode(&bytes[..first], space.mode);
-        if result == Err(DecodeError::Incomplete) && first < MAX_LENGTH {
-            let next = linear.wrapping_add(first as u64);
-            self.read(next, &mut bytes[first..MAX_LENGTH], Access::Fetch)?;
-            result = decode(&bytes, space.mode);
-        }
+        let rip = context.rip();
+        let result = decode_at(rip, &space, &mut bytes, |at, into| self.read(at, into, Access::Fetch))?;
         result.map(|decoded| (decoded, space)).map_err(|error| match error {
             DecodeError::Invalid => Trouble::Fault(INVALID_OPCODE),
             DecodeError::TooLong | DecodeError::Incomplete => Trouble::Fault(GENERAL_PROTECTION),

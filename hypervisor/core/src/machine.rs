@@ -35,6 +35,8 @@ pub struct Machine {
     pub pool: Span,
     /// The key of root's calls.
     pub key: [u64; KEY_WORDS],
+    /// Root's CPUID says that there is a hypervisor.
+    pub shows_hypervisor: bool,
     /// `features` of the interface.
     pub features: u64,
     /// The time-stamp counter when the core began.

@@ -2,6 +2,7 @@
 //! The loop here is what every physical CPU does for as long as it runs: root until it exits, the
 //! exit's answer, root again. Running a guest is one of root's calls and happens inside the answer.
 
+mod apic;
 mod exits;
 mod memory_types;
 
@@ -16,7 +17,7 @@ use crate::registers::{CR0_ET, CR0_PE};
 use crate::second_level::{Access, Format, SecondLevel};
 use crate::sync::Lock;
 use crate::vcpu::{Context, Extended, Setup, own_signature, reset_state, startup_state};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use hypervisor_abi::{GeneralRegisters, Segment, SegmentName, SystemRegisters};
 use hypervisor_boot::memory_map::{Kind, MemoryMap, Span};
 use units::{Bytes, GuestPhysical, HostPhysical, PAGE_SIZE};
@@ -28,7 +29,7 @@ pub const ROOT_TAG: u32 = 1;
 pub struct Root {
     tables: Lock<SecondLevel>,
     pointer: u64,
-    msr_map: HostPhysical,
+    msr_map: Lock<Frames>,
     port_map: HostPhysical,
     /// What was mapped at the start ends here.
     mapped: u64,
@@ -36,6 +37,9 @@ pub struct Root {
     mtrrs: Lock<Option<Mtrrs>>,
     /// Physical addresses end here.
     end: u64,
+    /// Processors that root does not run on: it starts them by INIT and start-up IPI, for which the core
+    /// watches while there are some ([`apic`]).
+    absent: AtomicUsize,
 }
 
 /// How a virtual CPU of root's starts.
@@ -47,6 +51,13 @@ pub enum Start {
         entry: HostPhysical,
         /// For EBX.
         information: HostPhysical,
+    },
+    /// A Linux kernel at its 32-bit entry.
+    Linux {
+        /// Where to.
+        entry: HostPhysical,
+        /// For ESI.
+        zero_page: HostPhysical,
     },
     /// Waiting for root's own INIT and SIPI.
     Wait,
@@ -76,11 +87,12 @@ impl Root {
         Some(Self {
             pointer: tables.root_pointer(),
             tables: Lock::new(tables),
-            msr_map: msr_map.into_raw(),
+            msr_map: Lock::new(msr_map),
             port_map: Frames::allocate(3)?.into_raw(),
             mapped: end,
             mtrrs: Lock::new(mtrrs),
             end: 1 << address_bits.min(48),
+            absent: AtomicUsize::new(0),
         })
     }
 
@@ -147,7 +159,7 @@ pub fn run(mut cpu: Cpu, root: &'static Root, start: Start) -> ! {
     let setup = Setup {
         root: true,
         second_level: root.pointer,
-        msr_map: root.msr_map,
+        msr_map: root.msr_map.lock().physical(),
         port_map: root.port_map,
         tag: ROOT_TAG,
         tsc_offset: 0,
@@ -155,18 +167,23 @@ pub fn run(mut cpu: Cpu, root: &'static Root, start: Start) -> ! {
     let mut root = RootCpu {
         root,
         context: Context::new(&cpu.vendor, &setup).expect("a control block was set aside for root"),
-        waits: true,
+        presence: Presence::Waits,
         nmi: false,
         extended: Extended::new(&machine().extended).expect("an area was set aside for root"),
     };
-    if let Start::Boot { entry, information } = start {
-        root.start_pvh(entry, information);
+    match start {
+        // Xen docs/misc/pvh: any flat segments.
+        Start::Boot { entry, information } => root.start_flat(entry, [8, 16], 3, information),
+        // Linux Documentation/arch/x86/boot.rst, "32-bit boot protocol": these selectors.
+        Start::Linux { entry, zero_page } => root.start_flat(entry, [0x10, 0x18], 6, zero_page),
+        Start::Wait => {}
     }
     loop {
         root.attend(&mut cpu);
-        if root.waits {
+        if root.presence != Presence::Runs {
             cpu.vendor.idle(&cpu.shared.wake);
-            cpu.nmi_is_foreign();
+            // One that waits for a start-up IPI takes no NMI (SDM 3A 11.4.7.4).
+            root.nmi |= cpu.nmi_is_foreign() && root.presence == Presence::Parked;
             continue;
         }
         // Said before the last look: whoever asks for something after it sends an NMI.
@@ -182,12 +199,22 @@ pub fn run(mut cpu: Cpu, root: &'static Root, start: Start) -> ! {
     }
 }
 
+/// Whether one of root's virtual CPUs runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// It does.
+    Runs,
+    /// It waits for a start-up IPI.
+    Waits,
+    /// It halted without interrupts: off line, until INIT or an NMI.
+    Parked,
+}
+
 /// One of root's virtual CPUs.
 struct RootCpu {
     root: &'static Root,
     context: Context,
-    /// It waits for a start-up IPI.
-    waits: bool,
+    presence: Presence,
     /// An NMI waits to be delivered.
     nmi: bool,
     /// Its floating point and kin while a guest runs here.
@@ -206,23 +233,41 @@ fn flat(selector: u16, kind: u16) -> Segment {
 }
 
 impl RootCpu {
-    fn start_pvh(&mut self, entry: HostPhysical, information: HostPhysical) {
+    /// Starts it in 32-bit protected mode with flat code and data segments, as the boot loader of
+    /// `register` would: `information` is there.
+    fn start_flat(
+        &mut self,
+        entry: HostPhysical,
+        [code, data]: [u16; 2],
+        register: usize,
+        information: HostPhysical,
+    ) {
         let (mut system, mut general) = reset_state(own_signature());
         general.rip = entry.0;
         for segment in &mut system.segments[..6] {
-            *segment = flat(16, 3);
+            *segment = flat(data, 3);
         }
-        system.segments[SegmentName::Cs as usize] = flat(8, 0xb);
+        system.segments[SegmentName::Cs as usize] = flat(code, 0xb);
         system.segments[SegmentName::Task as usize].limit = 0x67;
         system.cr0 = CR0_PE | CR0_ET;
-        general.general[3] = information.0;
-        self.set_state(&(system, general), false);
+        general.general[register] = information.0;
+        self.set_state(&(system, general));
+        // The one processor that nobody counted as absent.
+        self.presence = Presence::Runs;
     }
 
-    fn set_state(&mut self, state: &(SystemRegisters, GeneralRegisters), waits: bool) {
+    fn set_state(&mut self, state: &(SystemRegisters, GeneralRegisters)) {
         self.context.write_system(&state.0);
         self.context.set_registers(&state.1);
-        self.waits = waits;
+    }
+
+    /// It runs from now on, or does not any longer.
+    fn set_presence(&mut self, presence: Presence) {
+        let [before, after] = [self.presence, presence].map(|which| which == Presence::Runs);
+        self.presence = presence;
+        if before != after {
+            self.root.set_absent(!after);
+        }
     }
 
     /// Does what other CPUs asked for.
@@ -231,17 +276,20 @@ impl RootCpu {
         if shared.wake.load(Ordering::Relaxed) != 0 {
             let bits = shared.wake.swap(0, Ordering::SeqCst);
             if bits & wake::INIT != 0 {
-                self.set_state(&reset_state(own_signature()), true);
+                self.set_state(&reset_state(own_signature()));
+                self.set_presence(Presence::Waits);
             }
-            if bits & wake::STARTUP != 0 && self.waits {
-                self.set_state(&startup_state(bits as u8, own_signature()), false);
+            if bits & wake::STARTUP != 0 && self.presence == Presence::Waits {
+                self.set_state(&startup_state(bits as u8, own_signature()));
+                self.set_presence(Presence::Runs);
             }
             if bits & wake::FLUSH != 0 {
                 self.context.flush_tlb(&cpu.vendor);
             }
             self.nmi |= bits & wake::NMI != 0;
         }
-        if self.nmi && !self.waits {
+        if self.nmi && self.presence != Presence::Waits {
+            self.set_presence(Presence::Runs);
             if self.context.accepts_nmi() {
                 self.nmi = false;
                 self.context.inject(Event::Nmi);

@@ -11,12 +11,23 @@ pub(super) const RANGES: usize = 128;
 /// The first page tables map this much, one to one.
 pub(super) const MAPPED: u64 = 1 << 32;
 
+/// The most modules a loader may bring: more are left alone.
+const MODULES: usize = 4;
+
+/// A file the boot loader brought.
+#[derive(Clone, Copy)]
+pub(super) struct Module {
+    /// Where it lies.
+    pub(super) span: Span,
+    /// The words after its name.
+    pub(super) command_line: &'static str,
+}
+
 /// The machine before the core.
 pub(super) struct Machine {
     /// Its memory.
     pub(super) map: MemoryMap<RANGES>,
-    /// The boot archive.
-    pub(super) archive: Span,
+    modules: [Option<Module>; MODULES],
     /// Where the ACPI root pointer lies, 0 for nowhere.
     pub(super) root_pointer: HostPhysical,
     /// The core's command line.
@@ -55,7 +66,7 @@ impl Machine {
     pub(super) fn read(kind: u64, information: u64) -> Self {
         let mut machine = Self {
             map: MemoryMap::new(),
-            archive: Span::of(HostPhysical(0), Bytes(0)),
+            modules: [None; MODULES],
             root_pointer: HostPhysical(0),
             command_line: [0; 512],
             command_length: 0,
@@ -77,6 +88,19 @@ impl Machine {
         machine
     }
 
+    /// What the loader brought, in its order.
+    pub(super) fn modules(&self) -> impl Iterator<Item = Module> + '_ {
+        self.modules.iter().flatten().copied()
+    }
+
+    fn add_module(&mut self, span: Span, command_line: &'static str) {
+        if let Some(place) = self.modules.iter_mut().find(|place| place.is_none())
+            && !span.is_empty()
+        {
+            *place = Some(Module { span, command_line });
+        }
+    }
+
     fn add(&mut self, span: Span, kind: Kind) {
         self.map.insert(span, kind).expect("the machine's memory map has more than 128 ranges");
     }
@@ -94,6 +118,11 @@ impl Machine {
         core::str::from_utf8(&self.command_line[..self.command_length]).unwrap_or("")
     }
 
+    /// Its words.
+    pub(super) fn words(&self) -> impl Iterator<Item = &str> {
+        self.command_line().split_ascii_whitespace()
+    }
+
     fn read_pvh(&mut self, at: HostPhysical) {
         let head = bytes(Span::of(at, Bytes(pvh::StartInfo::SIZE as u64)));
         let info = pvh::StartInfo::parse(head)
@@ -107,8 +136,8 @@ impl Machine {
             self.add(entry.span(), entry.kind);
         }
         let modules = list(info.module_list, info.modules, pvh::Module::SIZE);
-        if let Some(module) = pvh::modules(modules).next() {
-            self.archive = Span::of(module.address, module.size);
+        for module in pvh::modules(modules) {
+            self.add_module(Span::of(module.address, module.size), text(module.command_line));
         }
         self.root_pointer = info.rsdp;
         self.set_command_line(text(info.command_line));
@@ -124,8 +153,8 @@ impl Machine {
         for (span, kind) in info.memory_map() {
             self.add(span, kind);
         }
-        if let Some(module) = info.modules().next() {
-            self.archive = Span::of(module.start, module.size());
+        for module in info.modules() {
+            self.add_module(Span::of(module.start, module.size()), module.command_line);
         }
         // The loader's copy lies in memory that is used again: the firmware's own first.
         self.search_root_pointer();

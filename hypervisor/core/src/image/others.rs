@@ -135,7 +135,7 @@ extern "C" fn core_other() -> ! {
     let index = STARTING.load(Ordering::SeqCst);
     let plan = plan();
     descriptors::load_idt();
-    physical_apic::prepare();
+    physical_apic::prepare_other();
     // CR4 as on the first processor.
     let _ = ExtendedFeatures::detect();
     let space = &plan.processors[index as usize].space;

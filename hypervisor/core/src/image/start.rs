@@ -64,6 +64,7 @@ extern "C" fn core_main(kind: u64, information: u64) -> ! {
     let (plan, map) = divide(&machine, &program);
     let start = program.load(&machine, &map);
     take_frames(plan.frames);
+    physical_apic::prepare(program.sets_apic_mode());
     let (mut tables, processors) = build_tables(&machine, &plan);
     let head = Span::of(plan.pool.start, Bytes(POOL_HEAD_SIZE));
     tables.map_same(head, memory::DATA).expect(OUT_OF_MEMORY);
@@ -73,8 +74,9 @@ extern "C" fn core_main(kind: u64, information: u64) -> ! {
     let root = Root::new(root_format(), [image(), plan.frames], memory_end, address_bits())
         .and_then(Object::new)
         .expect("the core is out of memory for root's tables");
+    root.expect_processors(processors.len()).expect(OUT_OF_MEMORY);
     partition::initialize(plan.pool).expect("the core is out of memory for the pool's owners");
-    learn_machine(began, plan.pool);
+    learn_machine(began, plan.pool, &machine);
     write_information(processors.len());
     let Plan { frames, pool } = plan;
     let mebibytes = |span: Span| span.size().0 >> 20;
@@ -117,7 +119,7 @@ extern "C" fn first_processor() -> ! {
 }
 
 /// Notes what the rest of the core wants to know of this machine, with a key of what randomness it has.
-fn learn_machine(began: Tsc, pool: Span) {
+fn learn_machine(began: Tsc, pool: Span, booted: &Machine) {
     let extended = ExtendedFeatures::detect();
     let capabilities = cpuid::Capabilities {
         xcr0: if extended.xsave { extended.supported } else { 0 },
@@ -149,6 +151,7 @@ fn learn_machine(began: Tsc, pool: Span) {
         guest_port_map: port_map.into_raw(),
         pool,
         key: [control::random(), control::random()],
+        shows_hypervisor: booted.words().any(|word| word == "show-hypervisor"),
         features: features::DIRTY_LOG | features::SELF_CHECK | of_vendor,
         began,
         tsc_frequency: control::tsc_frequency(),
@@ -174,18 +177,22 @@ fn divide(machine: &Machine, program: &Program) -> (Plan, MemoryMap<RANGES>) {
     let full = "the machine's memory map has more than 128 ranges";
     map.carve(image(), Kind::Reserved).expect(full);
     let mut free = map;
-    for span in [machine.archive, program.image.memory(), Span::of(HostPhysical(0), Bytes(1 << 20))]
-    {
+    let modules = machine.modules().map(|module| module.span);
+    for span in modules.chain([program.memory(), Span::of(HostPhysical(0), Bytes(1 << 20))]) {
         free.subtract(span).expect(full);
     }
-    let mut words = machine.command_line().split_ascii_whitespace();
-    let pool = words.find_map(|word| word.strip_prefix("pool=")).map(|word| {
+    let pool = machine.words().find_map(|word| word.strip_prefix("pool=")).map(|word| {
         let mebibytes: Result<u64, _> = word.parse();
         Bytes(
             mebibytes.unwrap_or_else(|_| {
                 refuse!("the core's command line says pool={word}: a number is wanted")
             }) << 20,
         )
+    });
+    // A desktop keeps half of the machine; the monitor has no use for memory of its own.
+    let pool = pool.or_else(|| {
+        matches!(program, Program::Linux { .. })
+            .then(|| Bytes(free.largest_usable(Span::ALL, PAGE_SIZE).map_or(0, |span| span.size().0 / 2)))
     });
     let plan = memory::plan(&free, pool).unwrap_or_else(|error| refuse!("{error}"));
     map.carve(plan.frames, Kind::Reserved).expect(full);
@@ -228,18 +235,9 @@ fn build_tables(machine: &Machine, plan: &Plan) -> (HostTables, &'static [Proces
     ] {
         tables.map_same(part, how).expect(out);
     }
-    physical_apic::prepare();
-    let x2apic = physical_apic::is_x2apic();
-    if !x2apic {
-        let registers = Span::of(physical_apic::page(), Bytes(PAGE_SIZE));
-        tables.map_same(registers, memory::DEVICE).expect(out);
-    }
-    let (ids, mut count) = machine.processors(physical_apic::id());
-    // Root starts its processors by INIT and SIPI, which the core takes as writes to MSRs.
-    if count > 1 && !x2apic {
-        log!("the processors have no x2APIC: only the first of {count} is used");
-        count = 1;
-    }
+    let registers = Span::of(physical_apic::page(), Bytes(PAGE_SIZE));
+    tables.map_same(registers, memory::DEVICE).expect(out);
+    let (ids, count) = machine.processors(physical_apic::id());
     let first = Processor { id: ids[0], space: tables.add_processor(0).expect(out) };
     let processors = Object::new([first; MAX_CPUS]).expect(out).leak();
     for index in 1..count {

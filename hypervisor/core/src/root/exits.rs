@@ -1,13 +1,15 @@
 //! The core's answers to root's exits.
 
-use super::{RootCpu, memory_types};
-use crate::cpu::{control, exceptions, msr, physical_apic};
-use crate::cpuid::{Features, spell};
+use super::{Presence, RootCpu, apic, memory_types};
+use crate::cpu::{control, msr, physical_apic};
+use crate::cpuid::spell;
 use crate::exit::{Event, Exit, Failure, GENERAL_PROTECTION, INVALID_OPCODE, MemoryFault};
 use crate::machine::machine;
 use crate::msr::{KEPT_ON_VMX, set_exits};
 use crate::processor::{self, Cpu, wake};
-use crate::registers::{CR4_OSXSAVE, EFER_FFXSR, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, EFER_TCE};
+use crate::registers::{
+    CR4_OSXSAVE, EFER_FFXSR, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, EFER_TCE, RFLAGS_IF,
+};
 use crate::second_level::{Access, FaultCause};
 use crate::{instruction, validate};
 use core::sync::atomic::Ordering;
@@ -16,10 +18,9 @@ use hypervisor_boot::memory_map::Span;
 use units::{Bytes, HostPhysical, PAGE_SIZE};
 
 /// MSRs of root's that the core answers on AMD; all others are root's own.
-const WATCHED_SVM: [u32; 5] =
-    [msr::APIC_BASE, msr::X2APIC_ICR, msr::EFER, msr::VM_CR, msr::VM_HSAVE_PA];
+const WATCHED_SVM: [u32; 4] = [msr::APIC_BASE, msr::EFER, msr::VM_CR, msr::VM_HSAVE_PA];
 /// On Intel, besides IA32_VMX_*: EFER is switched with the VMCS.
-const WATCHED_VMX: [u32; 3] = [msr::APIC_BASE, msr::X2APIC_ICR, msr::FEATURE_CONTROL];
+const WATCHED_VMX: [u32; 2] = [msr::APIC_BASE, msr::FEATURE_CONTROL];
 /// IA32_VMX_BASIC to IA32_VMX_EXIT_CTLS2 (SDM 4 table 2-2).
 const VMX_CAPABILITIES: core::ops::RangeInclusive<u32> = 0x480..=0x493;
 
@@ -71,9 +72,8 @@ pub(super) fn answer(root: &mut RootCpu, cpu: &mut Cpu, exit: Exit) {
         Exit::SetExtendedControl => {
             let value = root.context.edx_eax();
             let index = root.context.general()[1] as u32;
-            let features = Features::of(machine().supported);
             let (cpl, cr4) = (root.context.cpl(), root.context.cr4());
-            match validate::xsetbv(index, value, cpl, cr4, &features) {
+            match validate::xsetbv_of_root(index, value, cpl, cr4, machine().extended.supported) {
                 Ok(value) => {
                     control::set_xcr0(value);
                     root.advance(cpu, &exit);
@@ -86,6 +86,17 @@ pub(super) fn answer(root: &mut RootCpu, cpu: &mut Cpu, exit: Exit) {
         Exit::CacheFlush => {
             control::flush_caches();
             root.advance(cpu, &exit);
+            // The last thing a kernel does on a processor it takes off line is to write back its caches
+            // and halt without interrupts.
+            let alone = root.context.rflags() & RFLAGS_IF == 0;
+            root.context.watch_halt(alone);
+        }
+        Exit::Halt => {
+            root.context.watch_halt(false);
+            if root.context.rflags() & RFLAGS_IF == 0 {
+                root.advance(cpu, &exit);
+                root.set_presence(Presence::Parked);
+            }
         }
         Exit::Init => {
             let _ = cpu.shared.wake.fetch_or(wake::INIT, Ordering::SeqCst);
@@ -122,10 +133,12 @@ fn cpuid(root: &mut RootCpu, cpu: &Cpu) {
     let (leaf, subleaf) = (general[0] as u32, general[1] as u32);
     let mut answer = control::cpuid(leaf, subleaf);
     match leaf {
-        // VMX is taken; OSXSAVE follows root's own CR4.
+        // VMX is taken; OSXSAVE follows root's own CR4; a kernel that sees a hypervisor behaves as
+        // a guest, with less of its power management, and loads no microcode.
         1 => {
             let osxsave = u32::from(root.context.cr4() & CR4_OSXSAVE != 0);
-            answer[2] = answer[2] & !(1 << 5 | 1 << 27) | osxsave << 27;
+            let hidden = if machine().shows_hypervisor { 0 } else { 1 << 31 };
+            answer[2] = answer[2] & !(1 << 5 | 1 << 27 | hidden) | osxsave << 27;
         }
         0x8000_0001 => answer[2] &= !(1 << 2),
         0x8000_000a => answer = [0; 4],
@@ -148,7 +161,6 @@ fn read_msr(root: &mut RootCpu, cpu: &Cpu) {
         // SVM is taken: "disabled and locked" (APM 2 15.30.1).
         msr::VM_CR if !processor::has_vmx() => Some(1 << 4 | 1 << 3),
         msr::APIC_BASE => Some(msr::read(msr::APIC_BASE)),
-        msr::X2APIC_ICR => exceptions::try_read_msr(index),
         _ => None,
     };
     if let Some(value) = value {
@@ -170,9 +182,13 @@ fn write_msr(root: &mut RootCpu, cpu: &mut Cpu) {
             root.context.set_efer(value & !EFER_LMA | active);
             true
         }
-        // The mode the core found or set stays.
-        msr::APIC_BASE => value == msr::read(msr::APIC_BASE),
-        msr::X2APIC_ICR => command(value),
+        msr::APIC_BASE => physical_apic::set_base(value),
+        msr::X2APIC_ICR => {
+            if !apic::starts_processors(value) {
+                physical_apic::send((value >> 32) as u32, value as u32);
+            }
+            true
+        }
         _ if KEPT_ON_VMX.contains(&index) => {
             root.context.write_kept_register(&mut cpu.vendor, index, value)
         }
@@ -186,37 +202,7 @@ fn write_msr(root: &mut RootCpu, cpu: &mut Cpu) {
     root.end_access(cpu, &Exit::WriteMsr, taken);
 }
 
-/// Root sends an interprocessor interrupt (SDM 3A 11.12.9). INIT and start-up IPIs go to root's virtual
-/// CPUs, which the core keeps; all others are the machine's own.
-fn command(value: u64) -> bool {
-    const INIT: u64 = 5;
-    const STARTUP: u64 = 6;
-    let mode = value >> 8 & 7;
-    if mode != INIT && mode != STARTUP {
-        // SAFETY is the machine's: the command carries a vector of root's.
-        physical_apic::send((value >> 32) as u32, value as u32);
-        return true;
-    }
-    // An INIT level de-assert does nothing on these processors (SDM 3A 11.6.1).
-    if mode == INIT && value & 1 << 14 == 0 {
-        return true;
-    }
-    let bits = if mode == INIT { wake::INIT } else { wake::STARTUP | value as u32 & 0xff };
-    let own = physical_apic::id();
-    for cpu in processor::all() {
-        let addressed = match value >> 18 & 3 {
-            0 => cpu.apic_id == (value >> 32) as u32,
-            3 => cpu.apic_id != own,
-            _ => false,
-        };
-        if addressed {
-            cpu.notify(bits);
-        }
-    }
-    true
-}
-
-fn memory(root: &mut RootCpu, cpu: &Cpu, fault: &MemoryFault) {
+fn memory(root: &mut RootCpu, cpu: &mut Cpu, fault: &MemoryFault) {
     let page = HostPhysical(fault.address.0 & !(PAGE_SIZE - 1));
     let mut tables = root.root.tables.lock();
     let wanted = Access { write: fault.write, execute: fault.fetch };
@@ -224,6 +210,15 @@ fn memory(root: &mut RootCpu, cpu: &Cpu, fault: &MemoryFault) {
         FaultCause::Stale => {
             drop(tables);
             root.context.flush_tlb(&cpu.vendor);
+            return;
+        }
+        FaultCause::Denied if apic::page().start == page => {
+            drop(tables);
+            if apic::access(root, cpu) {
+                return;
+            }
+            crate::log!("root's access to its local APIC at {:#x} is none the core knows", root.context.rip());
+            root.context.inject(GENERAL_PROTECTION);
             return;
         }
         FaultCause::NotMapped if page.0 >= root.root.mapped && page.0 < root.root.end => {

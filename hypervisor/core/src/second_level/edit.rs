@@ -183,7 +183,7 @@ impl<M: TableMemory> SecondLevel<M> {
             self.memory.write(table, index, entry | self.format.dirty_flag());
         }
         let watched = old.log != Log::Clean && new.log == Log::Clean;
-        if watched || old.memory_type != new.memory_type {
+        if watched || old.memory_type != new.memory_type || old.access != new.access {
             self.flush = Flush::Needed;
         }
     }

@@ -187,6 +187,19 @@ impl<M: TableMemory> SecondLevel<M> {
         self.change_leaves(guest, bytes, |leaf| Change::Set(Leaf { memory_type, ..leaf }))
     }
 
+    /// Changes what is allowed with what is mapped in a range.
+    ///
+    /// # Errors
+    /// As [`Self::unmap`].
+    pub fn set_access(
+        &mut self,
+        guest: GuestPhysical,
+        bytes: Bytes,
+        access: Access,
+    ) -> Result<Flush, Fault> {
+        self.change_leaves(guest, bytes, |leaf| Change::Set(Leaf { access, ..leaf }))
+    }
+
     /// Splits large pages that cross the edges of a range, then changes its leaves.
     fn change_leaves(
         &mut self,

@@ -77,7 +77,10 @@ impl SvmContext {
             | intercept1::SHUTDOWN;
         // INIT arrives as #SX (APM 2 15.28, VM_CR.R_INIT).
         vmcb.intercept_exceptions = 1 << SECURITY;
-        if !setup.root {
+        if setup.root {
+            // What a processor does that goes off line.
+            vmcb.intercept2 |= intercept2::WBINVD;
+        } else {
             vmcb.intercept1 |= intercept1::INTR
                 | intercept1::INIT
                 | intercept1::RDPMC
@@ -157,6 +160,16 @@ impl SvmContext {
             self.vmcb.intercept1 |= intercept1::IRET;
         } else {
             self.vmcb.intercept1 &= !intercept1::IRET;
+        }
+        self.dirty(clean::INTERCEPTS);
+    }
+
+    /// Makes HLT exit, or not.
+    pub fn watch_halt(&mut self, wanted: bool) {
+        if wanted {
+            self.vmcb.intercept1 |= intercept1::HLT;
+        } else {
+            self.vmcb.intercept1 &= !intercept1::HLT;
         }
         self.dirty(clean::INTERCEPTS);
     }

@@ -82,6 +82,32 @@ pub fn xsetbv(
     xcr0(value, features)
 }
 
+/// The same for root, which may use all that the machine has: `supported` is what CPUID leaf 0xd says. A
+/// component that the core does not know needs no companion of others.
+///
+/// # Errors
+///
+/// As [`xsetbv`].
+pub fn xsetbv_of_root(
+    index: u32,
+    value: u64,
+    privilege: u8,
+    cr4: u64,
+    supported: u64,
+) -> Result<u64, Invalid> {
+    /// BNDREGS with BNDCSR, TILECFG with TILEDATA: both or none (SDM 1 13.3).
+    const PAIRS: [u64; 2] = [0b11 << 3, 0b11 << 17];
+    ensure(cr4 & CR4_OSXSAVE != 0, Invalid::Undefined)?;
+    ensure(privilege == 0 && index == 0, Invalid::Privilege)?;
+    without(value, supported)?;
+    let wide = value & component::AVX512;
+    let legal = value & component::X87 != 0
+        && value & (component::AVX | component::SSE) != component::AVX
+        && (wide == 0 || wide == component::AVX512 && value & component::AVX != 0)
+        && PAIRS.iter().all(|pair| value & pair == 0 || value & pair == *pair);
+    ensure(legal, Invalid::Components(value)).map(|()| value)
+}
+
 /// IA32_APIC_BASE: no reserved bit, and no x2APIC mode while off (SDM 3A 11.4.4, table 11-5).
 pub const fn apic_base(value: u64, physical_bits: u8) -> bool {
     let address = physical_mask(physical_bits) & !0xfff;

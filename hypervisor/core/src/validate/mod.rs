@@ -15,7 +15,7 @@ mod tests;
 use hypervisor_abi::SegmentName;
 
 pub use address::{RangeError, canonical, guest_pages, memory_access, physical_mask, pool_pages};
-pub use control::{apic_base, cr8, efer, xsetbv};
+pub use control::{apic_base, cr8, efer, xsetbv, xsetbv_of_root};
 pub use memory_type::{fixed_range, memory_type_default, pat, variable_range};
 pub use segment::SegmentError;
 pub use state::vcpu_state;

@@ -93,6 +93,13 @@ impl Context {
         }
     }
 
+    /// Makes root's HLT exit, or not. Only on AMD: Intel's processors tell of INIT and start-up IPIs.
+    pub fn watch_halt(&mut self, wanted: bool) {
+        if let Self::Svm(context) = self {
+            context.watch_halt(wanted);
+        }
+    }
+
     /// Length of the instruction that exited, where the processor knows it.
     #[inline(always)]
     pub fn instruction_length(&self, vendor: &Vendor) -> Option<u64> {
