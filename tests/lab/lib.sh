@@ -5,6 +5,7 @@ export LC_ALL=C.UTF-8
 kernel=/lab/guest/vmlinuz
 base_initrd=/lab/guest/initrd
 work=/tmp/scenario
+read -r engine </lab/engine
 quiet='console=ttyS0 quiet panic=-1 mitigations=off'
 mkdir -p "$work"
 cd "$work" || exit 1
@@ -52,7 +53,7 @@ guest_initrd() {
 run_guest() {
     local name=$1
     shift
-    macrohard-hypervisor run --engine kvm --timeout "${timeout:-240}" "$@" </dev/null >"$work/$name.console" 2>&1
+    macrohard-hypervisor run --engine "$engine" --timeout "${timeout:-240}" "$@" </dev/null >"$work/$name.console" 2>&1
     code=$?
 }
 

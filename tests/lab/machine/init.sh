@@ -21,6 +21,7 @@ modprobe tun
 read -r engine </lab/engine
 case $engine in
 kvm) modprobe -a kvm_amd || echo "lab: kvm_amd cannot be loaded" ;;
+core) modprobe -a device_dax dax_hmem || echo "lab: the pool's drivers cannot be loaded" ;;
 esac
 output=/dev/console
 status_port=/dev/console

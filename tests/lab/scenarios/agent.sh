@@ -18,7 +18,7 @@ while [ ! -e /tmp/end ]; do
 done
 exit 0
 END
-macrohard-hypervisor create --name agent --engine kvm --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
+macrohard-hypervisor create --name agent --engine "$engine" --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" || fail "create"
 macrohard-hypervisor start agent || fail "start"
 in_guest() { macrohard-hypervisor exec --wait 300 agent -- "$@"; }

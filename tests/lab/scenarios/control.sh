@@ -1,7 +1,7 @@
 #!/bin/bash
 # The lab itself works: QEMU with the lab machine's kvm_amd boots the guest that the other scenarios boot
 # under the product. When this one fails, look at the lab first.
-# lab: memory=1536 cpus=2 limit=400
+# lab: memory=1536 cpus=2 limit=400 only-kvm
 . /lab/lib.sh
 
 guest_initrd initrd <<'END'

@@ -36,7 +36,7 @@ mkdir system && mount --bind / system || fail "the lab machine's root cannot be 
 Xvfb :9 -screen 0 800x600x24 -nolisten tcp >xvfb.log 2>&1 &
 export DISPLAY=:9
 wait_for 30 "the host's X server" test -S /tmp/.X11-unix/X9
-macrohard-hypervisor create --name desktop --engine kvm --memory 1024 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
+macrohard-hypervisor create --name desktop --engine "$engine" --memory 1024 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" --share "$work/system:system:ro:virtio-fs" || fail "create"
 macrohard-hypervisor start desktop || fail "start"
 start=$(now)

@@ -29,7 +29,7 @@ objcopy --add-section .cmdline=command-line --change-section-vma .cmdline=0x3000
     --add-section .initrd=initrd --change-section-vma .initrd=0x4000000 "$stub" boot.efi || fail "objcopy"
 truncate -s 64M esp.img
 mformat -i esp.img -F :: && mmd -i esp.img ::/EFI ::/EFI/BOOT && mcopy -i esp.img boot.efi ::/EFI/BOOT/BOOTX64.EFI || fail "the ESP"
-macrohard-hypervisor create --name uefi --engine kvm --memory 512 --cpus 2 --net none --disk "$work/esp.img,format=raw" || fail "create"
+macrohard-hypervisor create --name uefi --engine "$engine" --memory 512 --cpus 2 --net none --disk "$work/esp.img,format=raw" || fail "create"
 # Without this script's pipefail: `grep -q` may leave before `list` has written all.
 ended() { sh -c '! macrohard-hypervisor list | grep -q uefi'; }
 for code in 43 44; do

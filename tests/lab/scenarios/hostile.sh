@@ -17,7 +17,7 @@ echo "guest: garbage over"
 while :; do sleep 1; done
 END
     name=hostile-$seed
-    macrohard-hypervisor create --name "$name" --engine kvm --memory 256 --cpus 2 --net passt --kernel "$kernel" --initrd "$work/initrd" \
+    macrohard-hypervisor create --name "$name" --engine "$engine" --memory 256 --cpus 2 --net passt --kernel "$kernel" --initrd "$work/initrd" \
         --append "$quiet" --disk "$work/disk.qcow2" --share "$work/shared:shared" || fail "create"
     macrohard-hypervisor start "$name" || fail "start"
     pid=$(macrohard-hypervisor status "$name" --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1)

@@ -14,7 +14,7 @@ END
 ticks() { macrohard-hypervisor logs life --console | grep -c '^tick'; }
 boots() { macrohard-hypervisor logs life --console | grep -c 'guest: boot'; }
 state() { macrohard-hypervisor status life --json | grep -q "\"$1\""; }
-macrohard-hypervisor create --name life --engine kvm --memory 256 --cpus 2 --net none --kernel "$kernel" --initrd "$work/initrd" \
+macrohard-hypervisor create --name life --engine "$engine" --memory 256 --cpus 2 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" || fail "create"
 macrohard-hypervisor start life || fail "start"
 wait_for 120 "the first ticks" sh -c 'macrohard-hypervisor logs life --console | grep -q "^tick 3"'

@@ -27,7 +27,7 @@ mkdir byplan9 byfs taken
 echo live >taken/file
 echo device >byplan9/file
 echo device >byfs/file
-macrohard-hypervisor create --name live --engine kvm --memory 320 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
+macrohard-hypervisor create --name live --engine "$engine" --memory 320 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" --share "$work/byplan9:byplan9:9p" --share "$work/byfs:byfs:ro:virtio-fs" \
     --share "$work/taken:taken:ro:9p" || fail "create"
 macrohard-hypervisor start live || fail "start"

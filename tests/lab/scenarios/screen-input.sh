@@ -10,7 +10,7 @@ echo "guest: shown"
 lab-tool input-events 6 || exit 4
 echo "guest: heard"
 END
-macrohard-hypervisor create --name screen --engine kvm --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
+macrohard-hypervisor create --name screen --engine "$engine" --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" || fail "create"
 definition=$(find "${XDG_CONFIG_HOME:-$HOME/.config}" -name screen.toml)
 printf '\n[display]\nwidth = 1024\nheight = 768\n' >>"$definition" || fail "the definition is nowhere"

@@ -12,7 +12,7 @@ mode() { head -n 1 /sys/class/drm/card0-Virtual-1/modes; }
 until [ "$(mode)" = 800x600 ]; do sleep 0.2; done
 echo "guest: mode $(mode)"
 END
-macrohard-hypervisor create --name screen --engine kvm --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
+macrohard-hypervisor create --name screen --engine "$engine" --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" || fail "create"
 definition=$(find "${XDG_CONFIG_HOME:-$HOME/.config}" -name screen.toml)
 printf '\n[display]\nwidth = 1024\nheight = 768\n' >>"$definition" || fail "the definition is nowhere"

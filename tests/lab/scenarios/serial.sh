@@ -22,7 +22,7 @@ while [ ! -e /tmp/end ]; do
 done
 exit 0
 END
-macrohard-hypervisor create --name serial --engine kvm --memory 256 --cpus 1 --net none --agent serial --kernel "$kernel" \
+macrohard-hypervisor create --name serial --engine "$engine" --memory 256 --cpus 1 --net none --agent serial --kernel "$kernel" \
     --initrd "$work/serial-initrd" --append "$quiet" || fail "create"
 macrohard-hypervisor start serial || fail "start"
 in_guest() { macrohard-hypervisor exec --wait 300 serial -- "$@"; }

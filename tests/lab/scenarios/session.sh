@@ -13,7 +13,7 @@ wait $button
 poweroff -f
 END
 create() {
-    macrohard-hypervisor create --name "$1" --engine kvm --memory 192 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" --append "$quiet"
+    macrohard-hypervisor create --name "$1" --engine "$engine" --memory 192 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" --append "$quiet"
 }
 running() { macrohard-hypervisor list --json | grep -q "\"$1\""; }
 pid_of() { macrohard-hypervisor status "$1" --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1; }

@@ -30,7 +30,7 @@ expect_code 124 "minimal"
 step "four at once"
 start=$(now)
 for name in counter multiplication matrix pmode_test; do
-    macrohard-hypervisor run --engine kvm --timeout 60 --memory 16 --net none --kernel "$work/tiny/$name.bin" \
+    macrohard-hypervisor run --engine "$engine" --timeout 60 --memory 16 --net none --kernel "$work/tiny/$name.bin" \
         </dev/null >"$work/$name.console" 2>&1 &
     eval "process_$name=\$!"
 done

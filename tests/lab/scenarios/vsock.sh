@@ -16,7 +16,7 @@ cmp /tmp/sent /tmp/back || exit 4
 if lab-tool send vsock:2:5999 </dev/null 2>/dev/null; then exit 5; fi
 exit 0
 END
-macrohard-hypervisor create --name vsock --engine kvm --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
+macrohard-hypervisor create --name vsock --engine "$engine" --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" || fail "create"
 macrohard-hypervisor start vsock || fail "start"
 socket=$(find "$XDG_RUNTIME_DIR" -name vsock.sock)

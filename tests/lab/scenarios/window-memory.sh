@@ -28,7 +28,7 @@ cat >windows.toml <<END
 name = "windows"
 memory = 256
 cpus = 1
-engine = "kvm"
+engine = "$engine"
 
 [boot]
 kernel = "$kernel"

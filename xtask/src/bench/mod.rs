@@ -11,6 +11,7 @@ mod lines;
 mod seamless;
 
 use crate::failure::{Failure, Result};
+use crate::lab::machine::Engine;
 use crate::lab::scenario::{self, Scenario};
 use serde_json::{Map, Value, json};
 
@@ -86,7 +87,7 @@ fn one(
     table: &mut Vec<Comparison>,
 ) -> Result<Option<Map<String, Value>>> {
     let mut compared = Map::new();
-    let figures = bench.run_with(machines, &mut |line| match comparison(line) {
+    let figures = bench.run_with(machines, Engine::Kvm, &mut |line| match comparison(line) {
         Some(row) => {
             compared.insert(row.name.clone(), row.json("qemu"));
             table.push(row);

@@ -1,10 +1,12 @@
 //! One lab machine: QEMU's software CPU with AMD's virtualization extensions, the Debian kernel with
 //! the real `kvm_amd`, a read-only root image, and a script that is its whole life.
 
+use crate::cpio::Archive;
 use crate::failure::{Context, Failure, Result};
 use crate::image::Image;
 use crate::process::{Output, Step, tail};
-use crate::workspace;
+use crate::{bare_metal, workspace};
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,6 +16,28 @@ const INIT: &str = include_str!("../../../tests/lab/machine/init.sh");
 /// The kernel's command line. The serial console carries kernel messages only.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check random.trust_cpu=on \
                             kvm_amd.npt=1 loglevel=4 net.ifnames=0";
+
+/// The hypervisor that a lab machine has for the engine under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Engine {
+    /// The Debian kernel's own: `kvm_amd`.
+    Kvm,
+    /// Ours, beneath the Debian kernel.
+    Core,
+}
+
+impl Engine {
+    /// As in `--engine` of the product.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Core => "core",
+        }
+    }
+}
+
+/// MiB that the core takes for itself of a lab machine, its frames for a pool of some GiB included.
+const CORE_MEMORY: u64 = 64;
 
 /// What a lab machine is made of.
 #[derive(Clone, Debug)]
@@ -28,8 +52,8 @@ pub(crate) struct Machine {
     pub(crate) files: Vec<(PathBuf, String)>,
     /// What it runs.
     pub(crate) script: PathBuf,
-    /// Which hypervisor it loads for the engine under test.
-    pub(crate) engine: String,
+    /// The hypervisor of the engine under test.
+    pub(crate) engine: Engine,
     /// Size of an empty disk `/dev/vdc`, in MiB; 0 for none.
     pub(crate) scratch: u64,
     /// It is killed after this long.
@@ -108,7 +132,7 @@ impl Machine {
     fn pack(&self, folder: &Path) -> Result<PathBuf> {
         let stage = folder.join("stage");
         place(&stage, "/lab/init", |to| std::fs::write(to, INIT), 0o755)?;
-        place(&stage, "/lab/engine", |to| std::fs::write(to, format!("{}\n", self.engine)), 0o644)?;
+        place(&stage, "/lab/engine", |to| std::fs::write(to, format!("{}\n", self.engine.name())), 0o644)?;
         let script = read_script(&self.script)?;
         place(&stage, "/lab/script", |to| std::fs::write(to, &script), 0o755)?;
         for (from, to) in &self.files {
@@ -152,6 +176,42 @@ impl Machine {
         Ok(squash)
     }
 
+    /// Memory for the core's guests, in MiB: with KVM guests share the kernel's.
+    const fn pool(&self) -> u64 {
+        match self.engine {
+            Engine::Kvm => 0,
+            Engine::Core => self.memory,
+        }
+    }
+
+    /// RAM of the machine in MiB.
+    const fn whole_memory(&self) -> u64 {
+        match self.engine {
+            Engine::Kvm => self.memory,
+            Engine::Core => self.memory + self.pool() + CORE_MEMORY,
+        }
+    }
+
+    /// What QEMU boots: the kernel, or the core with the kernel in its boot archive.
+    fn boot(&self, folder: &Path, image: &Image) -> Result<Vec<OsString>> {
+        let (kernel, initrd, append) = match self.engine {
+            Engine::Kvm => (image.kernel(), image.initrd(), COMMAND_LINE.to_owned()),
+            Engine::Core => {
+                let read =
+                    |path: &Path| std::fs::read(path).context(|| format!("read {}", path.display()));
+                let mut archive = Archive::new();
+                archive.file("root", 0o644, &read(&image.kernel())?);
+                archive.file("initrd", 0o644, &read(&image.initrd())?);
+                archive.file("command-line", 0o644, COMMAND_LINE.as_bytes());
+                let path = folder.join("boot.cpio");
+                std::fs::write(&path, archive.finish())
+                    .context(|| format!("write {}", path.display()))?;
+                (bare_metal::images()?.core, path, format!("pool={}", self.pool()))
+            }
+        };
+        Ok(["-kernel".into(), kernel.into(), "-initrd".into(), initrd.into(), "-append".into(), append.into()].into())
+    }
+
     fn qemu(&self, folder: &Path, image: &Image, files: &Path) -> Result<Step> {
         let drive = |id: &str, path: &Path, rest: &str| {
             format!("if=none,id={id},format=raw,file={}{rest}", path.display())
@@ -172,13 +232,9 @@ impl Machine {
                 "-smp",
                 &if self.icount { 1 } else { self.cpus }.to_string(),
                 "-m",
-                &self.memory.to_string(),
+                &self.whole_memory().to_string(),
             ])
-            .argument("-kernel")
-            .argument(image.kernel())
-            .argument("-initrd")
-            .argument(image.initrd())
-            .arguments(["-append", COMMAND_LINE])
+            .arguments(self.boot(folder, image)?)
             .argument("-serial")
             .argument(format!("file:{}", folder.join("console.log").display()))
             // Resets, with the processor's state.

@@ -6,28 +6,29 @@
 pub(crate) mod bare;
 pub(crate) mod core;
 pub(crate) mod guest;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod scenario;
 
 use crate::failure::{Failure, Result};
 use crate::{binaries, image};
-use machine::Machine;
+use machine::{Engine, Machine};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Arguments of `cargo xtask lab host`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct HostArguments {
-    /// The hypervisor the lab machine runs: `kvm` loads the Debian kernel's kvm_amd.
-    #[arg(long, value_parser = ["kvm"])]
-    engine: String,
+    /// The hypervisor of the lab machine: `kvm` loads the Debian kernel's kvm_amd, `core` boots the core
+    /// beneath the Debian kernel.
+    #[arg(long, value_enum)]
+    engine: Engine,
     /// The script to run in the lab machine, as root, with the product's programs in PATH.
     #[arg(long)]
     script: PathBuf,
     /// A file or folder of this machine and where it goes in the lab machine; may be given again.
     #[arg(long = "file", value_name = "HOSTPATH:GUESTPATH", value_parser = file_pair)]
     files: Vec<(PathBuf, String)>,
-    /// RAM of the lab machine in MiB.
+    /// RAM of the lab machine in MiB; with engine core as much again for its guests.
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(256..=65536))]
     memory: u64,
     /// CPUs of the lab machine.
@@ -66,7 +67,7 @@ pub(crate) fn host(arguments: &HostArguments) -> Result<i32> {
         icount: arguments.icount,
         files,
         script: arguments.script.clone(),
-        engine: arguments.engine.clone(),
+        engine: arguments.engine,
         scratch: 0,
         limit: Duration::from_secs(arguments.limit),
     }

@@ -1,7 +1,7 @@
 //! Scenarios: each a script in `tests/lab/scenarios` whose first comment says what holds, and whose
 //! `# lab:` line says what machine it wants.
 
-use super::machine::Machine;
+use super::machine::{Engine, Machine};
 use super::{core, guest, product_files};
 use crate::failure::{Context, Failure, Result};
 use crate::{binaries, image, workspace};
@@ -24,6 +24,10 @@ pub(crate) struct Scenario {
     icount: bool,
     /// Only `cargo xtask test --all` runs it.
     pub(crate) long: bool,
+    /// It is about KVM itself.
+    only_kvm: bool,
+    /// `cargo xtask test` runs it on engine core, too; all others `cargo xtask test --all` does.
+    pub(crate) core: bool,
 }
 
 /// Starts the line with a scenario's machine.
@@ -48,22 +52,27 @@ impl Scenario {
             scratch: 0,
             icount: false,
             long: false,
+            only_kvm: false,
+            core: false,
         };
         for word in
             comment().filter_map(|line| line.strip_prefix(WANTS)).flat_map(str::split_whitespace)
         {
             let wrong = || {
                 Failure::new(format!(
-                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER, icount or long",
+                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER, icount, long, core or only-kvm",
                     path.display()
                 ))
             };
-            if word == "icount" {
-                scenario.icount = true;
-                continue;
-            }
-            if word == "long" {
-                scenario.long = true;
+            let flag = match word {
+                "icount" => Some(&mut scenario.icount),
+                "long" => Some(&mut scenario.long),
+                "only-kvm" => Some(&mut scenario.only_kvm),
+                "core" => Some(&mut scenario.core),
+                _ => None,
+            };
+            if let Some(flag) = flag {
+                *flag = true;
                 continue;
             }
             let (key, value) = word.split_once('=').ok_or_else(wrong)?;
@@ -79,15 +88,25 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The engines it holds on.
+    pub(crate) fn engines(&self) -> &'static [Engine] {
+        if self.only_kvm { &[Engine::Kvm] } else { &[Engine::Kvm, Engine::Core] }
+    }
+
     /// Runs it; prints its output; returns its figures, or `None` when it does not hold.
-    pub(crate) fn run(&self, machines: &Machines) -> Result<Option<Map<String, Value>>> {
-        self.run_with(machines, &mut |line| println!("{line}"))
+    pub(crate) fn run(
+        &self,
+        machines: &Machines,
+        engine: Engine,
+    ) -> Result<Option<Map<String, Value>>> {
+        self.run_with(machines, engine, &mut |line| println!("{line}"))
     }
 
     /// Runs it; gives every line that is no figure to `each`.
     pub(crate) fn run_with(
         &self,
         machines: &Machines,
+        engine: Engine,
         each: &mut dyn FnMut(&str),
     ) -> Result<Option<Map<String, Value>>> {
         let machine = Machine {
@@ -96,7 +115,7 @@ impl Scenario {
             icount: self.icount,
             files: machines.files.clone(),
             script: self.path.clone(),
-            engine: "kvm".to_owned(),
+            engine,
             scratch: self.scratch,
             limit: Duration::from_secs(self.limit),
         };
@@ -167,7 +186,8 @@ pub(crate) fn within(name: &str) -> Result<Vec<Scenario>> {
 /// `cargo xtask lab --list`
 pub(crate) fn list() -> Result<i32> {
     for scenario in all()? {
-        println!("{:16} {}", scenario.name, scenario.claim);
+        let engines: Vec<&str> = scenario.engines().iter().map(|engine| engine.name()).collect();
+        println!("{:16} [{}] {}", scenario.name, engines.join(", "), scenario.claim);
     }
     for scenario in core::scenario::all()? {
         let machines: Vec<String> = scenario.machines.iter().map(ToString::to_string).collect();
@@ -182,7 +202,13 @@ pub(crate) fn one(name: &str) -> Result<i32> {
         return core::scenario::one(&scenario, &machines);
     }
     let scenarios = all()?;
-    let Some(scenario) = scenarios.iter().find(|scenario| scenario.name == name) else {
+    // `NAME` on KVM, `NAME@ENGINE` on that engine.
+    let (bare, engine) = name.split_once('@').unwrap_or((name, Engine::Kvm.name()));
+    let found = scenarios.iter().find(|scenario| scenario.name == bare).and_then(|scenario| {
+        let engine = scenario.engines().iter().find(|known| known.name() == engine)?;
+        Some((scenario, *engine))
+    });
+    let Some((scenario, engine)) = found else {
         let cores = core::scenario::all()?;
         let names: Vec<&str> = scenarios
             .iter()
@@ -194,7 +220,7 @@ pub(crate) fn one(name: &str) -> Result<i32> {
             names.join(", ")
         )));
     };
-    let figures = scenario.run(&prepare()?).unwrap_or_else(|failure| {
+    let figures = scenario.run(&prepare()?, engine).unwrap_or_else(|failure| {
         println!("{failure}");
         None
     });

@@ -5,6 +5,7 @@ mod report;
 mod units;
 
 use crate::failure::{Failure, Result};
+use crate::lab::machine::Engine;
 use crate::process::{Output, Step, during};
 use crate::{bare_metal, binaries, demo, docs, fuzz, lab, packages, workspace};
 use report::Report;
@@ -87,16 +88,22 @@ fn scenarios(report: &mut Report, all: bool) {
         if scenario.long && !all {
             continue;
         }
-        println!("--- lab {}: {}", scenario.name, scenario.claim);
-        report.check_machine(&format!("lab {}", scenario.name), || {
-            match scenario.run(&machines)? {
-                Some(_) => Ok(()),
-                None => Err(Failure::new(format!(
-                    "does not hold; again with: cargo xtask lab {}",
-                    scenario.name
-                ))),
-            }
-        });
+        for engine in scenario.engines() {
+            let name = match engine {
+                Engine::Kvm => scenario.name.clone(),
+                Engine::Core if scenario.core || all => format!("{}@{}", scenario.name, engine.name()),
+                Engine::Core => continue,
+            };
+            println!("--- lab {name}: {}", scenario.claim);
+            report.check_machine(&format!("lab {name}"), || {
+                match scenario.run(&machines, *engine)? {
+                    Some(_) => Ok(()),
+                    None => Err(Failure::new(format!(
+                        "does not hold; again with: cargo xtask lab {name}"
+                    ))),
+                }
+            });
+        }
     }
 }
 
