@@ -6,20 +6,105 @@ use crate::sync::Lock;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-const SIZE: usize = 8192;
+const SIZE: usize = 16 << 10;
 /// First serial line (16550: data at +0, line status at +5, bit 5 transmitter empty).
 const SERIAL: u16 = 0x3f8;
 /// Debug console of QEMU and Bochs.
 const DEBUG: u16 = 0xe9;
 
-struct Ring {
-    bytes: [u8; SIZE],
+/// What has been logged and not drained. Where memory survives a reset, so does this: [`keep`].
+#[repr(C)]
+pub struct Ring {
+    /// [`MAGIC`] where the rest is a ring.
+    magic: u64,
     start: usize,
     length: usize,
+    bytes: [u8; SIZE],
 }
 
-static RING: Lock<Ring> = Lock::new(Ring { bytes: [0; SIZE], start: 0, length: 0 });
+/// Marks a ring in memory.
+const MAGIC: u64 = u64::from_le_bytes(*b"MHVLOG1\0");
+
+/// The log.
+struct Log {
+    /// The ring before memory is divided.
+    early: Ring,
+    /// The ring then.
+    kept: Option<&'static mut Ring>,
+}
+
+static LOG: Lock<Log> = Lock::new(Log { early: Ring::new(), kept: None });
 static TO_SERIAL: AtomicBool = AtomicBool::new(true);
+
+impl Log {
+    fn ring(&mut self) -> &mut Ring {
+        match &mut self.kept {
+            Some(ring) => ring,
+            None => &mut self.early,
+        }
+    }
+}
+
+impl Ring {
+    const fn new() -> Self {
+        Self { magic: MAGIC, start: 0, length: 0, bytes: [0; SIZE] }
+    }
+
+    /// Whether it is one: the bytes may be whatever lay in memory.
+    const fn is_sound(&self) -> bool {
+        self.magic == MAGIC && self.start < SIZE && self.length <= SIZE
+    }
+
+    fn put(&mut self, byte: u8) {
+        self.bytes[(self.start + self.length) % SIZE] = byte;
+        if self.length < SIZE {
+            self.length += 1;
+        } else {
+            self.start = (self.start + 1) % SIZE;
+        }
+    }
+
+    fn take(&mut self) -> Option<u8> {
+        self.length = self.length.checked_sub(1)?;
+        let byte = self.bytes[self.start];
+        self.start = (self.start + 1) % SIZE;
+        Some(byte)
+    }
+
+    /// Takes over what `before` has of an earlier boot, each line marked: the last of it, so that this
+    /// boot's own words have room.
+    fn inherit(&mut self, before: &mut Self) {
+        while before.length > SIZE / 2 {
+            let _ = before.take();
+        }
+        let mut starts = true;
+        while let Some(byte) = before.take() {
+            if starts {
+                let _ = self.write_str("boot before| ");
+            }
+            starts = byte == b'\n';
+            self.put(if byte.is_ascii_graphic() || starts { byte } else { b' ' });
+        }
+        if !starts {
+            self.put(b'\n');
+        }
+    }
+}
+
+/// The log goes on in `place`. What an earlier boot left there and nobody drained comes behind what this
+/// one has said so far.
+pub fn keep(place: &'static mut Ring) {
+    let mut log = LOG.lock();
+    if place.is_sound() {
+        log.early.inherit(place);
+    }
+    // Field by field: rings are too large for the stack.
+    (place.magic, place.start, place.length) = (MAGIC, 0, 0);
+    while let Some(byte) = log.early.take() {
+        place.put(byte);
+    }
+    log.kept = Some(place);
+}
 
 /// Makes the serial line 115200 baud, 8 bits, no parity, without interrupts (16550: divisor behind bit 7
 /// of the line control at +3): firmware leaves it as it likes.
@@ -36,14 +121,10 @@ pub fn leave_serial() {
 
 /// Takes up to `into.len()` bytes, the oldest first.
 pub fn drain(into: &mut [u8]) -> usize {
-    let mut ring = RING.lock();
-    let count = ring.length.min(into.len());
-    for byte in &mut into[..count] {
-        *byte = ring.bytes[ring.start];
-        ring.start = (ring.start + 1) % SIZE;
-    }
-    ring.length -= count;
-    count
+    let mut log = LOG.lock();
+    let ring = log.ring();
+    let bytes = core::iter::from_fn(|| ring.take());
+    into.iter_mut().zip(bytes).map(|(place, byte)| *place = byte).count()
 }
 
 fn serial(byte: u8) {
@@ -55,15 +136,7 @@ fn serial(byte: u8) {
 
 impl Write for Ring {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            let end = (self.start + self.length) % SIZE;
-            self.bytes[end] = byte;
-            if self.length < SIZE {
-                self.length += 1;
-            } else {
-                self.start = (self.start + 1) % SIZE;
-            }
-        }
+        text.bytes().for_each(|byte| self.put(byte));
         Ok(())
     }
 }
@@ -84,16 +157,20 @@ impl Write for Serial {
 
 /// Writes one line.
 pub fn line(text: fmt::Arguments<'_>) {
-    let mut ring = RING.lock();
+    let mut log = LOG.lock();
     // Neither the ring nor the line can refuse.
-    let _ = writeln!(ring, "core: {text}");
+    let _ = writeln!(log.ring(), "core: {text}");
     if TO_SERIAL.load(Ordering::Relaxed) {
         let _ = writeln!(Serial, "core: {text}");
     }
 }
 
-/// The core's last words, to the serial line even when someone else is writing to the log.
+/// The core's last words: to the serial line, and to the log for the boot after this one unless somebody
+/// was writing to it.
 pub fn last_words(text: fmt::Arguments<'_>) {
+    if let Some(mut log) = LOG.try_lock() {
+        let _ = writeln!(log.ring(), "core: {text}");
+    }
     let _ = writeln!(Serial, "\ncore: {text}");
 }
 
@@ -101,4 +178,51 @@ pub fn last_words(text: fmt::Arguments<'_>) {
 #[macro_export]
 macro_rules! log {
     ($($argument:tt)*) => { $crate::log::line(format_args!($($argument)*)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ring, SIZE};
+    use std::boxed::Box;
+    use std::fmt::Write as _;
+    use std::string::String;
+
+    fn text(ring: &mut Ring) -> String {
+        std::iter::from_fn(|| ring.take()).map(char::from).collect()
+    }
+
+    #[test]
+    fn the_last_words_of_a_boot_are_the_next_ones_first() {
+        let mut before = Box::new(Ring::new());
+        writeln!(before, "core: one\ncore: tw\u{7}o").expect("a ring takes all");
+        let mut ring = Box::new(Ring::new());
+        ring.inherit(&mut before);
+        assert_eq!(text(&mut ring), "boot before| core: one\nboot before| core: tw o\n");
+    }
+
+    #[test]
+    fn a_full_ring_loses_its_oldest_and_leaves_room() {
+        let mut before = Box::new(Ring::new());
+        for number in 0..SIZE {
+            writeln!(before, "{number}").expect("a ring takes all");
+        }
+        assert_eq!(before.length, SIZE);
+        let mut ring = Box::new(Ring::new());
+        ring.inherit(&mut before);
+        ring.inherit(&mut Box::new(Ring::new()));
+        let text = text(&mut ring);
+        assert!(text.ends_with(&std::format!("boot before| {}\n", SIZE - 1)));
+    }
+
+    #[test]
+    fn what_lay_in_memory_by_chance_is_no_ring() {
+        let mut ring = Box::new(Ring::new());
+        assert!(ring.is_sound());
+        ring.start = SIZE;
+        assert!(!ring.is_sound());
+        (ring.start, ring.length) = (0, SIZE + 1);
+        assert!(!ring.is_sound());
+        (ring.length, ring.magic) = (0, 1);
+        assert!(!ring.is_sound());
+    }
 }

@@ -10,6 +10,7 @@ use core::panic::PanicInfo;
 
 #[panic_handler]
 fn panic(information: &PanicInfo<'_>) -> ! {
+    hypervisor_core::processor::stop_others();
     hypervisor_core::log::last_words(format_args!("PANIC: {information}"));
     stop()
 }

@@ -103,6 +103,8 @@ pub mod wake {
     pub const FLUSH: u32 = 1 << 10;
     /// An NMI for root.
     pub const NMI: u32 = 1 << 11;
+    /// The core has stopped the machine: do nothing any more.
+    pub const STOP: u32 = 1 << 12;
 }
 
 const _: () = assert!(core::mem::offset_of!(Shared, current_vmcs) == 8);
@@ -195,6 +197,12 @@ impl Shared {
         self.wake.fetch_or(bits, Ordering::SeqCst);
         self.kick();
     }
+}
+
+/// Stops all other CPUs for good: those that run root or a guest leave it.
+pub fn stop_others() {
+    let own = physical_apic::id();
+    all().filter(|cpu| cpu.apic_id != own).for_each(|cpu| cpu.notify(wake::STOP));
 }
 
 /// Another CPU, as far as it may be touched.

@@ -8,6 +8,7 @@ mod memory_types;
 
 pub(crate) use exits::has_error;
 
+use crate::cpu::control;
 use crate::exit::Event;
 use crate::machine::machine;
 use crate::memory::{CoreTables, Frames};
@@ -275,6 +276,9 @@ impl RootCpu {
         let shared = cpu.shared;
         if shared.wake.load(Ordering::Relaxed) != 0 {
             let bits = shared.wake.swap(0, Ordering::SeqCst);
+            if bits & wake::STOP != 0 {
+                control::stop();
+            }
             if bits & wake::INIT != 0 {
                 self.set_state(&reset_state(own_signature()));
                 self.set_presence(Presence::Waits);

@@ -69,9 +69,9 @@ extern "C" fn core_exception(frame: &mut Frame) {
         return;
     }
     let name = NAMES.split(", ").nth(frame.vector as usize).unwrap_or("interrupt");
-    let Frame { vector, rip, error, rsp, rflags, .. } = *frame;
+    let Frame { vector, rip, error, rsp, rflags, r15_to_rax, .. } = *frame;
     let (cr2, gs) = (control::cr2(), msr::read(msr::GS_BASE));
     panic!(
-        "exception {vector} ({name}) in the core: rip {rip:#x}, error {error:#x}, cr2 {cr2:#x}, rsp {rsp:#x}, rflags {rflags:#x}, gs {gs:#x}"
+        "exception {vector} ({name}) in the core: rip {rip:#x}, error {error:#x}, cr2 {cr2:#x}, rsp {rsp:#x}, rflags {rflags:#x}, gs {gs:#x}, r15 to rax {r15_to_rax:x?}"
     );
 }

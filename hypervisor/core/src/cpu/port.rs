@@ -13,3 +13,16 @@ pub fn write_u8(port: u16, value: u8) {
     // SAFETY: an OUT changes no memory of ours: see above.
     unsafe { x86::io::outb(port, value) };
 }
+
+/// Resets the machine: by the chipset's reset control register (ICH9 13.7.5: system reset, then all of
+/// the processor), else by the keyboard controller's.
+pub fn reset_machine() -> ! {
+    const RESET_CONTROL: u16 = 0xcf9;
+    const KEYBOARD: u16 = 0x64;
+    for (port, value) in [(RESET_CONTROL, 2), (RESET_CONTROL, 6), (KEYBOARD, 0xfe)] {
+        write_u8(port, value);
+        // Given time: a write to port 0x80 takes about a microsecond.
+        (0..1000).for_each(|_| write_u8(0x80, 0));
+    }
+    super::control::stop()
+}

@@ -212,7 +212,11 @@ fn take_frames(frames: Span) {
     };
     let used = (words as u64 * 8).next_multiple_of(PAGE_SIZE);
     let start = HostPhysical(frames.start.0 + used + PAGE_SIZE);
-    let end = frames.end.0 - PAGE_SIZE;
+    // At the very end, where the next boot of the same machine looks for it.
+    let ring = frames.end.0 - (size_of::<log::Ring>() as u64).next_multiple_of(PAGE_SIZE);
+    // SAFETY: mapped, aligned, nobody else's; any bytes are a ring, sound or not.
+    log::keep(unsafe { &mut *(ring as *mut log::Ring) });
+    let end = ring - PAGE_SIZE;
     integrity::seed(control::random());
     for page in [start.0 - PAGE_SIZE, end] {
         // SAFETY: a page of the core's that is not in the list.

@@ -1,7 +1,7 @@
 //! The core's answers to root's exits.
 
 use super::{Presence, RootCpu, apic, memory_types};
-use crate::cpu::{control, msr, physical_apic};
+use crate::cpu::{control, msr, physical_apic, port};
 use crate::cpuid::spell;
 use crate::exit::{Event, Exit, Failure, GENERAL_PROTECTION, INVALID_OPCODE, MemoryFault};
 use crate::machine::machine;
@@ -114,7 +114,12 @@ pub(super) fn answer(root: &mut RootCpu, cpu: &mut Cpu, exit: Exit) {
         Exit::Shutdown => {
             let (rip, cr3) = (root.context.rip(), root.context.cr3());
             let (cr0, cr4) = (root.context.cr0(), root.context.cr4());
-            panic!("root met a triple fault at {rip:#x} (cr0 {cr0:#x}, cr3 {cr3:#x}, cr4 {cr4:#x})")
+            // On a machine of its own that resets it: some kernels do so on purpose, to reboot.
+            crate::log::last_words(format_args!(
+                "root met a triple fault at {rip:#x} (cr0 {cr0:#x}, cr3 {cr3:#x}, cr4 {cr4:#x}): the machine is reset"
+            ));
+            processor::stop_others();
+            port::reset_machine()
         }
         Exit::Failure(Failure { what, codes }) => {
             panic!("root cannot go on at {:#x}: {what} {codes:#x?}", root.context.rip())
