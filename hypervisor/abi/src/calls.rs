@@ -112,6 +112,8 @@ calls! {
         /// Makes a run of vCPU (2) of partition (1) in progress, else its next one, end with
         /// [`Interrupted`](crate::ExitReason::Interrupted) soon.
         VcpuKick = 0x1_0035,
+        /// Puts vCPU (2) of partition (1) into the state after power-on.
+        VcpuReset = 0x1_0036,
         /// Delivers the message-signalled interrupt with address (2) and data (3) to partition (1).
         /// → RDI: a bit for each vCPU that got it and is halted, to be run again.
         Inject = 0x1_0040,

@@ -110,6 +110,11 @@ fn call(number: u64, [a, b, c, d, e]: [u64; 5], cpu: &mut Cpu, extended: &mut Ex
             let _ = vcpu.prod();
             Ok(None)
         }
+        RootCall::VcpuReset => {
+            let partition = partition_of(a)?;
+            held(&partition, b)?.reset();
+            Ok(None)
+        }
         RootCall::InjectNmi => {
             let partition = partition_of(a)?;
             let vcpu = vcpu_of(&partition, b)?;
