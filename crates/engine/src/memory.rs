@@ -1,12 +1,9 @@
 //! Host memory that may become guest memory.
-#![allow(unsafe_code)]
 
 use crate::EngineError;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::any::Any;
 use std::fs::File;
-use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use units::Bytes;
 
@@ -25,63 +22,44 @@ pub enum Access {
 /// `address` is page-aligned, the `size` bytes from it are mapped readable and writable (or at
 /// least readable for [`Access::ReadOnly`]) and stay so, at the same place, until the value is
 /// dropped. The guest may change them at any time: nobody holds a Rust reference into them.
+/// What [`Self::backing`] says is true.
+#[allow(unsafe_code)]
 pub unsafe trait HostMapping: Send + Sync {
     /// Where the mapping starts in this process.
     fn address(&self) -> usize;
     /// Its length, a multiple of the page size.
     fn size(&self) -> Bytes;
+    /// The file that is mapped there, and from which byte on; an engine that gives memory itself
+    /// ([`crate::Partition::allocate`]) knows it by that.
+    fn backing(&self) -> Option<(&Arc<File>, u64)> {
+        None
+    }
 }
 
-/// Memory that an engine gave for a guest ([`crate::Partition::allocate`]): mapped here, all zero, and
-/// part of a file, so that other processes can map the same pages.
+/// Memory that an engine gave for a guest ([`crate::Partition::allocate`]): a part of a file, all zero,
+/// which its user maps, and others can. It is to live as long as what is mapped of it.
 pub struct Allocation {
-    address: NonNull<u8>,
-    size: Bytes,
     file: Arc<File>,
     offset: u64,
+    size: Bytes,
     huge: bool,
-    // Dropped last: it gives the pages back.
+    /// Gives the memory back.
     _pages: Option<Box<dyn Any + Send + Sync>>,
 }
 
-// SAFETY: the mapping is only handed out as an address; whoever uses it promises what `HostMapping` says.
-unsafe impl Send for Allocation {}
-// SAFETY: as above; nothing in the value changes.
-unsafe impl Sync for Allocation {}
-
-// SAFETY: mapped by `map` readable and writable, page-aligned, until the value is dropped.
-unsafe impl HostMapping for Allocation {
-    fn address(&self) -> usize {
-        self.address.as_ptr() as usize
-    }
-    fn size(&self) -> Bytes {
-        self.size
-    }
-}
-
 impl Allocation {
-    /// Maps `size` bytes of `file` from `offset` on. `pages` lives as long as the mapping.
-    pub(crate) fn map(
+    /// `size` bytes of `file` from `offset` on; `pages` lives as long as they are used.
+    pub(crate) fn new(
         file: Arc<File>,
         offset: u64,
         size: Bytes,
-        huge: bool,
-        pages: Option<Box<dyn Any + Send + Sync>>,
-    ) -> Result<Self, EngineError> {
-        let length = usize::try_from(size.0).unwrap_or(usize::MAX);
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        // SAFETY: a fresh mapping at a place the kernel picks.
-        let address = unsafe { mmap(null_mut(), length, protection, flags, &*file, offset) }
-            .map_err(|error| EngineError::call("mmap of guest memory", error.into()))?;
-        let address = NonNull::new(address.cast())
-            .ok_or(EngineError::call("mmap of guest memory", rustix::io::Errno::INVAL.into()))?;
-        Ok(Self { address, size, file, offset, huge, _pages: pages })
+        pages: Box<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self { file, offset, size, huge: true, _pages: Some(pages) }
     }
 
     /// Anonymous memory in a file of its own, which can neither shrink nor grow; with `huge_pages` of
-    /// hugetlb pages where enough are free, else of transparent ones where the kernel grants them.
-    /// Pages cost nothing until they are used.
+    /// hugetlb pages where enough are free. Pages cost nothing until they are used.
     ///
     /// # Errors
     /// More than the host has, or the kernel refused.
@@ -101,19 +79,7 @@ impl Allocation {
         let whole = size.0.is_multiple_of(HUGE_PAGE);
         let huge = huge_pages && whole && free_huge_pages() >= size.0 / HUGE_PAGE;
         let file = Arc::new(sealed_file(name, size, huge)?);
-        let allocation = Self::map(file, 0, size, huge, None)?;
-        if huge_pages && !huge {
-            // SAFETY: exactly the mapping just made; advice changes no content. A kernel without
-            // transparent huge pages answers EINVAL: small pages then.
-            let _ = unsafe {
-                rustix::mm::madvise(
-                    allocation.address.as_ptr().cast(),
-                    size.0 as usize,
-                    rustix::mm::Advice::LinuxHugepage,
-                )
-            };
-        }
-        Ok(allocation)
+        Ok(Self { file, offset: 0, size, huge, _pages: None })
     }
 
     /// The file that holds it.
@@ -128,19 +94,16 @@ impl Allocation {
         self.offset
     }
 
+    /// How long it is.
+    #[must_use]
+    pub fn size(&self) -> Bytes {
+        self.size
+    }
+
     /// Whether large pages are sure to back it.
     #[must_use]
     pub fn huge(&self) -> bool {
         self.huge
-    }
-}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map` with this size; by the promise of `HostMapping` nobody uses it now.
-        if let Err(error) = unsafe { munmap(self.address.as_ptr().cast(), self.size.0 as usize) } {
-            tracing::warn!(%error, "guest memory stays mapped");
-        }
     }
 }
 

@@ -16,7 +16,6 @@ pub mod machine;
 pub mod native;
 pub mod process;
 mod screen;
-mod sealed;
 pub mod service;
 pub mod tcg;
 

@@ -6,7 +6,7 @@ use super::pool::GRANULE;
 use crate::{Access, Allocation, EngineError, HostMapping};
 use hypervisor_abi::{Fault, TRANSFER_SLOT};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use units::{Bytes, GuestPhysical, PAGE_SIZE};
 
 /// The largest pages of second-level tables: a piece that begins at a multiple of them can be mapped with
@@ -15,34 +15,7 @@ const LARGEST_PAGE: u64 = 1 << 30;
 /// Pages of which one call of the dirty log tells: a bit each in a transfer slot.
 const LOGGED_AT_ONCE: u64 = TRANSFER_SLOT * 8;
 
-/// A piece of the pool: where it is mapped in this process, and its pool address.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    address: usize,
-    size: Bytes,
-    pool: u64,
-}
-
-/// The pieces a partition has.
-#[derive(Debug, Default)]
-pub(super) struct Pieces(Mutex<Vec<Piece>>);
-
-impl Pieces {
-    fn lock(&self) -> MutexGuard<'_, Vec<Piece>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The pool address behind `size` bytes at `address`, when they lie in one piece.
-    fn pool_address(&self, address: usize, size: Bytes) -> Option<u64> {
-        self.lock().iter().find_map(|piece| {
-            let offset = address.checked_sub(piece.address)? as u64;
-            let end = offset.checked_add(size.0)?;
-            (end <= piece.size.0).then_some(piece.pool + offset)
-        })
-    }
-}
-
-/// Gives pages back when their mapping is gone.
+/// Gives pages back.
 struct Reserved {
     handle: Arc<Handle>,
     pool: u64,
@@ -51,7 +24,6 @@ struct Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         let Self { handle, pool } = self;
-        handle.pieces.lock().retain(|piece| piece.pool != *pool);
         // What the guest still has ends with the partition.
         if let Err(error) = handle.shared.calls.release(handle.number, *pool)
             && error.fault() != Some(Fault::Busy)
@@ -61,7 +33,7 @@ impl Drop for Reserved {
     }
 }
 
-/// Keeps `size` bytes of the pool for the partition and maps them here.
+/// Keeps `size` bytes of the pool for the partition.
 pub(super) fn allocate(
     handle: &Arc<Handle>,
     purpose: &'static str,
@@ -93,9 +65,7 @@ pub(super) fn allocate(
     let offset = handle.shared.pool.offset_of(pool);
     let offset = offset.ok_or(CoreError::Information { field: "reserved memory", value: pool })?;
     let file = Arc::clone(handle.shared.pool.file());
-    let allocation = Allocation::map(file, offset, size, true, Some(Box::new(reserved)))?;
-    handle.pieces.lock().push(Piece { address: allocation.address(), size, pool });
-    Ok(allocation)
+    Ok(Allocation::new(file, offset, size, Box::new(reserved)))
 }
 
 /// What the guest sees where.
@@ -125,7 +95,10 @@ impl Mappings {
         if below.is_some_and(|(start, mapping)| start + mapping.size().0 > guest.0) {
             return refuse("something else is mapped there");
         }
-        let Some(pool) = handle.pieces.pool_address(mapping.address(), size) else {
+        // Whether the pages are the partition's is the core's to say.
+        let backing = mapping.backing();
+        let pool = backing.and_then(|(file, offset)| handle.shared.pool.address_of(file, offset));
+        let Some(pool) = pool else {
             return refuse("it is no memory of the core's pool");
         };
         let writable = access == Access::ReadWrite;

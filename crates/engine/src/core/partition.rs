@@ -4,7 +4,7 @@ use super::Shared;
 use super::calls::PartitionNumber;
 use super::convert;
 use super::error::CoreError;
-use super::memory::{self, Mappings, Pieces};
+use super::memory::{self, Mappings};
 use super::pool::{GRANULE, Slot};
 use super::processor::CoreProcessor;
 use super::sleep::Sleeper;
@@ -21,7 +21,6 @@ use units::{Bytes, GuestPhysical};
 pub(super) struct Handle {
     pub(super) shared: Arc<Shared>,
     pub(super) number: PartitionNumber,
-    pub(super) pieces: Pieces,
     slot: Mutex<Slot>,
     sleepers: [Sleeper; MAX_VCPUS],
 }
@@ -77,7 +76,6 @@ impl CorePartition {
         let handle = Handle {
             shared,
             number,
-            pieces: Pieces::default(),
             slot: Mutex::new(slot),
             sleepers: [const { Sleeper::new() }; MAX_VCPUS],
         };

@@ -1,18 +1,19 @@
 //! The pool: the memory that the core shares with root, as a device of the kernel's (`/dev/dax0.0`). Its
 //! first 2 MiB are mapped for good (information page, run pages, transfer area); guests' memory is mapped
-//! piece by piece as it is given out ([`Allocation`]).
+//! piece by piece by whoever was given it ([`crate::Allocation`]).
 
 use super::error::CoreError;
-use crate::{Allocation, EngineError, HostMapping};
+use crate::EngineError;
 use hypervisor_abi::{
     CpuidRow, InformationPage, MAX_PARTITIONS, MAX_RUN_PAGES, POOL_HEAD_SIZE, RUN_PAGES_OFFSET,
     RunPage, SIGNATURE, StatisticsRecord, TRANSFER_OFFSET, TRANSFER_SLOT, VERSION, VcpuState,
 };
 use rustix::fs::{FlockOperation, flock};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs::File;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Mutex, PoisonError};
-use units::{Bytes, PAGE_SIZE};
+use units::PAGE_SIZE;
 
 /// Pieces of the device are mapped in multiples of this (its `align`).
 pub(super) const GRANULE: u64 = 2 << 20;
@@ -20,7 +21,7 @@ pub(super) const GRANULE: u64 = 2 << 20;
 /// The pool's head, mapped, and the file behind it.
 pub(super) struct Pool {
     file: Arc<File>,
-    head: Allocation,
+    head: Head,
     information: InformationPage,
     /// One call without a partition at a time ([`Self::common_slot`]).
     common: Mutex<()>,
@@ -30,8 +31,8 @@ impl Pool {
     /// The pool that `file` is; `None` when it is something else.
     pub(super) fn of(file: File) -> Result<Option<Self>, EngineError> {
         let file = Arc::new(file);
-        let head = Allocation::map(Arc::clone(&file), 0, Bytes(POOL_HEAD_SIZE), true, None)?;
-        let page = head.address() as *const InformationPage;
+        let head = Head::map(&file)?;
+        let page = head.0.as_ptr().cast::<InformationPage>();
         // SAFETY: the head is mapped and larger; any bytes are a value.
         let information = unsafe { page.read_volatile() };
         if information.signature != SIGNATURE {
@@ -55,21 +56,26 @@ impl Pool {
         (offset < self.information.pool_size).then_some(offset)
     }
 
+    /// The pool address of `offset` in `file`, if that is the pool.
+    pub(super) fn address_of(&self, file: &Arc<File>, offset: u64) -> Option<u64> {
+        let own = Arc::ptr_eq(file, &self.file) && offset < self.information.pool_size;
+        own.then(|| self.information.pool_start + offset)
+    }
+
     /// The run page at this offset from the pool's start.
     pub(super) fn run_page(&self, offset: u64) -> Option<NonNull<RunPage>> {
         let place = offset.checked_sub(RUN_PAGES_OFFSET)?;
         if !place.is_multiple_of(PAGE_SIZE) || place / PAGE_SIZE >= MAX_RUN_PAGES as u64 {
             return None;
         }
-        NonNull::new((self.head.address() + usize::try_from(offset).ok()?) as *mut RunPage)
+        NonNull::new(self.head.at(offset).cast())
     }
 
     /// The transfer slot of a partition: its own, so that nobody else's calls write there.
     pub(super) fn slot(&self, partition: u64) -> Option<Slot> {
         (partition < MAX_PARTITIONS as u64).then(|| {
             let offset = partition * TRANSFER_SLOT;
-            let address = self.head.address() + (TRANSFER_OFFSET + offset) as usize;
-            Slot { offset, address: address as *mut u8 }
+            Slot { offset, address: self.head.at(TRANSFER_OFFSET + offset) }
         })
     }
 
@@ -81,14 +87,53 @@ impl Pool {
         let _own = self.common.lock().unwrap_or_else(PoisonError::into_inner);
         flock(&*self.file, FlockOperation::LockExclusive)
             .map_err(|error| EngineError::call("flock of the pool", error.into()))?;
-        let mut slot = Slot {
-            offset: 0,
-            address: (self.head.address() + TRANSFER_OFFSET as usize) as *mut u8,
-        };
+        let mut slot = Slot { offset: 0, address: self.head.at(TRANSFER_OFFSET) };
         let done = work(&mut slot);
         // A lock that stays would be seen at once, by the next call.
         let _ = flock(&*self.file, FlockOperation::Unlock);
         done
+    }
+}
+
+/// The mapping of the pool's head.
+struct Head(NonNull<u8>);
+
+// SAFETY: memory any thread may use; who uses which part is `Pool`'s business.
+unsafe impl Send for Head {}
+// SAFETY: as above.
+unsafe impl Sync for Head {}
+
+impl Head {
+    fn map(file: &File) -> Result<Self, EngineError> {
+        // SAFETY: a fresh mapping at a place the kernel picks.
+        let address = unsafe {
+            mmap(
+                null_mut(),
+                POOL_HEAD_SIZE as usize,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                file,
+                0,
+            )
+        }
+        .map_err(|error| EngineError::call("mmap", error.into()))?;
+        let address = NonNull::new(address.cast());
+        Ok(Self(address.ok_or(EngineError::call("mmap", rustix::io::Errno::INVAL.into()))?))
+    }
+
+    /// Where `offset`, which lies in the head, is mapped.
+    fn at(&self, offset: u64) -> *mut u8 {
+        assert!(offset < POOL_HEAD_SIZE, "outside the pool's head");
+        self.0.as_ptr().wrapping_add(offset as usize)
+    }
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size; the pool, which all users hold, is gone.
+        if let Err(error) = unsafe { munmap(self.0.as_ptr().cast(), POOL_HEAD_SIZE as usize) } {
+            tracing::warn!(%error, "the pool's head stays mapped");
+        }
     }
 }
 
@@ -141,6 +186,7 @@ impl Slot {
     }
 
     /// How many values of `T` have room.
+    #[cfg(test)]
     pub(super) const fn room<T: Plain>() -> usize {
         TRANSFER_SLOT as usize / size_of::<T>()
     }

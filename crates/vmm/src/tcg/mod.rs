@@ -16,7 +16,6 @@ mod resize;
 
 use crate::flash::FlashFiles;
 use crate::screen::{OnResize, Screen, Viewers};
-use crate::sealed::sealed_file;
 use crate::service::{self, ExitCode, Service};
 use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use arguments::{Flash, NetworkEnd, ScreenSockets, Wiring};
@@ -121,7 +120,7 @@ impl TcgMachine {
         let (networks, network_ends) = networks(vm, &mut services)?;
         let window_memory = match vm.windows.memory {
             0 => None,
-            mib => Some(sealed_file("window-memory", Bytes::mib(mib).0, false)?),
+            mib => Some(engine::sealed_file("window-memory", Bytes::mib(mib), false)?),
         };
         let wiring = Wiring {
             monitor: qemu_monitor.as_raw_fd(),
