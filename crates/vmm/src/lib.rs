@@ -20,4 +20,6 @@ pub mod service;
 pub mod tcg;
 
 pub use console::Console;
-pub use machine::{EndingSlot, LifeCycle, Machine, MachineError, QUIT_PATIENCE, Surroundings};
+pub use machine::{
+    EndingSlot, FilePart, LifeCycle, Machine, MachineError, QUIT_PATIENCE, Surroundings,
+};

@@ -4,10 +4,11 @@
 
 use super::memory::map_part;
 use super::motherboard::part;
-use crate::MachineError;
+use crate::{FilePart, MachineError};
 use engine::{Allocation, HostMapping, Partition};
 use pci::{SharedBytes, SharedMemory};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use units::Bytes;
 use vm_memory::mmap::MmapRegion;
@@ -82,8 +83,12 @@ impl WindowMemory {
     }
 
     /// The file, for the compositor.
-    pub(super) fn file(&self) -> &File {
-        self.memory.file()
+    pub(super) fn file(&self) -> FilePart<'_> {
+        FilePart {
+            file: self.memory.file().as_fd(),
+            offset: self.memory.offset(),
+            length: self.memory.size(),
+        }
     }
 
     /// For the engine.
