@@ -50,7 +50,9 @@ fn serve(shown: &Shared, mut sender: Sender<FromCompositor>, mut receiver: Recei
         let mut now = shown.lock().unwrap();
         match message {
             ToCompositor::Start(start) => now.start = Some(start),
-            ToCompositor::Memory { memory, length } => now.memory = Some((memory.into(), length)),
+            ToCompositor::Memory { memory, length, .. } => {
+                now.memory = Some((memory.into(), length))
+            }
             ToCompositor::Guest { connection, user } => {
                 eprintln!("a guest of user {user}");
                 let stream = UnixStream::from(connection);

@@ -9,6 +9,7 @@ use engine::discovery::{self, EngineKind};
 pub fn name(engine: EngineChoice) -> &'static str {
     match engine {
         EngineChoice::Auto => "auto",
+        EngineChoice::Core => EngineKind::Core.name(),
         EngineChoice::Kvm => EngineKind::Kvm.name(),
         EngineChoice::Tcg => EngineKind::Tcg.name(),
     }
@@ -21,21 +22,19 @@ pub fn name(engine: EngineChoice) -> &'static str {
 /// The host has no engine at all.
 pub fn choose(wanted: EngineChoice) -> Result<(EngineChoice, String), Problem> {
     match wanted {
-        EngineChoice::Kvm | EngineChoice::Tcg => {
+        EngineChoice::Core | EngineChoice::Kvm | EngineChoice::Tcg => {
             Ok((wanted, format!("engine {}: as asked", name(wanted))))
         }
         EngineChoice::Auto => {
             let choice = discovery::choose()
                 .map_err(|none| Problem::failed(none).advise("`doctor` shows what is missing"))?;
             let line = format!("engine {}: {}", choice.engine, choice.reason);
-            match choice.engine {
-                EngineKind::Kvm => Ok((EngineChoice::Kvm, line)),
-                EngineKind::Tcg => Ok((EngineChoice::Tcg, line)),
-                EngineKind::Core => Err(Problem::failed(
-                    "this host runs our core, which definitions cannot name yet",
-                )
-                .advise("choose --engine kvm or tcg")),
-            }
+            let engine = match choice.engine {
+                EngineKind::Core => EngineChoice::Core,
+                EngineKind::Kvm => EngineChoice::Kvm,
+                EngineKind::Tcg => EngineChoice::Tcg,
+            };
+            Ok((engine, line))
         }
     }
 }

@@ -331,9 +331,9 @@ fn window_memory_is_handed_to_each_client_that_asks_and_is_the_same() {
     }
     let vm = start(false, None);
     let memory = |client: &mut Client| {
-        let (file, length) = client.window_memory().unwrap();
-        assert_eq!(length, 256 << 20);
-        File::from(file)
+        let memory = client.window_memory().unwrap();
+        assert_eq!((memory.offset, memory.length), (0, 256 << 20));
+        File::from(memory.file)
     };
     let mut client = vm.client();
     let first = memory(&mut client);

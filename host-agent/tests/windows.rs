@@ -248,7 +248,7 @@ fn a_guests_windows_are_listed_and_pictured() {
 
     // What the VM's memory holds is what the compositor sees.
     let mut client = Client::connect(&scene.folder().join("control.sock"), Duration::from_secs(10));
-    let (memory, _) = client.as_mut().unwrap().window_memory().unwrap();
+    let memory = client.as_mut().unwrap().window_memory().unwrap().file;
     File::from(memory).write_all_at(&[0x30, 0x20, 0x10, 0], 0).unwrap();
     scene.desk.cli(&["screenshot", "vm", "--window", "7", "--output", "picture.png"]).ok();
     let picture = File::open(scene.desk.path("picture.png")).unwrap();
@@ -270,7 +270,7 @@ fn a_guests_window_is_a_window_of_the_desktop_until_the_vm_ends() {
     let display = Display::start();
     let scene = Scene::with(&program, &display.name);
     let mut client = Client::connect(&scene.folder().join("control.sock"), Duration::from_secs(10));
-    let (memory, _) = client.as_mut().unwrap().window_memory().unwrap();
+    let memory = client.as_mut().unwrap().window_memory().unwrap().file;
     let (width, height) = (64, 32);
     let pixels = [0x10, 0x80, 0xf0, 0].repeat(width * height);
     File::from(memory).write_all_at(&pixels, 4096).unwrap();

@@ -144,17 +144,15 @@ impl App {
         self.daemon = true;
         match message {
             ToCompositor::Start(start) => self.start(event_loop, &start)?,
-            ToCompositor::Memory { memory, length } => match WindowMemory::map_sealed(memory) {
-                Ok(memory) if memory.len() == length => {
-                    self.model.set_memory(memory.len());
-                    self.settings.memory = Some(memory);
+            ToCompositor::Memory { memory, offset, length } => {
+                match WindowMemory::map_shared(memory, offset, length) {
+                    Ok(memory) => {
+                        self.model.set_memory(memory.len());
+                        self.settings.memory = Some(memory);
+                    }
+                    Err(error) => tracing::error!("the window memory cannot be used: {error}"),
                 }
-                Ok(memory) => tracing::error!(
-                    "the window memory has {} bytes; the daemon says {length}",
-                    memory.len()
-                ),
-                Err(error) => tracing::error!("the window memory cannot be used: {error}"),
-            },
+            }
             ToCompositor::Guest { connection, user } => self.agent(connection, user),
             ToCompositor::Display { connection } => self.connect_screen(event_loop, connection)?,
             ToCompositor::Mode(mode) => self.set_mode(event_loop, mode)?,

@@ -259,7 +259,7 @@ impl Compositor {
         self.sender.send(ToCompositor::Start(start)).unwrap();
         let memory = self.memory.descriptor().try_clone_to_owned().unwrap();
         let length = self.memory.len();
-        self.sender.send(ToCompositor::Memory { memory, length }).unwrap();
+        self.sender.send(ToCompositor::Memory { memory, offset: 0, length }).unwrap();
     }
 
     /// A daemon that was started anew.
@@ -282,7 +282,7 @@ impl Compositor {
         self.sender.send(ToCompositor::Guest { connection, user: 1000 }).unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let memory = self.memory.descriptor().try_clone_to_owned().unwrap();
-        let memory = WindowMemory::map_sealed(memory).unwrap();
+        let memory = WindowMemory::map_shared(memory, 0, self.memory.len()).unwrap();
         let allocator = Allocator::new(memory.len());
         Guest {
             stream: ours,

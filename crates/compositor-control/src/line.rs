@@ -26,12 +26,25 @@ pub(crate) mod sealed {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ToLine {
-    Start { start: Start },
-    Memory { length: u64 },
-    Guest { user: u32 },
+    Start {
+        start: Start,
+    },
+    Memory {
+        #[serde(default)]
+        offset: u64,
+        length: u64,
+    },
+    Guest {
+        user: u32,
+    },
     Display {},
-    Mode { mode: Mode },
-    Ask { number: u64, question: Question },
+    Mode {
+        mode: Mode,
+    },
+    Ask {
+        number: u64,
+        question: Question,
+    },
     Launched {},
     End {},
 }
@@ -60,7 +73,9 @@ impl sealed::Sealed for ToCompositor {
     fn apart(self) -> (ToLine, Option<OwnedFd>) {
         match self {
             Self::Start(start) => (ToLine::Start { start }, None),
-            Self::Memory { memory, length } => (ToLine::Memory { length }, Some(memory)),
+            Self::Memory { memory, offset, length } => {
+                (ToLine::Memory { offset, length }, Some(memory))
+            }
             Self::Guest { connection, user } => (ToLine::Guest { user }, Some(connection)),
             Self::Display { connection } => (ToLine::Display {}, Some(connection)),
             Self::Mode(mode) => (ToLine::Mode { mode }, None),
@@ -73,7 +88,7 @@ impl sealed::Sealed for ToCompositor {
     fn together(line: ToLine, take: impl FnOnce() -> Option<OwnedFd>) -> Option<Self> {
         Some(match line {
             ToLine::Start { start } => Self::Start(start),
-            ToLine::Memory { length } => Self::Memory { memory: take()?, length },
+            ToLine::Memory { offset, length } => Self::Memory { memory: take()?, offset, length },
             ToLine::Guest { user } => Self::Guest { connection: take()?, user },
             ToLine::Display {} => Self::Display { connection: take()? },
             ToLine::Mode { mode } => Self::Mode(mode),

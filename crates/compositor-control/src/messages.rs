@@ -36,11 +36,14 @@ pub enum ToCompositor {
     /// First on each connection, and again when something of it has changed: takes the place of what was said
     /// before, and closes no window.
     Start(Start),
-    /// The window memory of the VM, `length` bytes: a sealed memfd that never changes its size. Comes before the
+    /// The window memory of the VM, `length` bytes: a sealed memfd that never changes its size, or a part of a
+    /// device that is memory (the core's pool). Comes before the
     /// first guest, and again from a daemon that was started anew; then it may be the same memory.
     Memory {
         /// The memory.
         memory: OwnedFd,
+        /// Where it begins in the file.
+        offset: u64,
         /// Its bytes.
         length: u64,
     },

@@ -13,6 +13,8 @@ pub enum EngineChoice {
     /// core > kvm > tcg, whichever is there.
     #[default]
     Auto,
+    /// Our own core beneath this system.
+    Core,
     /// Linux KVM.
     Kvm,
     /// QEMU's software CPU.

@@ -222,8 +222,12 @@ fn share() -> impl Strategy<Value = Share> {
 }
 
 fn definition() -> impl Strategy<Value = VmDefinition> {
-    let engine =
-        prop_oneof![Just(EngineChoice::Auto), Just(EngineChoice::Kvm), Just(EngineChoice::Tcg)];
+    let engine = prop_oneof![
+        Just(EngineChoice::Auto),
+        Just(EngineChoice::Core),
+        Just(EngineChoice::Kvm),
+        Just(EngineChoice::Tcg)
+    ];
     (
         "[a-zA-Z0-9äß開][a-zA-Z0-9äß開 _.()+,&@#=-]{0,45}[a-z)]",
         limits::MEMORY,

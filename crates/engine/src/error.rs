@@ -1,7 +1,7 @@
 //! What can go wrong in an engine, with the facts.
 
 use std::io;
-use units::GuestPhysical;
+use units::{Bytes, GuestPhysical};
 
 /// A failure of an engine.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,19 @@ pub enum EngineError {
         /// Why not.
         reason: &'static str,
     },
+    /// More memory than there is.
+    #[error("{} MiB of memory: {whose} has {} MiB", asked.0 >> 20, there.0 >> 20)]
+    TooMuchMemory {
+        /// How much was asked for.
+        asked: Bytes,
+        /// How much there is.
+        there: Bytes,
+        /// Where: `this host`.
+        whose: &'static str,
+    },
+    /// Engine `core` failed.
+    #[error(transparent)]
+    Core(#[from] crate::core::CoreError),
     /// The engine does not offer an optional capability.
     #[error("engine {engine} does not offer {what}")]
     NotOffered {

@@ -3,12 +3,15 @@
 //! code are written against these traits and never learn which engine is behind them.
 //!
 //! Called by `vmm` and by `doctor`; never knows a device, a file format or a policy.
-//! `kvm` holds Linux KVM; our own core plugs in beside it. Engine `tcg` plugs in one level higher,
-//! at the machine (`vmm`), because QEMU is a whole machine.
+//! `kvm` holds Linux KVM, `core` our own core beneath this machine. Engine `tcg` plugs in one level
+//! higher, at the machine (`vmm`), because QEMU is a whole machine.
 //!
-//! `unsafe` lives in `kvm` (memory registration, the run page) and nowhere else.
+//! `unsafe` lives in `kvm` and `core` (memory registration, run pages, hypercalls) and in `memory`
+//! (mapping it), and nowhere else.
 #![deny(unsafe_code)]
 
+pub mod core;
+mod counters;
 pub mod discovery;
 mod error;
 mod exit;
@@ -17,7 +20,7 @@ mod memory;
 
 pub use error::EngineError;
 pub use exit::{Exit, FailureFacts};
-pub use memory::{Access, HostMapping};
+pub use memory::{Access, Allocation, HostMapping, sealed_file};
 pub use processor::{
     CpuidEntry, DescriptorTable, Msr, Registers, RunState, Segment, SystemRegisters,
 };
@@ -65,13 +68,12 @@ pub struct Capabilities {
 ///
 /// # Errors
 /// It is not there, not accessible, or not one that makes partitions: `tcg` is a whole machine
-/// (`vmm`), and `core` has no host side yet.
+/// (`vmm`).
 pub fn open(kind: EngineKind) -> Result<Arc<dyn Engine>, EngineError> {
     match kind {
         EngineKind::Kvm => Ok(Arc::new(kvm::KvmEngine::open()?)),
-        EngineKind::Core | EngineKind::Tcg => {
-            Err(EngineError::NotOffered { engine: kind.name(), what: "partitions" })
-        }
+        EngineKind::Core => Ok(Arc::new(core::CoreEngine::open()?)),
+        EngineKind::Tcg => Err(EngineError::NotOffered { engine: kind.name(), what: "partitions" }),
     }
 }
 
@@ -114,6 +116,32 @@ pub struct Doorbell {
 /// One VM as the engine sees it: guest-physical memory and interrupt delivery. All calls may come
 /// from any thread while processors run.
 pub trait Partition: Send + Sync {
+    /// Memory for the guest, all zero, in one piece of a file. `name` is shown to people; with
+    /// `huge_pages`, large pages where they can be had. `size` is a multiple of
+    /// [`Self::memory_granule`].
+    ///
+    /// # Errors
+    /// There is not so much.
+    fn allocate(
+        &self,
+        name: &'static str,
+        size: Bytes,
+        huge_pages: bool,
+    ) -> Result<Arc<Allocation>, EngineError> {
+        Allocation::anonymous(name, size, huge_pages).map(Arc::new)
+    }
+
+    /// Sizes that [`Self::allocate`] can give are multiples of this.
+    fn memory_granule(&self) -> Bytes {
+        MAPPING_GRANULE
+    }
+
+    /// Whether [`Self::map`] takes any memory of this process; else only what lies in an
+    /// [`Allocation`] of the partition's.
+    fn maps_any_memory(&self) -> bool {
+        true
+    }
+
     /// Makes `mapping` appear at `guest`. The partition keeps `mapping` alive until unmapped.
     /// `guest` and the mapping's size are multiples of the page size and overlap nothing mapped.
     ///

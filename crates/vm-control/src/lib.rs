@@ -14,7 +14,7 @@
 
 mod wire;
 
-pub use wire::{Client, MAX_LINE, WireError, read_line, serve, write_line};
+pub use wire::{Client, MAX_LINE, WindowMemory, WireError, read_line, serve, write_line};
 
 use definition::VmDefinition;
 use serde::{Deserialize, Serialize};
@@ -183,8 +183,11 @@ pub enum Reply {
     /// To [`Request::Statistics`].
     Statistics(Statistics),
     /// To [`Request::WindowMemory`]: the memory in which the guest draws its windows, a memfd that is sealed
-    /// against shrinking and growing (SCM_RIGHTS with the line).
+    /// against shrinking and growing, or a part of the core's pool (SCM_RIGHTS with the line).
     WindowMemory {
+        /// Where it begins in the file.
+        #[serde(default)]
+        offset: u64,
         /// Its bytes.
         length: u64,
     },

@@ -3,7 +3,7 @@
 
 use crate::{LaunchSpec, Reply, Request};
 use passing::Passing;
-use rustix::fs::SealFlags;
+use rustix::fs::{FileType, SealFlags};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -143,28 +143,35 @@ impl Client {
         Self { stream: BufReader::new(Passing::new(stream)) }
     }
 
-    /// Asks for the window memory: its file, and its bytes.
+    /// Asks for the window memory.
     ///
     /// # Errors
     /// As [`Client::ask`]; the VM has none; what came is no file that keeps the length that was told
     /// (whoever maps one that shrinks is killed by its next look).
-    pub fn window_memory(&mut self) -> Result<(OwnedFd, u64), WireError> {
-        let length = match self.ask(&Request::WindowMemory)? {
-            Reply::WindowMemory { length } => length,
+    pub fn window_memory(&mut self) -> Result<WindowMemory, WireError> {
+        let (offset, length) = match self.ask(&Request::WindowMemory)? {
+            Reply::WindowMemory { offset, length } => (offset, length),
             Reply::Refused { message } => return Err(WireError::Refused(message)),
             _ => return Err(WireError::WindowMemory("the answer is to another question")),
         };
         let wrong = WireError::WindowMemory;
         let file = self.stream.get_mut().take_descriptor().ok_or(wrong("no file came with it"))?;
+        if length == 0 || offset.checked_add(length).is_none() {
+            return Err(wrong("it has no place in its file"));
+        }
+        if is_pool(&file) {
+            // A device keeps its size, and what lies where in it is not to be seen from outside.
+            return Ok(WindowMemory { file, offset, length });
+        }
         let seals = rustix::fs::fcntl_get_seals(&file).unwrap_or(SealFlags::empty());
         if !seals.contains(SealFlags::SHRINK) {
             return Err(wrong("its file may shrink"));
         }
         let size = rustix::fs::fstat(&file).map_or(0, |status| status.st_size);
-        if length == 0 || u64::try_from(size) != Ok(length) {
+        if offset != 0 || u64::try_from(size) != Ok(length) {
             return Err(wrong("its file has another length"));
         }
-        Ok((file, length))
+        Ok(WindowMemory { file, offset, length })
     }
 
     /// Asks and waits for the answer.
@@ -175,6 +182,26 @@ impl Client {
         write_line(&mut self.stream.get_ref().stream(), request)?;
         read_document(&mut self.stream)?.ok_or(WireError::Closed)
     }
+}
+
+/// The memory in which a guest draws its windows.
+#[derive(Debug)]
+pub struct WindowMemory {
+    /// Its file, which keeps its length.
+    pub file: OwnedFd,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+}
+
+/// Whether it is memory the kernel shows as a device (`dax`), as the core's pool is.
+fn is_pool(file: &OwnedFd) -> bool {
+    let Ok(status) = rustix::fs::fstat(file) else { return false };
+    let character = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice;
+    let (major, minor) = (rustix::fs::major(status.st_rdev), rustix::fs::minor(status.st_rdev));
+    let kind = std::fs::read_link(format!("/sys/dev/char/{major}:{minor}/subsystem"));
+    character && kind.is_ok_and(|kind| kind.file_name().is_some_and(|name| name == "dax"))
 }
 
 /// Answers every line of one client with `handle` until the client hangs up. A line that is no
@@ -276,10 +303,10 @@ mod tests {
     fn window_memory_comes_with_its_line() {
         let file = memory(SealFlags::SHRINK);
         let line = "{\"reply\":\"window-memory\",\"length\":4096}\n";
-        let (came, length) = process(line, &[file.as_fd()]).window_memory().unwrap();
-        assert_eq!(length, 4096);
+        let came = process(line, &[file.as_fd()]).window_memory().unwrap();
+        assert_eq!((came.offset, came.length), (0, 4096));
         let inode = |file| rustix::fs::fstat(file).unwrap().st_ino;
-        assert_eq!(inode(&came), inode(&file));
+        assert_eq!(inode(&came.file), inode(&file));
     }
 
     #[test]
@@ -287,6 +314,7 @@ mod tests {
         let line = "{\"reply\":\"window-memory\",\"length\":4096}\n";
         let longer = line.replace("4096", "8192");
         let none = line.replace("4096", "0");
+        let elsewhere = line.replace("4096", "4096,\"offset\":4096");
         let sealed = memory(SealFlags::SHRINK);
         let open = memory(SealFlags::GROW);
         let device: OwnedFd = std::fs::File::open("/dev/zero").unwrap().into();
@@ -296,6 +324,7 @@ mod tests {
             (line, Some(&device)),
             (longer.as_str(), Some(&sealed)),
             (none.as_str(), Some(&sealed)),
+            (elsewhere.as_str(), Some(&sealed)),
             ("{\"reply\":\"done\"}\n", Some(&sealed)),
         ] {
             let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();

@@ -16,9 +16,10 @@ pub mod machine;
 pub mod native;
 pub mod process;
 mod screen;
-mod sealed;
 pub mod service;
 pub mod tcg;
 
 pub use console::Console;
-pub use machine::{EndingSlot, LifeCycle, Machine, MachineError, QUIT_PATIENCE, Surroundings};
+pub use machine::{
+    EndingSlot, FilePart, LifeCycle, Machine, MachineError, QUIT_PATIENCE, Surroundings,
+};

@@ -107,6 +107,17 @@ pub struct Surroundings {
     pub host_ports: Option<Arc<dyn HostPorts>>,
 }
 
+/// A part of a file that keeps its size.
+#[derive(Clone, Copy, Debug)]
+pub struct FilePart<'a> {
+    /// The file.
+    pub file: BorrowedFd<'a>,
+    /// Where the part begins.
+    pub offset: u64,
+    /// How long it is.
+    pub length: Bytes,
+}
+
 /// One VM. Only [`LifeCycle`] calls the steps, in an order that makes sense; each returns when it
 /// is done. All calls may come from any thread, but steps come one at a time; only [`Self::quit`]
 /// comes also while a step is under way that the host keeps from ending.
@@ -165,8 +176,8 @@ pub trait Machine: Send + Sync {
     /// It cannot be read now.
     fn inspect(&self) -> Result<serde_json::Value, MachineError>;
 
-    /// The memory in which the guest draws its windows: a file that never changes its size.
-    fn window_memory(&self) -> Option<BorrowedFd<'_>> {
+    /// The memory in which the guest draws its windows.
+    fn window_memory(&self) -> Option<FilePart<'_>> {
         None
     }
 

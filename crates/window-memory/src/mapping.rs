@@ -60,16 +60,24 @@ impl WindowMemory {
         Self::map(descriptor)
     }
 
-    /// Maps what another process made and sealed, as [`WindowMemory::create`] does.
+    /// Maps what another process made: `length` bytes of a file from `offset` on, which is sealed as
+    /// [`WindowMemory::create`] does it, or of a device, which keeps its size.
     ///
     /// # Errors
-    /// It could shrink later, or cannot be mapped.
-    pub fn map_sealed(descriptor: OwnedFd) -> Result<Self, MapError> {
-        let seals = rustix::fs::fcntl_get_seals(&descriptor).map_err(|_| MapError::Unsealed)?;
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err(MapError::Unsealed);
+    /// It could shrink later, has another length, or cannot be mapped.
+    pub fn map_shared(descriptor: OwnedFd, offset: u64, length: u64) -> Result<Self, MapError> {
+        let status = rustix::fs::fstat(&descriptor).map_err(system("look at"))?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::CharacterDevice {
+            let seals = rustix::fs::fcntl_get_seals(&descriptor).map_err(|_| MapError::Unsealed)?;
+            if !seals.contains(SealFlags::SHRINK) {
+                return Err(MapError::Unsealed);
+            }
+            let size = u64::try_from(status.st_size).unwrap_or(0);
+            if offset.checked_add(length) != Some(size) {
+                return Err(MapError::Length(size));
+            }
         }
-        Self::map(descriptor)
+        Self::map_part(descriptor, offset, length)
     }
 
     /// Maps a file that keeps its length: in a guest, the memory of the PCI device.
@@ -80,7 +88,14 @@ impl WindowMemory {
         let status = rustix::fs::fstat(&descriptor).map_err(system("look at"))?;
         let size = u64::try_from(status.st_size).unwrap_or(0);
         let regular = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
-        let length = usize::try_from(size).ok().filter(|length| regular && *length > 0);
+        if !regular {
+            return Err(MapError::Length(size));
+        }
+        Self::map_part(descriptor, 0, size)
+    }
+
+    fn map_part(descriptor: OwnedFd, offset: u64, size: u64) -> Result<Self, MapError> {
+        let length = usize::try_from(size).ok().filter(|length| *length > 0);
         let length = length.ok_or(MapError::Length(size))?;
         // SAFETY: a new mapping at a place of the kernel's choice; nothing else is there.
         let start = unsafe {
@@ -90,7 +105,7 @@ impl WindowMemory {
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
                 &descriptor,
-                0,
+                offset,
             )
         }
         .map_err(system("map"))?;
@@ -192,8 +207,12 @@ mod tests {
     #[test]
     fn what_one_side_copies_in_the_other_copies_out() {
         let guest = WindowMemory::create(1 << 20).unwrap();
-        let host =
-            WindowMemory::map_sealed(guest.descriptor().try_clone_to_owned().unwrap()).unwrap();
+        let host = WindowMemory::map_shared(
+            guest.descriptor().try_clone_to_owned().unwrap(),
+            0,
+            guest.len(),
+        )
+        .unwrap();
         let mut allocator = Allocator::new(guest.len());
         let _before = allocator.allocate(5000).unwrap();
         let span = allocator.allocate(4 * 64 * 10).unwrap();
@@ -225,10 +244,16 @@ mod tests {
     fn memory_that_could_shrink_under_its_reader_is_not_mapped() {
         let open = rustix::fs::memfd_create("open", MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&open, 8192).unwrap();
-        assert!(matches!(WindowMemory::map_sealed(open), Err(MapError::Unsealed)));
+        assert!(matches!(WindowMemory::map_shared(open, 0, 8192), Err(MapError::Unsealed)));
         let (reading, _writing) = std::io::pipe().unwrap();
-        assert!(matches!(WindowMemory::map_sealed(reading.into()), Err(MapError::Unsealed)));
+        let reading = WindowMemory::map_shared(reading.into(), 0, 8192);
+        assert!(matches!(reading, Err(MapError::Unsealed)));
         let sealed = WindowMemory::create(8192).unwrap();
+        for (offset, length) in [(0, 4096), (4096, 8192), (4096, u64::MAX)] {
+            let sealed = sealed.descriptor().try_clone_to_owned().unwrap();
+            let mapped = WindowMemory::map_shared(sealed, offset, length);
+            assert!(matches!(mapped, Err(MapError::Length(8192))), "{offset} {length}");
+        }
         assert!(rustix::fs::ftruncate(sealed.descriptor(), 4096).is_err());
         assert!(rustix::fs::ftruncate(sealed.descriptor(), 16384).is_err());
     }

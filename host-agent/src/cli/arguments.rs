@@ -135,6 +135,8 @@ pub(super) struct JsonName {
 pub(super) enum EngineArgument {
     /// The best this host has
     Auto,
+    /// Our own core beneath this system
+    Core,
     /// Linux KVM
     Kvm,
     /// QEMU's software CPU
@@ -145,6 +147,7 @@ impl From<EngineArgument> for EngineChoice {
     fn from(engine: EngineArgument) -> Self {
         match engine {
             EngineArgument::Auto => Self::Auto,
+            EngineArgument::Core => Self::Core,
             EngineArgument::Kvm => Self::Kvm,
             EngineArgument::Tcg => Self::Tcg,
         }

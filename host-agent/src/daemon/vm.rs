@@ -162,6 +162,8 @@ impl Vm {
             }
             // It has ended, so this only fetches the status.
             let status = child.and_then(|mut child| child.wait().ok());
+            // On our core a process that was killed leaves its partition, and with it its memory.
+            let _ = tokio::task::spawn_blocking(engine::core::reap).await;
             vm.finish(status);
             let _ = ended.send(true);
         });

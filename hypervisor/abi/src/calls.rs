@@ -58,13 +58,17 @@ calls! {
         Version = 0x1_0000,
         /// → RDI: [`features`](crate::features).
         Features = 0x1_0001,
-        /// Makes an empty partition. → RDI: its number, 1 or more.
+        /// Makes an empty partition with the owner (1), a number of root's own choice, 0 for none.
+        /// → RDI: its number, 1 or more.
         PartitionCreate = 0x1_0010,
-        /// Ends partition (1). Its vCPUs must not run ([`Busy`](crate::Fault::Busy)); its pages are
-        /// wiped where they were protected and belong to root again.
+        /// Ends partition (1), if its owner is (2); 0 stands for any. Its vCPUs must not run
+        /// ([`Busy`](crate::Fault::Busy)); its pages are wiped where they were protected and belong to
+        /// root again.
         PartitionDestroy = 0x1_0011,
         /// Puts all vCPUs of partition (1) into the state after power-on; memory stays.
         PartitionReset = 0x1_0012,
+        /// → RDI: the owner of partition (1).
+        PartitionOwner = 0x1_0013,
         /// Gives partition (1) at guest-physical (2) the pool pages from pool address (3) on, count (4),
         /// with access (5): bit 0 write, bit 1 execute; reading is always allowed. Pages stay readable
         /// and writable for root until [`Self::MemoryProtect`].
@@ -80,6 +84,18 @@ calls! {
         /// bitmap to transfer offset (4), one bit a page. The first call turns the log on and answers
         /// "every page".
         MemoryDirtyLog = 0x1_0024,
+        /// Keeps (2) pages of the pool in one piece for partition (1), at a multiple of (3) bytes, which is
+        /// a power of two. → RDI: their pool address. No other partition can be given them. They can be
+        /// mapped when [`Self::MemoryClear`] has left nothing.
+        MemoryReserve = 0x1_0025,
+        /// Fills a part of the pages kept for partition (1) at pool address (2) with zeros. → RDI: bytes
+        /// that are left; to be called until there are none.
+        MemoryClear = 0x1_0026,
+        /// Gives up the pages kept for partition (1) at pool address (2), none of which may be mapped
+        /// ([`Busy`](crate::Fault::Busy)). The end of the partition gives up all.
+        MemoryRelease = 0x1_0027,
+        /// → RDI: bytes of the pool that are kept for no partition; with (1) 1 those in the largest piece.
+        MemoryUnreserved = 0x1_0028,
         /// Makes vCPU (2) of partition (1), with that local APIC id. → RDI: offset of its run page from
         /// the start of the pool. vCPU 0 starts at the reset vector; the others wait for INIT and SIPI.
         VcpuCreate = 0x1_0030,
@@ -96,6 +112,8 @@ calls! {
         /// Makes a run of vCPU (2) of partition (1) in progress, else its next one, end with
         /// [`Interrupted`](crate::ExitReason::Interrupted) soon.
         VcpuKick = 0x1_0035,
+        /// Puts vCPU (2) of partition (1) into the state after power-on.
+        VcpuReset = 0x1_0036,
         /// Delivers the message-signalled interrupt with address (2) and data (3) to partition (1).
         /// → RDI: a bit for each vCPU that got it and is halted, to be run again.
         Inject = 0x1_0040,

@@ -2,7 +2,8 @@
 //!
 //! Shared by the core, the monitor and engine `core`; holds layouts and numbers and no code path
 //! beyond packing and unpacking them. Everything here is part of a versioned contract: a change of
-//! meaning raises [`VERSION`], an addition sets a bit in [`features`].
+//! meaning raises the major half of [`VERSION`], an addition the minor one; what a machine may lack has a
+//! bit in [`features`].
 //!
 //! **Calling.** `VMCALL` (Intel) or `VMMCALL` (AMD), from kernel or user mode of root:
 //!
@@ -43,7 +44,7 @@ pub use status::{CorePart, Fault, Status};
 
 /// Version of this interface: major in the upper half, minor in the lower. Another major is another
 /// interface; a higher minor adds to it.
-pub const VERSION: u32 = 0x0001_0000;
+pub const VERSION: u32 = 0x0001_0001;
 
 /// CPUID leaf where the core answers on Intel and AMD alike, for root and guests: EBX, ECX, EDX
 /// spell [`CPUID_SIGNATURE`], EAX holds [`VERSION`]. Leaves from 0x4000_0000 on belong to

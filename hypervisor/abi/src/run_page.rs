@@ -219,6 +219,9 @@ pub struct RunPage {
     pub registers: GeneralRegisters,
     /// Core: why the run ended.
     pub exit: ExitRecord,
+    /// Root: 1 more than the local APIC id of the physical CPU to which the interrupt comes that
+    /// [`Self::armed`] promises; on another one nothing is promised. 0 for whichever the vCPU runs on.
+    pub armed_on: u32,
 }
 
 const _: () = assert!(size_of::<RunPage>() == 4096);

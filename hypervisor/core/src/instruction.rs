@@ -150,7 +150,8 @@ impl Run<'_> {
         }
         let mut bytes = [0; 16];
         let rip = context.rip();
-        let result = decode_at(rip, &space, &mut bytes, |at, into| self.read(at, into, Access::Fetch))?;
+        let result =
+            decode_at(rip, &space, &mut bytes, |at, into| self.read(at, into, Access::Fetch))?;
         result.map(|decoded| (decoded, space)).map_err(|error| match error {
             DecodeError::Invalid => Trouble::Fault(INVALID_OPCODE),
             DecodeError::TooLong | DecodeError::Incomplete => Trouble::Fault(GENERAL_PROTECTION),

@@ -29,6 +29,7 @@ pub mod root;
 pub mod second_level;
 pub mod svm;
 pub mod sync;
+pub mod translations;
 pub mod validate;
 pub mod vcpu;
 pub mod vmx;

@@ -8,6 +8,7 @@ use crate::cpu::{control, exceptions, msr, physical_apic};
 use crate::exit::{Exit, KINDS};
 use crate::memory::{CpuSpace, Object, Window};
 use crate::svm::{self, SvmCpu};
+use crate::translations::Translations;
 use crate::vmx::{self, VmxCpu};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -118,8 +119,8 @@ pub struct Cpu {
     pub window: Window,
     /// The vendor's part.
     pub vendor: Vendor,
-    /// For each tag, which virtual CPU used it here last, and at which state of its tables.
-    pub last_run: [(u64, u64); hypervisor_abi::MAX_PARTITIONS + 1],
+    /// Whose translations it may hold.
+    pub translations: Translations,
     /// The partition a guest of which ran here last.
     pub last_partition: u32,
 }
@@ -245,7 +246,7 @@ pub fn bring_up(index: u32, apic_id: u32, space: &CpuSpace) -> Option<Cpu> {
         shared,
         window: Window::new(space),
         vendor,
-        last_run: [(0, 0); hypervisor_abi::MAX_PARTITIONS + 1],
+        translations: Translations::default(),
         last_partition: 0,
     })
 }

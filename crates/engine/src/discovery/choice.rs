@@ -1,7 +1,7 @@
 //! Which engine `auto` takes, and why: our own core, then KVM with hardware behind it, then QEMU's
 //! software CPU.
 
-use super::facts::{Device, Facts, Version};
+use super::facts::{Core, Device, Facts, Version};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -57,12 +57,27 @@ pub struct NoEngine {
 
 /// The pick.
 pub(super) fn choose(facts: &Facts) -> Result<Choice, NoEngine> {
+    let no_core = match &facts.core {
+        Core::Usable(core) => {
+            return Ok(Choice {
+                engine: EngineKind::Core,
+                reason: format!(
+                    "our own core runs beneath this system, with {} MiB for guests",
+                    core.pool.0 >> 20
+                ),
+            });
+        }
+        Core::Unusable { why } => Some(why.as_str()),
+        Core::Absent => None,
+    };
+    // Said only where there is one.
+    let beside = no_core.map_or_else(String::new, |why| format!("; not core: {why}"));
     let no_kvm = match no_kvm(facts) {
         None => {
             let hardware = if facts.cpu.vmx.is_some() { "VT-x" } else { "AMD-V" };
             return Ok(Choice {
                 engine: EngineKind::Kvm,
-                reason: format!("/dev/kvm is there with {hardware} behind it"),
+                reason: format!("/dev/kvm is there with {hardware} behind it{beside}"),
             });
         }
         Some(why) => why,
@@ -70,10 +85,12 @@ pub(super) fn choose(facts: &Facts) -> Result<Choice, NoEngine> {
     match no_tcg(facts) {
         None => Ok(Choice {
             engine: EngineKind::Tcg,
-            reason: format!("QEMU's software CPU, because {no_kvm}"),
+            reason: format!("QEMU's software CPU, because {no_kvm}{beside}"),
         }),
         Some(no_tcg) => {
-            Err(NoEngine { reasons: vec![format!("kvm: {no_kvm}"), format!("tcg: {no_tcg}")] })
+            let core = no_core.map(|why| format!("core: {why}"));
+            let others = [format!("kvm: {no_kvm}"), format!("tcg: {no_tcg}")];
+            Err(NoEngine { reasons: core.into_iter().chain(others).collect() })
         }
     }
 }
@@ -126,7 +143,30 @@ mod tests {
     }
 
     #[test]
-    fn kvm_with_hardware_comes_first() {
+    fn the_core_comes_before_all_others() {
+        let core = crate::core::CoreFacts {
+            version: 0x0001_0001,
+            pool: units::Bytes(2 << 30),
+            free: units::Bytes(1 << 30),
+            processors: 4,
+        };
+        let facts = Facts {
+            core: Core::Usable(core),
+            kvm: Device::Usable,
+            cpu: Cpu { svm: Some(Svm::default()), ..Cpu::default() },
+            ..with_qemu(Version(10, 0, 2))
+        };
+        let choice = choose(&facts).expect("an engine");
+        assert_eq!(choice.engine, EngineKind::Core);
+        assert!(choice.reason.contains("2048 MiB"), "{}", choice.reason);
+        let facts = Facts { core: Core::Unusable { why: "no driver".to_owned() }, ..facts };
+        let choice = choose(&facts).expect("an engine");
+        assert_eq!(choice.engine, EngineKind::Kvm);
+        assert!(choice.reason.ends_with("not core: no driver"), "{}", choice.reason);
+    }
+
+    #[test]
+    fn kvm_with_hardware_comes_before_qemu() {
         let facts = Facts {
             kvm: Device::Usable,
             cpu: Cpu { svm: Some(Svm::default()), ..Cpu::default() },

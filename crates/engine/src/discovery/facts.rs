@@ -1,5 +1,6 @@
 //! What was found, without judgement.
 
+use crate::core::CoreFacts;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -9,6 +10,8 @@ use std::path::PathBuf;
 pub struct Facts {
     /// The processor.
     pub cpu: Cpu,
+    /// Our own core beneath this system.
+    pub core: Core,
     /// `/dev/kvm`.
     pub kvm: Device,
     /// The vendor's KVM module.
@@ -95,6 +98,21 @@ pub struct Svm {
     pub asids: u32,
     /// By the names of `/proc/cpuinfo`.
     pub features: BTreeSet<&'static str>,
+}
+
+/// Our own core beneath this system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Core {
+    /// None.
+    #[default]
+    Absent,
+    /// There, and it cannot be used: why, and what to do.
+    Unusable {
+        /// In words.
+        why: String,
+    },
+    /// There.
+    Usable(CoreFacts),
 }
 
 /// A device file.

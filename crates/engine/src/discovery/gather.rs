@@ -1,9 +1,10 @@
 //! Reads the machine into [`Facts`]. What cannot be read stays at its default; this never fails.
 
 use super::facts::{
-    Cpu, Device, Facts, HugePages, Iommu, Memory, Module, Program, Svm, Vendor, Version, Vmx,
+    Core, Cpu, Device, Facts, HugePages, Iommu, Memory, Module, Program, Svm, Vendor, Version, Vmx,
 };
 use crate::EngineError;
+use crate::core::CoreEngine;
 use crate::kvm::KvmEngine;
 use raw_cpuid::CpuId;
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ pub(super) fn facts() -> Facts {
     let root = Path::new("/");
     Facts {
         cpu: cpu(root),
+        core: core(),
         kvm: kvm(),
         module: module(root),
         iommu: iommu(root),
@@ -33,10 +35,14 @@ pub(super) fn facts() -> Facts {
     }
 }
 
-/// The part of [`facts`] that decides on the engine; asks QEMU for its version only where KVM has
-/// not won already, because that costs a process.
+/// The part of [`facts`] that decides on the engine; asks what is slower to find out only where the better
+/// has not won already.
 pub(super) fn for_choice() -> Facts {
-    let mut facts = Facts { cpu: cpu(Path::new("/")), kvm: kvm(), ..Facts::default() };
+    let core = core();
+    if let Core::Usable(_) = core {
+        return Facts { core, ..Facts::default() };
+    }
+    let mut facts = Facts { core, cpu: cpu(Path::new("/")), kvm: kvm(), ..Facts::default() };
     if facts.kvm != Device::Usable || !facts.cpu.has_virtualization() {
         facts.qemu = program(QEMU, true);
     }
@@ -207,6 +213,16 @@ fn svm(id: &CpuId<impl raw_cpuid::CpuIdReader>, kernel: &str) -> Svm {
         enabled,
         asids: info.supported_asids(),
         features: present.map(|(name, _)| name).collect(),
+    }
+}
+
+fn core() -> Core {
+    if !crate::core::is_beneath() {
+        return Core::Absent;
+    }
+    match CoreEngine::open().and_then(|engine| engine.facts()) {
+        Ok(facts) => Core::Usable(facts),
+        Err(error) => Core::Unusable { why: error.to_string() },
     }
 }
 

@@ -1,12 +1,13 @@
 //! Rows about the host around the processor: KVM, IOMMU, memory, programs.
 
 use super::choice::OLDEST_QEMU;
-use super::facts::{Device, Facts, HugePages, Iommu, Memory, Program};
+use super::facts::{Core, Device, Facts, HugePages, Iommu, Memory, Program};
 use super::report::Requirement::{self, Recommended, Required};
 use super::report::Row;
 
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
-    let mut rows = vec![kvm(facts)];
+    let mut rows: Vec<Row> = core(&facts.core).into_iter().collect();
+    rows.push(kvm(facts));
     rows.extend(nested(facts));
     rows.push(iommu(&facts.iommu));
     rows.push(memory(facts.memory));
@@ -54,13 +55,39 @@ pub(super) fn rows(facts: &Facts) -> Vec<Row> {
     rows
 }
 
+/// Nothing on a system without one: then nobody has to do anything about it.
+fn core(core: &Core) -> Option<Row> {
+    let item = "our own core beneath";
+    Some(match core {
+        Core::Absent => return None,
+        Core::Unusable { why } => {
+            Row::judged("core", item, Recommended, "there, and not usable", false, why)
+        }
+        Core::Usable(core) => {
+            let found = format!(
+                "interface {}.{} on {} processors, pool {} MiB, {} MiB free",
+                core.version >> 16,
+                core.version & 0xffff,
+                core.processors,
+                core.pool.0 >> 20,
+                core.free.0 >> 20
+            );
+            Row::judged("core", item, Recommended, found, true, "")
+        }
+    })
+}
+
 fn kvm(facts: &Facts) -> Row {
+    let requirement = match facts.core {
+        Core::Usable(_) => Recommended,
+        _ => Required,
+    };
     let item = "/dev/kvm";
     if facts.kvm == Device::Usable && !facts.cpu.has_virtualization() {
         return Row::judged(
             "kvm",
             item,
-            Required,
+            requirement,
             "paravirtual: no hardware virtualization behind it, far slower than QEMU",
             false,
             "Nothing to do: auto takes engine tcg; --engine kvm still uses it",
@@ -73,7 +100,7 @@ fn kvm(facts: &Facts) -> Row {
     } else {
         "KVM needs hardware virtualization; auto takes engine tcg"
     };
-    device("kvm", item, Required, &facts.kvm, load)
+    device("kvm", item, requirement, &facts.kvm, load)
 }
 
 fn device(
@@ -259,6 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn a_core_is_told_of_where_there_is_one() {
+        let unusable = Core::Unusable { why: "join the group".to_owned() };
+        let rows = rows(&Facts { core: unusable, ..Facts::default() });
+        assert_eq!(row(&rows, "our own core").next_step.as_deref(), Some("join the group"));
+        let facts = crate::core::CoreFacts {
+            version: 0x0001_0001,
+            pool: units::Bytes(1 << 30),
+            free: units::Bytes(1 << 29),
+            processors: 2,
+        };
+        let rows = super::rows(&Facts { core: Core::Usable(facts), ..Facts::default() });
+        assert!(row(&rows, "our own core").found.contains("1.1 on 2 processors"));
+        assert_eq!(row(&rows, "/dev/kvm").requirement, Recommended);
+        let rows = super::rows(&Facts::default());
+        assert!(rows.iter().all(|row| row.topic != "core"));
+    }
+
+    #[test]
     fn a_kvm_without_hardware_behind_it_is_called_paravirtual() {
         let facts = Facts { kvm: Device::Usable, ..Facts::default() };
         let rows = rows(&facts);
@@ -271,6 +316,7 @@ mod tests {
         let program = |version| Some(Program { path: "/usr/bin/x".into(), version });
         let facts = Facts {
             cpu: Cpu { svm: Some(Svm::default()), ..Cpu::default() },
+            core: Core::Absent,
             kvm: Device::Usable,
             module: Some(Module { name: "kvm_amd".to_owned(), nested: Some(true) }),
             iommu: Iommu { table: Some("IVRS"), units: vec!["ivhd0".to_owned()] },

@@ -13,7 +13,7 @@ mod report;
 
 pub use choice::{Choice, EngineKind, NoEngine};
 pub use facts::{
-    Cpu, Device, Facts, HugePages, Iommu, Memory, Module, Program, Svm, Vendor, Version, Vmx,
+    Core, Cpu, Device, Facts, HugePages, Iommu, Memory, Module, Program, Svm, Vendor, Version, Vmx,
 };
 pub use gather::{program_path, system_firmware};
 pub use report::{Overall, Report, Requirement, Row, Verdict};

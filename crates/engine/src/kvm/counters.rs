@@ -1,67 +1,16 @@
-//! Figures about a processor or a partition: our own count of exits by reason, and KVM's binary
-//! statistics where the kernel offers them (Linux 5.14 or later; KVM API 4.133).
+//! Figures KVM keeps about a processor or a partition: binary statistics, where the kernel offers them
+//! (Linux 5.14 or later; KVM API 4.133).
 
-use crate::{EngineError, Exit, Statistics};
+use crate::EngineError;
+use crate::counters::More;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use vmm_sys_util::{ioctl::ioctl, ioctl_io_nr};
 
 // Not in `kvm-ioctls`.
 ioctl_io_nr!(KVM_GET_STATS_FD, kvm_bindings::KVMIO, 0xce);
-
-/// In the order of [`crate::Exit`].
-const REASONS: [&str; 10] = [
-    "port_read",
-    "port_write",
-    "memory_read",
-    "memory_write",
-    "halt",
-    "interrupt_window",
-    "end_of_interrupt",
-    "interrupted",
-    "shutdown",
-    "failure",
-];
-
-/// The counters of one processor; read by other threads while it runs.
-pub(super) struct ProcessorCounters {
-    exits: [AtomicU64; REASONS.len()],
-    kernel: Option<BinaryStats>,
-}
-
-impl ProcessorCounters {
-    pub(super) fn new(kernel: Option<BinaryStats>) -> Self {
-        Self { exits: Default::default(), kernel }
-    }
-
-    pub(super) fn count(&self, exit: &Exit<'_>) {
-        let slot = match exit {
-            Exit::PortRead { .. } => 0,
-            Exit::PortWrite { .. } => 1,
-            Exit::MemoryRead { .. } => 2,
-            Exit::MemoryWrite { .. } => 3,
-            Exit::Halt => 4,
-            Exit::InterruptWindow => 5,
-            Exit::EndOfInterrupt { .. } => 6,
-            Exit::Interrupted => 7,
-            Exit::Shutdown => 8,
-            Exit::Failure(_) => 9,
-        };
-        self.exits[slot].fetch_add(1, Relaxed);
-    }
-}
-
-impl Statistics for ProcessorCounters {
-    fn read(&self) -> Vec<(String, u64)> {
-        let own = REASONS.iter().zip(&self.exits);
-        own.map(|(name, count)| ((*name).to_owned(), count.load(Relaxed)))
-            .chain(self.kernel.iter().flat_map(BinaryStats::read))
-            .collect()
-    }
-}
 
 /// KVM's own counters, read from a descriptor that KVM_GET_STATS_FD gave.
 pub(super) struct BinaryStats {
@@ -104,6 +53,12 @@ impl BinaryStats {
     }
 }
 
+impl More for BinaryStats {
+    fn read(&self) -> Vec<(String, u64)> {
+        Self::read(self)
+    }
+}
+
 /// Reads header and descriptors (linux/kvm.h: `kvm_stats_header`, `kvm_stats_desc`).
 fn layout(file: &impl FileExt) -> io::Result<Vec<Counter>> {
     let mut header = [0; 24];
@@ -143,18 +98,6 @@ fn counter(descriptor: &[u8], data: u64) -> Option<Counter> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_name_of_each_exit_is_the_one_it_is_counted_under() {
-        let counters = ProcessorCounters::new(None);
-        counters.count(&Exit::Halt);
-        counters.count(&Exit::Interrupted);
-        counters.count(&Exit::EndOfInterrupt { vector: 1 });
-        for exit in [Exit::Halt, Exit::Interrupted, Exit::EndOfInterrupt { vector: 1 }] {
-            assert!(counters.read().contains(&(exit.reason().to_owned(), 1)));
-        }
-        assert!(counters.read().contains(&("shutdown".to_owned(), 0)));
-    }
 
     #[test]
     fn histograms_are_left_out_and_names_end_at_the_zero() {

@@ -1,10 +1,11 @@
 //! One KVM virtual CPU.
 
-use super::counters::{BinaryStats, ProcessorCounters};
+use super::counters::BinaryStats;
 use super::kick::{self, KickState};
 use super::partition::optional;
 use super::slots::Slots;
 use super::{Offers, convert, failed, power_on, run_page};
+use crate::counters::ProcessorCounters;
 use crate::{
     CpuidEntry, EngineError, Exit, Kick, Msr, Processor, Registers, RunState, Statistics,
     SystemRegisters,
@@ -81,7 +82,9 @@ impl KvmProcessor {
         let processor = Self {
             run_size: vm.run_size(),
             kick: Arc::new(KickState::new(&vcpu)?),
-            counters: Arc::new(ProcessorCounters::new(kernel.and_then(optional))),
+            counters: Arc::new(ProcessorCounters::new(
+                kernel.and_then(optional).map(|kernel| Box::new(kernel) as _),
+            )),
             vcpu,
             index,
             queued: false,

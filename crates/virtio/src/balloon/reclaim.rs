@@ -43,7 +43,8 @@ pub trait MemoryReclaim: Send {
 }
 
 /// Reclaim for memory as `vm-memory` maps it: files (a memfd) get a hole, so that every process
-/// that maps them gives the pages up; private memory is dropped.
+/// that maps them gives the pages up; private memory is dropped. Memory that a device's file stands for
+/// (the core's pool) is the VM's as long as it runs: its pages stay as they are.
 #[derive(Clone)]
 pub struct MappedMemory(pub GuestMemory);
 
@@ -90,7 +91,11 @@ fn parts<M: GuestMemoryBackend<R = GuestRegionMmap>>(
 fn punch(region: &GuestRegionMmap, offset: u64, count: u64) -> rustix::io::Result<()> {
     if let Some(file) = region.file_offset() {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        return rustix::fs::fallocate(file.file(), flags, file.start() + offset, count);
+        return match rustix::fs::fallocate(file.file(), flags, file.start() + offset, count) {
+            // What the kernel says of a device (fallocate(2)).
+            Err(rustix::io::Errno::NODEV) => Ok(()),
+            other => other,
+        };
     }
     let length = usize::try_from(count).map_err(|_| rustix::io::Errno::INVAL)?;
     let address = region
@@ -136,6 +141,16 @@ mod tests {
         for (at, value) in [(0x11fff, 0xaa), (0x12000, 0), (0x14fff, 0), (0x15000, 0xaa)] {
             assert_eq!(byte(&memory, at), value, "{at:#x}");
         }
+    }
+
+    #[test]
+    fn memory_of_a_device_is_kept() {
+        let file = File::options().read(true).write(true).open("/dev/zero").unwrap();
+        let ranges = [(GuestAddress(0), 0x2000, Some(FileOffset::new(file, 0)))];
+        let memory = filled(GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(), 0..0x2000);
+        let reclaim = MappedMemory(memory.clone());
+        reclaim.release(GuestPhysical(0), Bytes(0x1000)).unwrap();
+        assert_eq!(byte(&memory, 0), 0xaa);
     }
 
     #[test]

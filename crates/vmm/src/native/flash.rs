@@ -2,24 +2,34 @@
 //!
 //! The code is mapped read-only and no device: writes to it go nowhere. The variables are a chip
 //! ([`firmware::Flash`]): mapped read-only too while it shows its content, taken away while it
-//! answers commands, so that reads come to it then.
+//! answers commands, so that reads come to it then. Where the engine maps only memory of its own, the guest
+//! sees a copy, made anew each time the chip shows its content again.
 #![allow(unsafe_code)]
 
 use super::bus::{Bus, Handler};
+use super::memory::map_part;
 use super::timers::SharedDevice;
 use crate::MachineError;
 use crate::flash::FlashFiles;
 use chipset::{Device, MemoryDevice};
-use engine::{Access, HostMapping, Partition};
+use engine::{Access, Allocation, HostMapping, Partition};
 use firmware::{FileStore, Flash};
 use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use units::{Bytes, GuestPhysical};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
-use vm_memory::{FileOffset, VolatileMemory};
+use vm_memory::{Bytes as _, FileOffset, VolatileMemory};
 
-/// A file mapped for reading.
+/// A file's content as the guest sees it.
+trait Content: HostMapping {
+    /// Brings it in step with what was written to the file since.
+    fn renew(&self) -> io::Result<()>;
+}
+
+/// A file mapped for reading: what is written to it shows at once.
 struct FileMapping(MmapRegion);
 
 // SAFETY: the mapping is page-aligned (made by mmap), readable, and lives as long as the value. It
@@ -33,19 +43,73 @@ unsafe impl HostMapping for FileMapping {
     }
 }
 
+impl Content for FileMapping {
+    fn renew(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A copy of a file in memory of the engine's.
+struct Copy {
+    file: File,
+    size: Bytes,
+    region: MmapRegion,
+    memory: Arc<Allocation>,
+}
+
+// SAFETY: the mapping is page-aligned (made by mmap), readable and writable, at least as long as `size`,
+// and lives as long as the value. It is written through vm-memory only, and no Rust reference is made.
+unsafe impl HostMapping for Copy {
+    fn address(&self) -> usize {
+        self.region.as_ptr() as usize
+    }
+    fn size(&self) -> Bytes {
+        self.size
+    }
+    fn backing(&self) -> Option<(&Arc<File>, u64)> {
+        Some((self.memory.file(), self.memory.offset()))
+    }
+}
+
+impl Content for Copy {
+    fn renew(&self) -> io::Result<()> {
+        let mut bytes = vec![0; self.size.0 as usize];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        self.region.as_volatile_slice().write_slice(&bytes, 0).map_err(io::Error::other)
+    }
+}
+
+/// All of `file` for the guest of `partition`.
+fn content(
+    file: File,
+    path: &Path,
+    partition: &dyn Partition,
+) -> Result<Arc<dyn Content>, MachineError> {
+    let failed = |e| MachineError::file("cannot map firmware", path, e);
+    let size = file.metadata().map_err(failed)?.len();
+    let room = layout::FOUR_GIB.0 - layout::FLASH_FIRST.0;
+    if size == 0 || size % units::PAGE_SIZE != 0 || size > room {
+        return Err(MachineError::Definition {
+            field: "boot.firmware".into(),
+            value: path.display().to_string(),
+            reason: format!("{size} bytes: must be a multiple of 4096, at most {room}"),
+        });
+    }
+    if partition.maps_any_memory() {
+        return Ok(FileMapping::new(file, size, path)?);
+    }
+    let whole = Bytes(size.next_multiple_of(partition.memory_granule().0));
+    let memory = partition.allocate("firmware", whole, false)?;
+    let region = map_part(&memory, 0, whole)?;
+    let copy = Copy { file, size: Bytes(size), region, memory };
+    copy.renew().map_err(failed)?;
+    Ok(Arc::new(copy))
+}
+
 impl FileMapping {
-    /// Maps all of `file`; what is written to the file shows in the mapping.
-    fn new(file: File, path: &Path) -> Result<Arc<Self>, MachineError> {
+    /// Maps the `size` bytes of `file`.
+    fn new(file: File, size: u64, path: &Path) -> Result<Arc<Self>, MachineError> {
         let failed = |e| MachineError::file("cannot map firmware", path, e);
-        let size = file.metadata().map_err(failed)?.len();
-        let room = layout::FOUR_GIB.0 - layout::FLASH_FIRST.0;
-        if size == 0 || size % units::PAGE_SIZE != 0 || size > room {
-            return Err(MachineError::Definition {
-                field: "boot.firmware".into(),
-                value: path.display().to_string(),
-                reason: format!("{size} bytes: must be a multiple of 4096, at most {room}"),
-            });
-        }
         // At most 16 MiB: fits any usize.
         let region = MmapRegionBuilder::new(size as usize)
             .with_mmap_prot(libc::PROT_READ)
@@ -60,7 +124,7 @@ impl FileMapping {
 /// The chip with the variables, and whether the guest sees its content as memory now.
 struct Variables {
     chip: Flash<FileStore>,
-    mapping: Arc<FileMapping>,
+    content: Arc<dyn Content>,
     base: GuestPhysical,
     partition: Arc<dyn Partition>,
     mapped: bool,
@@ -76,8 +140,13 @@ impl Variables {
         if wanted == self.mapped {
             return;
         }
+        if wanted && let Err(error) = self.content.renew() {
+            // Then every read comes here.
+            tracing::error!(%error, "firmware variables cannot be shown as memory");
+            return;
+        }
         let result = if wanted {
-            self.partition.map(self.base, Arc::clone(&self.mapping) as _, Access::ReadOnly)
+            self.partition.map(self.base, Arc::clone(&self.content) as _, Access::ReadOnly)
         } else {
             self.partition.unmap(self.base)
         };
@@ -135,7 +204,8 @@ pub(super) fn install(
     let open = |options: &mut OpenOptions, path: &Path| {
         options.open(path).map_err(|e| MachineError::file("cannot open firmware", path, e))
     };
-    let code = FileMapping::new(open(OpenOptions::new().read(true), &files.code)?, &files.code)?;
+    let code = open(OpenOptions::new().read(true), &files.code)?;
+    let code = content(code, &files.code, &**partition)?;
     let base = GuestPhysical(layout::FOUR_GIB.0 - code.size().0);
     partition.map(base, code, Access::ReadOnly)?;
     let Some(nvram) = files.variables(nvram)? else {
@@ -144,15 +214,15 @@ pub(super) fn install(
     };
     let file = open(OpenOptions::new().read(true).write(true), &nvram)?;
     let failed = |e| MachineError::file("cannot use NVRAM", &nvram, e);
-    let mapping = FileMapping::new(file.try_clone().map_err(failed)?, &nvram)?;
-    let size = mapping.size();
+    let content = content(file.try_clone().map_err(failed)?, &nvram, &**partition)?;
+    let size = content.size();
     let base = match base.0.checked_sub(size.0) {
         Some(base) if base >= layout::FLASH_FIRST.0 => GuestPhysical(base),
         _ => return Err(failed(std::io::ErrorKind::FileTooLarge.into())),
     };
     let chip = Flash::new("nvram", FileStore::new(file).map_err(failed)?);
     let partition = Arc::clone(partition);
-    let mut variables = Variables { chip, mapping, base, partition, mapped: false };
+    let mut variables = Variables { chip, content, base, partition, mapped: false };
     variables.follow();
     let variables = Arc::new(Mutex::new(variables));
     memory

@@ -1,20 +1,17 @@
-//! Guest RAM: one sealed memfd, mapped shared, so that vhost-user back ends and window memory can
-//! map the same pages. Nothing touches the pages here: they cost nothing until the guest uses them.
+//! Guest RAM: one piece of memory of the engine's, mapped shared, so that vhost-user back ends can map the
+//! same pages. Nothing touches the pages here: of a memfd they cost nothing until the guest uses them.
 #![allow(unsafe_code)]
 
 use crate::MachineError;
-use crate::sealed::sealed_file;
-use engine::{Access, HostMapping, Partition};
+use engine::{Access, Allocation, HostMapping, Partition};
+use std::fs::File;
 use std::sync::Arc;
 use units::{Bytes, GuestPhysical};
-use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionMmap,
 };
-
-/// Pages of hugetlb memory (SDM 3A 4.5: page-directory entries with PS set).
-const HUGE_PAGE: u64 = 2 << 20;
 
 /// Where RAM lies: start and length, ascending, no overlap.
 pub type RamRange = (GuestPhysical, Bytes);
@@ -23,59 +20,90 @@ pub type RamRange = (GuestPhysical, Bytes);
 pub struct GuestRam {
     memory: GuestMemoryMmap,
     regions: Vec<Arc<GuestRegionMmap>>,
-    /// Whether hugetlb pages back it.
+    /// Whether large pages are sure to back it.
     pub huge: bool,
+    /// What the regions map.
+    allocation: Arc<Allocation>,
 }
 
 /// Keeps one region's mapping alive for the engine.
-struct RegionMapping(Arc<GuestRegionMmap>);
+struct RegionMapping {
+    region: Arc<GuestRegionMmap>,
+    _allocation: Arc<Allocation>,
+}
 
 // SAFETY: the mapping is page-aligned (made by mmap), readable and writable, and lives as long as
-// the region, which the value holds. All access in this process goes through vm-memory's volatile
-// slices, which make no Rust references into it.
+// the region, which the value holds, with what it maps. All access in this process goes through
+// vm-memory's volatile slices, which make no Rust references into it.
 unsafe impl HostMapping for RegionMapping {
     fn address(&self) -> usize {
-        self.0.get_mmap().as_ptr() as usize
+        self.region.get_mmap().as_ptr() as usize
     }
     fn size(&self) -> Bytes {
-        Bytes(self.0.len())
+        Bytes(self.region.len())
+    }
+    fn backing(&self) -> Option<(&Arc<File>, u64)> {
+        self.region.file_offset().map(|file| (file.arc(), file.start()))
     }
 }
 
+/// Maps `size` bytes of `allocation` from `offset` on.
+pub(super) fn map_part(
+    allocation: &Allocation,
+    offset: u64,
+    size: Bytes,
+) -> Result<MmapRegion, MachineError> {
+    let failed = |reason: String| MachineError::Part { part: "guest memory", reason };
+    if offset.checked_add(size.0).is_none_or(|end| end > allocation.size().0) {
+        return Err(failed(format!("{size} at {offset:#x} do not lie in {}", allocation.size())));
+    }
+    let file = Arc::clone(allocation.file());
+    let mut builder = MmapRegionBuilder::<()>::new(size.0 as usize)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+        .with_file_offset(FileOffset::from_arc(file, allocation.offset() + offset));
+    if allocation.huge() {
+        builder = builder.with_hugetlbfs(true);
+    }
+    builder.build().map_err(|e| failed(format!("cannot map {size}: {e}")))
+}
+
 impl GuestRam {
-    /// RAM of the given ranges, all zero. With `huge_pages`, hugetlb pages when enough are free,
-    /// else transparent huge pages where the kernel grants them.
+    /// RAM of the given ranges, all zero, as `partition` has it. With `huge_pages`, large pages where they
+    /// can be had.
     ///
     /// # Errors
-    /// More than the host's RAM, or the kernel refused.
-    pub fn new(ranges: &[RamRange], huge_pages: bool) -> Result<Self, MachineError> {
-        let total: u64 = ranges.iter().map(|(_, size)| size.0).sum();
-        let host = host_ram();
-        if total > host {
-            return Err(MachineError::Definition {
-                field: "memory".into(),
-                value: format!("{} MiB", total >> 20),
-                reason: format!("this host has {} MiB", host >> 20),
-            });
-        }
-        let aligned =
-            ranges.iter().all(|(start, size)| start.0 % HUGE_PAGE == 0 && size.0 % HUGE_PAGE == 0);
-        let huge = huge_pages && aligned && free_huge_pages() >= total / HUGE_PAGE;
-        let file = Arc::new(sealed_file("guest-ram", total, huge)?);
+    /// More than there is, or the engine refused.
+    pub fn new(
+        partition: &dyn Partition,
+        ranges: &[RamRange],
+        huge_pages: bool,
+    ) -> Result<Self, MachineError> {
+        let total = Bytes(ranges.iter().map(|(_, size)| size.0).sum());
+        let allocation = partition.allocate("guest-ram", total, huge_pages);
+        let allocation = allocation.map_err(|error| MachineError::Definition {
+            field: "memory".into(),
+            value: format!("{} MiB", total.0 >> 20),
+            reason: error.to_string(),
+        })?;
+        Self::of(&allocation, ranges, huge_pages)
+    }
+
+    /// RAM that `allocation` holds, range behind range.
+    ///
+    /// # Errors
+    /// It is too small, or a range passes the end of the address space.
+    pub fn of(
+        allocation: &Arc<Allocation>,
+        ranges: &[RamRange],
+        huge_pages: bool,
+    ) -> Result<Self, MachineError> {
+        let failed = |reason| MachineError::Part { part: "guest RAM", reason };
+        let huge = allocation.huge();
         let mut offset = 0;
         let mut regions = Vec::with_capacity(ranges.len());
         for (start, size) in ranges {
-            let mut builder = MmapRegionBuilder::<()>::new(size.0 as usize)
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-                .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset));
-            if huge {
-                builder = builder.with_hugetlbfs(true);
-            }
-            let mapping = builder.build().map_err(|e| MachineError::Part {
-                part: "guest RAM",
-                reason: format!("cannot map {size} at {start}: {e}"),
-            })?;
+            let mapping = map_part(allocation, offset, *size)?;
             if huge_pages && !huge {
                 // SAFETY: the range is exactly the mapping just made; advice changes no content.
                 // A kernel without transparent huge pages answers EINVAL: small pages then.
@@ -83,17 +111,14 @@ impl GuestRam {
                     libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE)
                 };
             }
-            let region =
-                GuestRegionMmap::new(mapping, GuestAddress(start.0)).ok_or(MachineError::Part {
-                    part: "guest RAM",
-                    reason: format!("{size} at {start} pass the end of the address space"),
-                })?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(start.0))
+                .ok_or_else(|| failed(format!("{size} at {start} pass the address space's end")))?;
             regions.push(Arc::new(region));
             offset += size.0;
         }
         let memory = GuestMemoryMmap::from_arc_regions(regions.clone())
-            .map_err(|e| MachineError::Part { part: "guest RAM", reason: e.to_string() })?;
-        Ok(Self { memory, regions, huge })
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(Self { memory, regions, huge, allocation: Arc::clone(allocation) })
     }
 
     /// The memory as devices and loaders see it.
@@ -124,26 +149,15 @@ impl GuestRam {
         for region in &self.regions {
             partition.map(
                 GuestPhysical(region.start_addr().0),
-                Arc::new(RegionMapping(Arc::clone(region))),
+                Arc::new(RegionMapping {
+                    region: Arc::clone(region),
+                    _allocation: Arc::clone(&self.allocation),
+                }),
                 Access::ReadWrite,
             )?;
         }
         Ok(())
     }
-}
-
-/// RAM of the host in bytes.
-fn host_ram() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
-}
-
-/// Free hugetlb pages of 2 MiB; 0 where the kernel has none.
-fn free_huge_pages() -> u64 {
-    std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -153,11 +167,9 @@ mod tests {
 
     #[test]
     fn two_ranges_share_one_file_and_keep_apart() {
-        let ram = GuestRam::new(
-            &[(GuestPhysical(0), Bytes::mib(2)), (GuestPhysical(1 << 32), Bytes::mib(4))],
-            false,
-        )
-        .unwrap();
+        let ranges = [(GuestPhysical(0), Bytes::mib(2)), (GuestPhysical(1 << 32), Bytes::mib(4))];
+        let memory = Arc::new(Allocation::anonymous("ram", Bytes::mib(6), false).unwrap());
+        let ram = GuestRam::of(&memory, &ranges, false).unwrap();
         assert_eq!(ram.size(), Bytes::mib(6));
         let memory = ram.memory();
         memory.write_obj(1u64, GuestAddress(0)).unwrap();
@@ -167,10 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_host_has_is_refused_by_name() {
-        let Err(error) = GuestRam::new(&[(GuestPhysical(0), Bytes(1 << 50))], false) else {
-            panic!("a host with a pebibyte of RAM");
-        };
-        assert!(error.to_string().starts_with("memory = 1073741824 MiB: this host has"));
+    fn ranges_beyond_the_memory_are_refused() {
+        let memory = Arc::new(Allocation::anonymous("ram", Bytes::mib(2), false).unwrap());
+        let too_long = [(GuestPhysical(0), Bytes::mib(1)), (GuestPhysical(1 << 32), Bytes::mib(2))];
+        assert!(GuestRam::of(&memory, &too_long, false).is_err());
+        let end = [(GuestPhysical(u64::MAX - 4095), Bytes::mib(1))];
+        assert!(GuestRam::of(&memory, &end, false).is_err());
     }
 }

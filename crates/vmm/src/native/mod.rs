@@ -30,18 +30,18 @@ mod window_memory;
 
 pub use hvt::HvtMachine;
 
-use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
+use crate::{FilePart, Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use engine::{Engine, PartitionConfig};
 use gate::Gate;
 use motherboard::Motherboard;
 use processors::{Board, Processors, ended_by};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use units::Bytes;
 use vm_control::{LaunchSpec, Statistics};
+use window_memory::WindowMemory;
 
 /// RAM the balloon leaves to the guest.
 const LEAST_RAM: Bytes = Bytes::mib(64);
@@ -189,8 +189,8 @@ impl Machine for NativeMachine {
         Ok(self.board.inspect())
     }
 
-    fn window_memory(&self) -> Option<BorrowedFd<'_>> {
-        self.board.window_memory.as_ref().map(|memory| memory.file().as_fd())
+    fn window_memory(&self) -> Option<FilePart<'_>> {
+        self.board.window_memory.as_ref().map(WindowMemory::file)
     }
 
     fn set_balloon(&self, target: Bytes) -> Result<(), MachineError> {

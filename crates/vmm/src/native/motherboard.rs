@@ -57,8 +57,12 @@ pub(super) fn part(part: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Mac
     move |error| MachineError::Part { part, reason: error.to_string() }
 }
 
-/// Where a machine with `mib` MiB of RAM has what.
-fn memory_map(mib: u64, supported: &[CpuidEntry]) -> Result<MemoryMap, MachineError> {
+/// Where a machine with `mib` MiB of RAM has what. RAM is a multiple of `granule`.
+fn memory_map(
+    mib: u64,
+    granule: Bytes,
+    supported: &[CpuidEntry],
+) -> Result<MemoryMap, MachineError> {
     let refused = |reason: String| MachineError::Definition {
         field: "memory".into(),
         value: format!("{mib} MiB"),
@@ -67,6 +71,7 @@ fn memory_map(mib: u64, supported: &[CpuidEntry]) -> Result<MemoryMap, MachineEr
     let bits = u8::try_from(processor::physical_bits(supported)).unwrap_or(36);
     let size = mib
         .checked_mul(1 << 20)
+        .and_then(|size| size.checked_next_multiple_of(granule.0))
         .ok_or_else(|| refused("more than any processor addresses".to_owned()))?;
     MemoryMap::new(Bytes(size), bits).map_err(|e| refused(e.to_string()))
 }
@@ -93,9 +98,10 @@ impl Motherboard {
     ) -> Result<Self, MachineError> {
         let definition = &spec.definition;
         let supported = partition.supported_cpuid()?;
-        let map = memory_map(definition.memory, &supported)?;
+        let granule = partition.memory_granule();
+        let map = memory_map(definition.memory, granule, &supported)?;
         let ranges: Vec<_> = map.ram().iter().map(|r| (r.base, r.size)).collect();
-        let ram = GuestRam::new(&ranges, definition.huge_pages)?;
+        let ram = GuestRam::new(&*partition, &ranges, definition.huge_pages)?;
         ram.map_into(&*partition)?;
 
         let halted = Arc::new(Halted::default());
@@ -130,7 +136,7 @@ impl Motherboard {
         let guest_memory = virtio::GuestMemory::new(ram.memory().clone());
         let devices = Devices::new(spec, &guest_memory, &messages, &surroundings, &pci)?;
         // Behind the disks, which firmware boots from the lowest numbers.
-        let window_memory = WindowMemory::new(definition.windows.memory)?;
+        let window_memory = WindowMemory::new(&*partition, definition.windows.memory)?;
         if let Some(memory) = &window_memory {
             let device =
                 pci.add_anywhere(memory.function()?).map_err(|e| part("window memory")(&e))?;

@@ -2,35 +2,42 @@
 //! compositor maps. The engine maps it where the guest puts the BAR, so that no access of the guest's exits.
 #![allow(unsafe_code)]
 
+use super::memory::map_part;
 use super::motherboard::part;
-use crate::MachineError;
-use crate::sealed::sealed_file;
-use engine::HostMapping;
+use crate::{FilePart, MachineError};
+use engine::{Allocation, HostMapping, Partition};
 use pci::{SharedBytes, SharedMemory};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use units::Bytes;
-use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
-use vm_memory::{Bytes as _, FileOffset, VolatileMemory};
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{Bytes as _, VolatileMemory};
 
 /// See the module.
 pub(super) struct WindowMemory {
-    file: Arc<File>,
+    memory: Arc<Allocation>,
     region: Arc<MmapRegion>,
 }
 
 /// The engine's hold on it.
-struct Mapped(Arc<MmapRegion>);
+struct Mapped {
+    region: Arc<MmapRegion>,
+    memory: Arc<Allocation>,
+}
 
 // SAFETY: the mapping is page-aligned (made by mmap), readable and writable, and lives as long as the
-// value. The file behind it is sealed against shrinking. All access in this process goes through
-// vm-memory's volatile slices, which make no Rust references into it.
+// value, with what it maps. All access in this process goes through vm-memory's volatile slices, which
+// make no Rust references into it.
 unsafe impl HostMapping for Mapped {
     fn address(&self) -> usize {
-        self.0.as_ptr() as usize
+        self.region.as_ptr() as usize
     }
     fn size(&self) -> Bytes {
-        Bytes(self.0.len() as u64)
+        Bytes(self.region.len() as u64)
+    }
+    fn backing(&self) -> Option<(&Arc<File>, u64)> {
+        Some((self.memory.file(), self.memory.offset()))
     }
 }
 
@@ -60,34 +67,34 @@ impl WindowMemory {
     /// The BAR of the function that decodes it.
     pub(super) const BAR: u8 = SharedMemory::<Shown>::BAR;
 
-    /// Memory of so many MiB, all zero; `None` for none.
+    /// Memory of so many MiB, all zero, as `partition` has it; `None` for none.
     ///
     /// # Errors
-    /// The kernel refused.
-    pub(super) fn new(mib: u64) -> Result<Option<Self>, MachineError> {
-        let size = Bytes::mib(mib).0;
-        let length = usize::try_from(size).unwrap_or(usize::MAX);
-        if length == 0 {
+    /// There is not so much.
+    pub(super) fn new(partition: &dyn Partition, mib: u64) -> Result<Option<Self>, MachineError> {
+        let size = Bytes::mib(mib).0.next_multiple_of(partition.memory_granule().0);
+        if size == 0 {
             return Ok(None);
         }
-        let file = Arc::new(sealed_file("window-memory", size, false)?);
-        let region = MmapRegionBuilder::new(length)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-            .with_file_offset(FileOffset::from_arc(Arc::clone(&file), 0))
-            .build()
-            .map_err(|error| part("window memory")(&error))?;
-        Ok(Some(Self { file, region: Arc::new(region) }))
+        let memory = partition.allocate("window-memory", Bytes(size), false);
+        let memory = memory.map_err(|error| part("window memory")(&error))?;
+        let region = Arc::new(map_part(&memory, 0, Bytes(size))?);
+        Ok(Some(Self { memory, region }))
     }
 
     /// The file, for the compositor.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    pub(super) fn file(&self) -> FilePart<'_> {
+        FilePart {
+            file: self.memory.file().as_fd(),
+            offset: self.memory.offset(),
+            length: self.memory.size(),
+        }
     }
 
     /// For the engine.
     pub(super) fn mapping(&self) -> Arc<dyn HostMapping> {
-        Arc::new(Mapped(Arc::clone(&self.region)))
+        let (region, memory) = (Arc::clone(&self.region), Arc::clone(&self.memory));
+        Arc::new(Mapped { region, memory })
     }
 
     /// The function that shows it to the guest.

@@ -255,14 +255,8 @@ impl Subject {
 
     fn window_memory(&self) -> Reply {
         let machine = self.life.machine();
-        let length = machine.window_memory().map(rustix::fs::fstat);
-        match length {
-            Some(Ok(status)) => {
-                Reply::WindowMemory { length: status.st_size.try_into().unwrap_or(0) }
-            }
-            Some(Err(error)) => {
-                refused(&MachineError::system("cannot look at window memory", error.into()))
-            }
+        match machine.window_memory() {
+            Some(part) => Reply::WindowMemory { offset: part.offset, length: part.length.0 },
             None => refused(&MachineError::Absent("window memory")),
         }
     }

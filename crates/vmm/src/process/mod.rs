@@ -26,7 +26,7 @@ use crate::{Console, EndingSlot, LifeCycle, Machine, MachineError, Surroundings}
 use broker::Broker;
 use control::Subject;
 use definition::EngineChoice;
-use engine::kvm::KvmEngine;
+use engine::EngineKind;
 use rustix::fs::{FlockOperation, flock};
 use server::Server;
 use std::fs::{File, OpenOptions};
@@ -215,14 +215,16 @@ fn live(
 
 /// The machine on the engine the specification names.
 fn build(spec: &LaunchSpec, surroundings: Surroundings) -> Result<Box<dyn Machine>, MachineError> {
-    match spec.engine {
-        EngineChoice::Kvm => {
-            let engine = KvmEngine::open()?;
-            if spec.definition.boot.hvt.is_some() {
-                return Ok(Box::new(HvtMachine::new(&engine, spec, surroundings)?));
-            }
-            Ok(Box::new(NativeMachine::new(&engine, spec, surroundings)?))
+    let native = |kind, surroundings| -> Result<Box<dyn Machine>, MachineError> {
+        let engine = engine::open(kind)?;
+        if spec.definition.boot.hvt.is_some() {
+            return Ok(Box::new(HvtMachine::new(&*engine, spec, surroundings)?));
         }
+        Ok(Box::new(NativeMachine::new(&*engine, spec, surroundings)?))
+    };
+    match spec.engine {
+        EngineChoice::Core => native(EngineKind::Core, surroundings),
+        EngineChoice::Kvm => native(EngineKind::Kvm, surroundings),
         EngineChoice::Tcg => Ok(Box::new(TcgMachine::new(spec, &surroundings)?)),
         EngineChoice::Auto => Err(MachineError::Definition {
             field: "engine".into(),

@@ -1,8 +1,8 @@
 //! What the process costs beyond guest RAM.
 
 /// Mappings of guest RAM are named after the memfd: ours, or QEMU's, which we map to serve it
-/// devices.
-const RAM_MAPPINGS: [&str; 2] = ["/memfd:guest-ram", "/memfd:memory-backend-memfd"];
+/// devices; or after the core's pool.
+const RAM_MAPPINGS: [&str; 3] = ["/memfd:guest-ram", "/memfd:memory-backend-memfd", "/dev/dax"];
 
 /// Resident KiB of this process that are not guest RAM; 0 when the kernel does not say.
 pub(super) fn kib() -> u64 {
@@ -41,6 +41,8 @@ Rss:                 100 kB
 Shared_Clean:          8 kB
 7f30-7f40 rw-s 00000000 00:01 6 /memfd:memory-backend-memfd (deleted)
 Rss:                  70 kB
+7f38-7f39 rw-s 00400000 00:06 9 /dev/dax0.0
+Rss:                2048 kB
 7f40-7f50 rw-p 00000000 00:00 0
 Rss:                  11 kB
 ";

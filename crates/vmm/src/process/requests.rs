@@ -39,7 +39,9 @@ impl Requests {
     /// The file that goes beside an answer.
     pub(super) fn beside(&self, reply: &Reply) -> Option<BorrowedFd<'_>> {
         match reply {
-            Reply::WindowMemory { .. } => self.subject.life.machine().window_memory(),
+            Reply::WindowMemory { .. } => {
+                self.subject.life.machine().window_memory().map(|part| part.file)
+            }
             _ => None,
         }
     }

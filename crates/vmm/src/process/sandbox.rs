@@ -250,7 +250,7 @@ fn calls() -> Result<Calls, SandboxError> {
         .with(
             libc::SYS_prctl,
             // The last is asked by the second call of no_new_privs and by thread start-up code.
-            &[libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_GET_NAME]
+            &[libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_SET_TIMERSLACK, libc::PR_GET_NAME]
                 .map(|option| [Argument::Is(0, option as u64)])
                 .each_ref()
                 .map(|choice| &choice[..]),

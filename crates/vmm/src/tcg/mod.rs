@@ -16,9 +16,8 @@ mod resize;
 
 use crate::flash::FlashFiles;
 use crate::screen::{OnResize, Screen, Viewers};
-use crate::sealed::sealed_file;
 use crate::service::{self, ExitCode, Service};
-use crate::{Machine, MachineError, QUIT_PATIENCE, Surroundings};
+use crate::{FilePart, Machine, MachineError, QUIT_PATIENCE, Surroundings};
 use arguments::{Flash, NetworkEnd, ScreenSockets, Wiring};
 use counters::Accounts;
 use definition::{NetworkMode, ShareKind, VmDefinition};
@@ -73,7 +72,7 @@ pub struct TcgMachine {
     served: Vec<Server>,
     /// Shows the screen to viewers.
     _viewers: Option<display::Server>,
-    window_memory: Option<File>,
+    window_memory: Option<(File, Bytes)>,
     /// passt and virtiofsd; they end with the connection to QEMU, and at the latest with this.
     _services: Vec<Service>,
 }
@@ -119,9 +118,9 @@ impl TcgMachine {
         let (screen, viewers) = screen.transpose()?.unzip();
         let mut services = Vec::new();
         let (networks, network_ends) = networks(vm, &mut services)?;
-        let window_memory = match vm.windows.memory {
-            0 => None,
-            mib => Some(sealed_file("window-memory", Bytes::mib(mib).0, false)?),
+        let window_memory = match Bytes::mib(vm.windows.memory) {
+            Bytes(0) => None,
+            size => Some((engine::sealed_file("window-memory", size, false)?, size)),
         };
         let wiring = Wiring {
             monitor: qemu_monitor.as_raw_fd(),
@@ -141,7 +140,7 @@ impl TcgMachine {
                 .map(|(index, disk)| disks::layers(index, disk))
                 .collect::<Result<_, _>>()?,
             shares: shares(vm, spec, &mut services)?,
-            window_memory: window_memory.as_ref().map(AsRawFd::as_raw_fd),
+            window_memory: window_memory.as_ref().map(|(file, _)| file.as_raw_fd()),
             flash: flash(vm, &files)?,
             multiboot,
             end_on_reset: surroundings.end_on_reset,
@@ -154,7 +153,7 @@ impl TcgMachine {
             qemu_trace.as_fd(),
         ];
         pass.extend(network_ends.iter().map(AsFd::as_fd));
-        pass.extend(window_memory.iter().map(AsFd::as_fd));
+        pass.extend(window_memory.iter().map(|(file, _)| file.as_fd()));
         let line = arguments::arguments(vm, &wiring);
         tracing::debug!(?line, "QEMU's command line");
         let qemu = Service::start(QEMU, INSTALL, &line, &pass, ExitCode::Whole)?;
@@ -306,8 +305,9 @@ impl Machine for TcgMachine {
         Ok(tree)
     }
 
-    fn window_memory(&self) -> Option<BorrowedFd<'_>> {
-        self.window_memory.as_ref().map(AsFd::as_fd)
+    fn window_memory(&self) -> Option<FilePart<'_>> {
+        let (file, length) = self.window_memory.as_ref()?;
+        Some(FilePart { file: file.as_fd(), offset: 0, length: *length })
     }
 
     fn set_balloon(&self, target: Bytes) -> Result<(), MachineError> {

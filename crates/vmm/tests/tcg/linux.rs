@@ -78,7 +78,7 @@ fn linux_finds_window_memory_and_the_host_sees_what_it_writes_there() {
         return;
     };
     load_drivers(&mut vm);
-    let memory = vm.life.machine().window_memory().unwrap().try_clone_to_owned().unwrap();
+    let memory = vm.life.machine().window_memory().unwrap().file.try_clone_to_owned().unwrap();
     let memory = std::fs::File::from(memory);
     memory.write_all_at(&0x6057_u32.to_le_bytes(), 4096).unwrap();
     enter(

@@ -17,7 +17,7 @@ use crate::{integrity, log, validate};
 use hypervisor_abi::{
     CpuidRow, Fault, MAX_CPUID_ROWS, RootCall, StatisticsRecord, Status, VERSION, VcpuState,
 };
-use units::{Bytes, GuestPhysical};
+use units::{Bytes, GuestPhysical, HostPhysical, PAGE_SIZE};
 
 const RAX: usize = 0;
 const RDI: usize = 7;
@@ -62,9 +62,10 @@ fn call(number: u64, [a, b, c, d, e]: [u64; 5], cpu: &mut Cpu, extended: &mut Ex
         }
         RootCall::Version => Ok(Some(u64::from(VERSION))),
         RootCall::Features => Ok(Some(machine().features)),
-        RootCall::PartitionCreate => partition::create().map(Some),
-        RootCall::PartitionDestroy => destroy(a, cpu),
+        RootCall::PartitionCreate => partition::create(a).map(Some),
+        RootCall::PartitionDestroy => destroy(a, b, cpu),
         RootCall::PartitionReset => partition_of(a)?.reset().map(|()| None),
+        RootCall::PartitionOwner => Ok(Some(partition_of(a)?.owner)),
         RootCall::MemoryMap => map(a, b, c, d, e),
         RootCall::MemoryUnmap => {
             let partition = partition_of(a)?;
@@ -78,6 +79,23 @@ fn call(number: u64, [a, b, c, d, e]: [u64; 5], cpu: &mut Cpu, extended: &mut Ex
             partition.set_root_access(guest, bytes, allowed).map(|()| None)
         }
         RootCall::MemoryDirtyLog => dirty_log(a, b, c, d),
+        RootCall::MemoryReserve => reserve(a, b, c),
+        RootCall::MemoryClear => {
+            let left = partition_of(a)?.clear(&mut cpu.window, HostPhysical(b));
+            left.map(|left| Some(left.0)).map_err(|fault| Status::argument(fault, 2))
+        }
+        RootCall::MemoryRelease => {
+            let done = partition_of(a)?.release(HostPhysical(b));
+            done.map(|()| None).map_err(|fault| Status::argument(fault, 2))
+        }
+        RootCall::MemoryUnreserved => {
+            let (all, largest) = partition::unreserved();
+            match a {
+                0 => Ok(Some(all.0)),
+                1 => Ok(Some(largest.0)),
+                _ => Err(Status::argument(Fault::BadValue, 1)),
+            }
+        }
         RootCall::VcpuCreate => partition_of(a)?.create_vcpu(&cpu.vendor, b).map(Some),
         RootCall::VcpuGetState => {
             let partition = partition_of(a)?;
@@ -90,6 +108,11 @@ fn call(number: u64, [a, b, c, d, e]: [u64; 5], cpu: &mut Cpu, extended: &mut Ex
             let vcpu = vcpu_of(&partition, b)?;
             vcpu.inbox.signal(signal::KICK);
             let _ = vcpu.prod();
+            Ok(None)
+        }
+        RootCall::VcpuReset => {
+            let partition = partition_of(a)?;
+            held(&partition, b)?.reset();
             Ok(None)
         }
         RootCall::InjectNmi => {
@@ -141,6 +164,19 @@ fn map(number: u64, guest: u64, pool: u64, pages: u64, access: u64) -> Answer {
     partition.map(guest, from, access).map(|()| None)
 }
 
+fn reserve(number: u64, pages: u64, alignment: u64) -> Answer {
+    let partition = partition_of(number)?;
+    let size = pages.checked_mul(PAGE_SIZE).filter(|size| *size > 0);
+    let size = size.ok_or(Status::argument(Fault::BadValue, 2))?;
+    if !alignment.is_power_of_two() || alignment < PAGE_SIZE {
+        return Err(Status::argument(Fault::BadValue, 3));
+    }
+    match partition.reserve(Bytes(size), alignment) {
+        Ok(start) => Ok(Some(start.0)),
+        Err(fault) => Err(Status::argument(fault, 2)),
+    }
+}
+
 fn dirty_log(number: u64, guest: u64, pages: u64, offset: u64) -> Answer {
     let partition = partition_of(number)?;
     let (guest, bytes) = guest_range(guest, pages, 3)?;
@@ -149,8 +185,8 @@ fn dirty_log(number: u64, guest: u64, pages: u64, offset: u64) -> Answer {
     partition.dirty_log(guest, bytes, into).map(|()| None)
 }
 
-fn destroy(number: u64, cpu: &mut Cpu) -> Answer {
-    partition::destroy(number, |partition| {
+fn destroy(number: u64, owner: u64, cpu: &mut Cpu) -> Answer {
+    partition::destroy(number, owner, |partition| {
         while let Some((start, bytes)) = partition.range(0) {
             if partition.unmap(&mut cpu.window, start, bytes).is_err() {
                 log!("partition {number}: its memory at {start} cannot be taken back");

@@ -23,17 +23,9 @@ const KERNELS: u64 = 16 << 20;
 /// Root's program, checked.
 pub(super) enum Program {
     /// An ELF image with a PVH entry, started with the whole archive as its module.
-    Pvh {
-        image: Image<'static>,
-        entry: HostPhysical,
-        archive: Span,
-    },
+    Pvh { image: Image<'static>, entry: HostPhysical, archive: Span },
     /// A Linux kernel.
-    Linux {
-        kernel: Kernel<'static>,
-        ramdisk: Option<Span>,
-        command_line: &'static str,
-    },
+    Linux { kernel: Kernel<'static>, ramdisk: Option<Span>, command_line: &'static str },
 }
 
 /// Where bytes lie that are mapped one to one.
@@ -160,11 +152,8 @@ fn load_pvh(
     let place = information(&free);
     // SAFETY: usable, not the core's, used by nobody else.
     let buffer = unsafe { bytes_mut(place) };
-    let module = pvh::Module {
-        address: archive.start,
-        size: archive.size(),
-        command_line: HostPhysical(0),
-    };
+    let module =
+        pvh::Module { address: archive.start, size: archive.size(), command_line: HostPhysical(0) };
     let contents = pvh::Contents {
         command_line: machine.command_line(),
         modules: &[module],

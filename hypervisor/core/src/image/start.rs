@@ -191,8 +191,9 @@ fn divide(machine: &Machine, program: &Program) -> (Plan, MemoryMap<RANGES>) {
     });
     // A desktop keeps half of the machine; the monitor has no use for memory of its own.
     let pool = pool.or_else(|| {
-        matches!(program, Program::Linux { .. })
-            .then(|| Bytes(free.largest_usable(Span::ALL, PAGE_SIZE).map_or(0, |span| span.size().0 / 2)))
+        matches!(program, Program::Linux { .. }).then(|| {
+            Bytes(free.largest_usable(Span::ALL, PAGE_SIZE).map_or(0, |span| span.size().0 / 2))
+        })
     });
     let plan = memory::plan(&free, pool).unwrap_or_else(|error| refuse!("{error}"));
     map.carve(plan.frames, Kind::Reserved).expect(full);

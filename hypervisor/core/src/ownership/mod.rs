@@ -10,17 +10,21 @@
 //! | shared: guest's, and root's by its leave | refused | guest's alone | as it is | root's |
 //! | to be wiped: the core's | refused | refused | refused | refused; root's once it is wiped |
 //!
+//! Beside that, runs of pages are kept for one partition (`reserved`): root gives them to no other.
+//!
 //! Every transition takes a range and happens to all of it or to none. The page tables of guests and
 //! root follow: a guest's tables name only pages it holds, root's only pages that
 //! [`Page::root_may_access`].
 
+mod reserved;
 #[cfg(test)]
 mod tests;
 
 use core::ops::Range;
 use hypervisor_abi::Fault;
 use hypervisor_boot::memory_map::Span;
-use units::{HostPhysical, PAGE_SIZE};
+use reserved::Reserved;
+use units::{Bytes, HostPhysical, PAGE_SIZE};
 
 /// On what terms a guest holds a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,7 @@ impl Page {
 pub struct Ownership<'a> {
     start: HostPhysical,
     pages: &'a mut [Page],
+    reserved: Reserved,
 }
 
 impl<'a> Ownership<'a> {
@@ -75,14 +80,18 @@ impl<'a> Ownership<'a> {
     pub fn new(start: HostPhysical, pages: &'a mut [Page], head: usize) -> Self {
         pages.fill(Page::Root);
         pages[..head].fill(Page::Head);
-        Self { start, pages }
+        let first = HostPhysical(start.0 + head as u64 * PAGE_SIZE);
+        let end = HostPhysical(start.0 + pages.len() as u64 * PAGE_SIZE);
+        Self { start, pages, reserved: Reserved::new(Span { start: first, end }) }
     }
 
     /// Lends pages of root's to a guest, or counts one more mapping of pages lent to it already.
     ///
     /// # Errors
-    /// A page is not root's to give, lent to another guest, or mapped as often as can be counted.
+    /// A page is not root's to give, kept for another guest or not cleared for this one, lent to another
+    /// guest, or mapped as often as can be counted.
     pub fn map(&mut self, span: Span, to: u8) -> Result<(), Fault> {
+        self.reserved.may_map(span, to)?;
         self.change(span, |page| {
             let mapped = match page {
                 Page::Root => 0,
@@ -154,6 +163,82 @@ impl<'a> Ownership<'a> {
             _ => Err(Fault::NotOwned),
         })
         .map(|_| ())
+    }
+
+    /// Keeps `size` bytes for `partition`, in one piece at a multiple of `alignment`: pages of root's that
+    /// are in nobody's tables.
+    ///
+    /// # Errors
+    /// There is no such piece, or no more pieces can be kept apart.
+    pub fn reserve(
+        &mut self,
+        partition: u8,
+        size: Bytes,
+        alignment: u64,
+    ) -> Result<HostPhysical, Fault> {
+        let mut from = self.start;
+        loop {
+            let span = self.reserved.gap(from, size, alignment).ok_or(Fault::OutOfMemory)?;
+            let range = self.range(span)?;
+            let first = range.start;
+            // The last page in use, so that the search goes on behind all of them.
+            match self.pages[range].iter().rposition(|page| *page != Page::Root) {
+                None => return self.reserved.insert(partition, span).map(|()| span.start),
+                Some(used) => {
+                    from = HostPhysical(self.start.0 + (first + used + 1) as u64 * PAGE_SIZE);
+                }
+            }
+        }
+    }
+
+    /// The next pages, at most `most` bytes, to be filled with zeros of those kept for `partition` from
+    /// `start` on; until [`Self::end_clear`] nobody else fills them and they stay kept.
+    ///
+    /// # Errors
+    /// None are kept there, or someone fills them.
+    pub fn begin_clear(
+        &mut self,
+        partition: u8,
+        start: HostPhysical,
+        most: Bytes,
+    ) -> Result<Option<Span>, Fault> {
+        self.reserved.begin_clear(partition, start, most)
+    }
+
+    /// They are filled; says how much is left.
+    ///
+    /// # Errors
+    /// None are kept there.
+    pub fn end_clear(
+        &mut self,
+        partition: u8,
+        start: HostPhysical,
+        most: Bytes,
+    ) -> Result<Bytes, Fault> {
+        self.reserved.end_clear(partition, start, most)
+    }
+
+    /// The pages kept for `partition` from `start` on are kept no longer.
+    ///
+    /// # Errors
+    /// None are kept there, one is in a guest's tables, or they are being filled.
+    pub fn release(&mut self, partition: u8, start: HostPhysical) -> Result<(), Fault> {
+        let span = self.reserved.find(partition, start)?;
+        let range = self.range(span)?;
+        if self.pages[range].iter().any(|page| *page != Page::Root) {
+            return Err(Fault::Busy);
+        }
+        self.reserved.remove(partition, start)
+    }
+
+    /// Nothing is kept for `partition` any longer.
+    pub fn release_all(&mut self, partition: u8) {
+        self.reserved.remove_all(partition);
+    }
+
+    /// Bytes kept for nobody: all, and those in the largest piece.
+    pub fn unreserved(&self) -> (Bytes, Bytes) {
+        self.reserved.unreserved()
     }
 
     /// Replaces pages that a guest holds by what `new` says of terms and mappings.

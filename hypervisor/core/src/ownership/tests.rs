@@ -120,6 +120,81 @@ fn ranges_outside_the_pool_are_refused() {
     assert_eq!(pages.map(run(4, 0), 1), Ok(()));
 }
 
+#[test]
+fn a_kept_run_is_mapped_by_its_partition_only_and_only_when_it_is_clear() {
+    let mut entries = [Page::Root; 8];
+    let mut pages = Ownership::new(HostPhysical(START), &mut entries, 1);
+    let bytes = |count: u64| Bytes(count * PAGE_SIZE);
+    assert_eq!(pages.reserve(1, bytes(3), PAGE_SIZE), Ok(run(1, 3).start));
+    assert_eq!(pages.reserve(2, bytes(2), 2 * PAGE_SIZE), Ok(run(4, 2).start));
+    assert_eq!(pages.unreserved(), (bytes(2), bytes(2)));
+    assert_eq!(pages.reserve(2, bytes(3), PAGE_SIZE), Err(Fault::OutOfMemory));
+    let start = run(1, 3).start;
+    assert_eq!(pages.map(run(1, 1), 2), Err(Fault::NotOwned));
+    assert_eq!(pages.map(run(1, 1), 1), Err(Fault::Busy));
+    assert_eq!(pages.begin_clear(2, start, bytes(2)), Err(Fault::NotFound));
+    assert_eq!(pages.begin_clear(1, start, bytes(2)), Ok(Some(run(1, 2))));
+    assert_eq!(pages.begin_clear(1, start, bytes(2)), Err(Fault::Busy));
+    assert_eq!(pages.release(1, start), Err(Fault::Busy));
+    assert_eq!(pages.end_clear(1, start, bytes(2)), Ok(bytes(1)));
+    assert_eq!(pages.map(run(1, 2), 1), Ok(()));
+    assert_eq!(pages.map(run(3, 1), 1), Err(Fault::Busy));
+    assert_eq!(pages.begin_clear(1, start, bytes(2)), Ok(Some(run(3, 1))));
+    assert_eq!(pages.end_clear(1, start, bytes(2)), Ok(bytes(0)));
+    assert_eq!(pages.begin_clear(1, start, bytes(2)), Ok(None));
+    assert_eq!(pages.end_clear(1, start, bytes(2)), Ok(bytes(0)));
+    assert_eq!(pages.map(run(1, 4), 1), Err(Fault::NotOwned), "the last is another's");
+    assert_eq!(pages.release(1, start), Err(Fault::Busy), "two pages are mapped");
+    assert_eq!(pages.unmap(run(1, 2), 1), Ok(false));
+    assert_eq!(pages.release(1, start), Ok(()));
+    pages.release_all(2);
+    assert_eq!(pages.unreserved(), (bytes(7), bytes(7)));
+}
+
+#[test]
+fn a_run_is_kept_beside_pages_in_use() {
+    let mut entries = [Page::Root; 8];
+    let mut pages = table(&mut entries);
+    pages.map(run(1, 1), 1).unwrap();
+    pages.map(run(3, 1), 1).unwrap();
+    assert_eq!(pages.reserve(2, Bytes(2 * PAGE_SIZE), PAGE_SIZE), Ok(run(4, 1).start));
+    assert_eq!(pages.reserve(2, Bytes(PAGE_SIZE), 2 * PAGE_SIZE), Ok(run(0, 1).start));
+    assert_eq!(pages.reserve(2, Bytes(3 * PAGE_SIZE), PAGE_SIZE), Err(Fault::OutOfMemory));
+    assert_eq!(pages.reserve(2, Bytes(u64::MAX - 4095), PAGE_SIZE), Err(Fault::OutOfMemory));
+    assert_eq!(pages.reserve(2, Bytes(PAGE_SIZE), 1 << 63), Err(Fault::OutOfMemory));
+}
+
+proptest! {
+    #[test]
+    fn kept_runs_never_meet_and_give_back_what_they_took(
+        steps in prop::collection::vec((1..4u8, 1..9u64, 0..3u32, any::<bool>()), 1..80),
+    ) {
+        let mut entries = [Page::Root; 32];
+        let mut pages = Ownership::new(HostPhysical(START), &mut entries, 1);
+        let mut kept: Vec<(u8, Span)> = Vec::new();
+        for (partition, count, alignment, take) in steps {
+            let alignment = PAGE_SIZE << alignment;
+            if take {
+                let size = Bytes(count * PAGE_SIZE);
+                if let Ok(start) = pages.reserve(partition, size, alignment) {
+                    let span = Span::of(start, size);
+                    prop_assert_eq!(start.0 % alignment, 0);
+                    prop_assert!(run(1, 31).contains(&span));
+                    prop_assert!(kept.iter().all(|(_, other)| !other.overlaps(&span)));
+                    kept.push((partition, span));
+                } else {
+                    prop_assert!(pages.unreserved().1.0 < size.0 + alignment);
+                }
+            } else if let Some(place) = kept.iter().position(|(owner, _)| *owner == partition) {
+                let (_, span) = kept.remove(place);
+                prop_assert_eq!(pages.release(partition, span.start), Ok(()));
+            }
+            let taken: u64 = kept.iter().map(|(_, span)| span.size().0).sum();
+            prop_assert_eq!(pages.unreserved().0, Bytes(31 * PAGE_SIZE - taken));
+        }
+    }
+}
+
 /// What is known of a page without its entry: who ever got it and did not give it back.
 #[derive(Clone, Debug, Default)]
 struct Model {

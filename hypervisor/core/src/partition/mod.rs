@@ -12,7 +12,7 @@ mod route;
 mod run_page;
 mod slots;
 
-pub use pool::initialize;
+pub use pool::{initialize, unreserved};
 pub use run_page::{Orders, RunPageSlot};
 pub use slots::{PartitionRef, create, destroy, get};
 
@@ -62,6 +62,8 @@ impl Memory {
 pub struct Partition {
     /// Its number, 1 or more.
     pub number: u32,
+    /// What root calls its owner.
+    pub owner: u64,
     /// Tag of its translations. Where a processor has few, partitions share them: a virtual CPU that
     /// finds that another used its tag begins with none.
     pub tag: u32,
@@ -77,10 +79,11 @@ pub struct Partition {
 
 impl Partition {
     /// An empty partition. `None` when the core is out of memory.
-    fn new(number: u32) -> Option<Self> {
+    fn new(number: u32, owner: u64) -> Option<Self> {
         let tables = SecondLevel::new(machine().format, CoreTables)?;
         Some(Self {
             number,
+            owner,
             tag: 2 + (number - 1) % (machine().tags - 2),
             pointer: tables.root_pointer(),
             // Guests' time starts with them.
@@ -158,6 +161,30 @@ impl Partition {
         )?;
         memory.ranges = ranges;
         Ok(())
+    }
+
+    /// Keeps pages of the pool for it, `size` bytes in one piece at a multiple of `alignment`.
+    ///
+    /// # Errors
+    /// There is no such piece, or the core keeps no more of them apart.
+    pub fn reserve(&self, size: Bytes, alignment: u64) -> Result<HostPhysical, Fault> {
+        pool::with(|pages| pages.reserve(self.number as u8, size, alignment))
+    }
+
+    /// Fills a part of the pages kept for it from `start` on with zeros; says how much is left.
+    ///
+    /// # Errors
+    /// None are kept there, or another processor does the same.
+    pub fn clear(&self, window: &mut Window, start: HostPhysical) -> Result<Bytes, Fault> {
+        pool::clear(self.number as u8, window, start)
+    }
+
+    /// Gives up the pages kept for it from `start` on.
+    ///
+    /// # Errors
+    /// None are kept there, or one is mapped.
+    pub fn release(&self, start: HostPhysical) -> Result<(), Fault> {
+        pool::with(|pages| pages.release(self.number as u8, start))
     }
 
     /// Takes pages back.
@@ -343,6 +370,10 @@ impl Partition {
 impl Drop for Partition {
     /// Nobody uses it any longer: virtual CPUs, pages and tables go.
     fn drop(&mut self) {
+        let _ = pool::with(|pages| {
+            pages.release_all(self.number as u8);
+            Ok(())
+        });
         for vcpu in self.vcpus.iter_mut().map(|place| *place.get_mut()) {
             if !vcpu.is_null() {
                 // SAFETY: made by `create_vcpu`; the partition's last user is this one.

@@ -10,7 +10,7 @@ use crate::root;
 use crate::sync::Lock;
 use hypervisor_abi::{Fault, MAX_RUN_PAGES, POOL_HEAD_SIZE};
 use hypervisor_boot::memory_map::Span;
-use units::PAGE_SIZE;
+use units::{Bytes, HostPhysical, PAGE_SIZE};
 
 /// Run pages in use.
 static RUN_PAGES: Lock<[bool; MAX_RUN_PAGES]> = Lock::new([false; MAX_RUN_PAGES]);
@@ -64,6 +64,29 @@ pub(super) fn take_back(partition: u8, window: &mut Window, span: Span) {
         let wiped = with(|pages| pages.wiped(dirty));
         debug_assert!(wiped.is_ok());
     }
+}
+
+/// How much of kept pages is filled with zeros at a time: root's interrupts wait for it.
+const CLEARED_AT_ONCE: Bytes = Bytes(1 << 20);
+
+/// Fills a part of the pages kept for `partition` from `start` on with zeros; says how much is left.
+pub(super) fn clear(
+    partition: u8,
+    window: &mut Window,
+    start: HostPhysical,
+) -> Result<Bytes, Fault> {
+    let begin = |pages: &mut Ownership<'_>| pages.begin_clear(partition, start, CLEARED_AT_ONCE);
+    // Nobody takes the pages away between the two: those that are being cleared cannot be released.
+    if let Some(span) = with(begin)? {
+        window.wipe(span);
+        window.forget();
+    }
+    with(|pages| pages.end_clear(partition, start, CLEARED_AT_ONCE))
+}
+
+/// Bytes of the pool kept for no partition: all, and those in the largest piece.
+pub fn unreserved() -> (Bytes, Bytes) {
+    with(|pages| Ok(pages.unreserved())).unwrap_or_default()
 }
 
 /// Takes a guest's pages from root, or shares them with it again.

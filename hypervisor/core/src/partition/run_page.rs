@@ -21,6 +21,8 @@ pub struct Orders {
     pub external_vector: u32,
     /// Physical time by which root interrupts.
     pub armed: u64,
+    /// One more than the APIC id of the processor it interrupts, 0 for any.
+    pub armed_on: u32,
 }
 
 /// One run page, given back when dropped.
@@ -69,6 +71,7 @@ impl RunPageSlot {
             request: read!(self.page, request),
             external_vector: read!(self.page, external_vector),
             armed: read!(self.page, armed),
+            armed_on: read!(self.page, armed_on),
         };
         if orders.changed | orders.request != 0 {
             write!(self.page, 0, changed);

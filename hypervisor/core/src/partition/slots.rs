@@ -60,11 +60,11 @@ pub fn get(number: u64) -> Option<PartitionRef> {
     Some(PartitionRef { slot, partition: slot.partition.load(Ordering::Relaxed) })
 }
 
-/// Makes a partition.
+/// Makes a partition of `owner`.
 ///
 /// # Errors
 /// All numbers are taken, or the core is out of memory.
-pub fn create() -> Result<u64, Status> {
+pub fn create(owner: u64) -> Result<u64, Status> {
     for (number, slot) in SLOTS.iter().enumerate().skip(1) {
         // A slot nobody uses is claimed by making its user count impossible for a moment.
         let claim = ENDING + 1;
@@ -77,7 +77,7 @@ pub fn create() -> Result<u64, Status> {
             slot.users.fetch_sub(1, Ordering::Release);
             continue;
         }
-        let Some(partition) = Partition::new(number as u32).and_then(Object::new) else {
+        let Some(partition) = Partition::new(number as u32, owner).and_then(Object::new) else {
             slot.users.fetch_sub(1, Ordering::Release);
             break;
         };
@@ -89,11 +89,11 @@ pub fn create() -> Result<u64, Status> {
     Err(Status::fault(Fault::OutOfMemory))
 }
 
-/// Ends a partition.
+/// Ends a partition, if it is `owner`'s; 0 stands for any.
 ///
 /// # Errors
-/// There is none with this number, or someone uses it.
-pub fn destroy(number: u64, before: impl FnOnce(&Partition)) -> Result<(), Status> {
+/// There is none with this number, it is another's, or someone uses it.
+pub fn destroy(number: u64, owner: u64, before: impl FnOnce(&Partition)) -> Result<(), Status> {
     let absent = Status::argument(Fault::NotFound, 1);
     let slot = slot(number).ok_or(absent)?;
     match slot.users.compare_exchange(0, ENDING, Ordering::AcqRel, Ordering::Relaxed) {
@@ -101,8 +101,14 @@ pub fn destroy(number: u64, before: impl FnOnce(&Partition)) -> Result<(), Statu
         Err(users) if users & ENDING != 0 => return Err(absent),
         Err(_) => return Err(Status::argument(Fault::Busy, 1)),
     }
+    let partition = slot.partition.load(Ordering::Relaxed);
+    // SAFETY: made by `create`; nobody else ends it while ENDING is set.
+    if owner != 0 && unsafe { (*partition).owner } != owner {
+        slot.users.fetch_sub(ENDING, Ordering::Release);
+        return Err(Status::argument(Fault::NotOwned, 2));
+    }
     // SAFETY: made by `create`, without users and not to be found any longer.
-    let partition = unsafe { Object::from_raw(slot.partition.load(Ordering::Relaxed)) };
+    let partition = unsafe { Object::from_raw(partition) };
     before(&partition);
     drop(partition);
     slot.partition.store(core::ptr::null_mut(), Ordering::Release);

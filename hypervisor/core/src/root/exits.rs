@@ -222,7 +222,10 @@ fn memory(root: &mut RootCpu, cpu: &mut Cpu, fault: &MemoryFault) {
             if apic::access(root, cpu) {
                 return;
             }
-            crate::log!("root's access to its local APIC at {:#x} is none the core knows", root.context.rip());
+            crate::log!(
+                "root's access to its local APIC at {:#x} is none the core knows",
+                root.context.rip()
+            );
             root.context.inject(GENERAL_PROTECTION);
             return;
         }

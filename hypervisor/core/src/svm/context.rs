@@ -178,6 +178,12 @@ impl SvmContext {
         self.vmcb.clean &= !bits;
     }
 
+    /// Another processor runs it next: one may keep an older state of the control block than the last
+    /// one's, and is told to read all of it (APM 2 15.15.2).
+    pub fn arrive(&mut self) {
+        self.vmcb.clean = 0;
+    }
+
     /// RIP.
     pub fn rip(&self) -> u64 {
         self.vmcb.rip

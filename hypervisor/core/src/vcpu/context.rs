@@ -86,6 +86,14 @@ impl Context {
         }
     }
 
+    /// Another processor than the last runs the virtual CPU next.
+    pub fn arrive(&mut self) {
+        // On Intel the VMCS was left by the last processor and is loaded whole.
+        if let Self::Svm(context) = self {
+            context.arrive();
+        }
+    }
+
     /// Lets go of what this processor keeps of the virtual CPU: the next to touch it may be another.
     pub fn release(&mut self) {
         if let Self::Vmx(context) = self {

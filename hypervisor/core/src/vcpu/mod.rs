@@ -85,6 +85,10 @@ pub struct Inner {
     pub statistics: StatisticsRecord,
     /// It has run: CPUID is settled.
     pub started: bool,
+    /// The physical CPU it ran on last.
+    processor: Option<u32>,
+    /// How often it has changed its physical CPU.
+    pub moves: u64,
     /// Lengths of instructions that exited before: RIP, what else the length depends on, the length. A
     /// guest that changes its code under the core's eyes gets the length of the old instruction, which
     /// harms nobody but it.
@@ -135,6 +139,8 @@ impl Vcpu {
                 page,
                 statistics: StatisticsRecord::default(),
                 started: false,
+                processor: None,
+                moves: 0,
                 lengths: [(0, 0, 0); 32],
             }),
         };
@@ -190,6 +196,14 @@ pub struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// Physical CPU `processor` runs it next.
+    pub fn arrive(&mut self, processor: u32) {
+        if self.processor.replace(processor) != Some(processor) {
+            self.moves += 1;
+            self.context.arrive();
+        }
+    }
+
     /// Tells others what has become of its APIC's ids.
     pub fn publish(&self) {
         self.vcpu.reach.store(self.apic.reach().pack(), Ordering::Relaxed);

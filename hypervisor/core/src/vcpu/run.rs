@@ -11,6 +11,7 @@ use crate::machine::machine;
 use crate::partition::{Orders, Partition};
 use crate::processor::Cpu;
 use crate::registers::{RFLAGS_IF, RFLAGS_ONE, RFLAGS_TF};
+use crate::translations::State;
 use core::sync::atomic::Ordering;
 use hypervisor_abi::{ExitReason, FailureKind, GeneralRegisters, RunFlags, changed};
 use units::Tsc;
@@ -51,7 +52,8 @@ pub fn run(
     cpu: &mut Cpu,
     root: &mut Extended,
 ) -> Option<ExitReason> {
-    let held = vcpu.hold()?;
+    let mut held = vcpu.hold()?;
+    held.arrive(cpu.shared.index);
     let offset = held.msrs.tsc_offset;
     root.hand_over(&held.extended);
     cpu.enter_partition(partition.number);
@@ -133,7 +135,7 @@ impl Run<'_> {
             }
             let deadline = self.deadline();
             let timer = self.cpu.vendor.has_timer();
-            if !timer && deadline.is_some_and(|deadline| deadline < self.orders.armed) {
+            if !timer && deadline.is_some_and(|deadline| deadline < self.armed()) {
                 return ExitReason::Deadline;
             }
             // Said before the tables are looked at: whoever changes them after that waits for the exit.
@@ -200,6 +202,13 @@ impl Run<'_> {
         self.held.apic.next_deadline().map(|deadline| deadline.0.wrapping_sub(self.offset))
     }
 
+    /// The physical time by which root's interrupt comes to this processor.
+    fn armed(&self) -> u64 {
+        let Orders { armed, armed_on, .. } = self.orders;
+        let here = armed_on == 0 || armed_on == self.cpu.shared.apic_id.wrapping_add(1);
+        if here { armed } else { u64::MAX }
+    }
+
     /// Takes the messages; true when root wants the run to end.
     fn open_inbox(&mut self) -> bool {
         let bits = self.vcpu.inbox.take_signals();
@@ -257,13 +266,15 @@ impl Run<'_> {
         held.context.request_window(window);
     }
 
-    /// Forgets translations when the partition's tables changed, or when another vCPU with the same tag
-    /// ran here since.
+    /// Forgets translations when the partition's tables changed, when another vCPU with the same tag ran
+    /// here since, or when this one ran elsewhere since.
     fn flush_if_changed(&mut self) {
-        let now = (self.vcpu.serial, self.partition.changes());
-        let last = &mut self.cpu.last_run[self.partition.tag as usize];
-        if *last != now {
-            *last = now;
+        let state = State {
+            vcpu: self.vcpu.serial,
+            moves: self.held.moves,
+            changes: self.partition.changes(),
+        };
+        if self.cpu.translations.use_tag(self.partition.tag, state) {
             self.held.context.flush_tlb(&self.cpu.vendor);
         }
     }

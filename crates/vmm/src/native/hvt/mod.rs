@@ -37,10 +37,10 @@ impl HvtMachine {
         let partition = engine.create_partition(&PartitionConfig { processors: 1 })?;
         let gate = Arc::new(Gate::new(1));
         let halted = Arc::new(Halted::default());
-        let ram = GuestRam::new(
-            &[(GuestPhysical(0), Bytes::mib(spec.definition.memory))],
-            spec.definition.huge_pages,
-        )?;
+        let size = Bytes::mib(spec.definition.memory).0;
+        let size = Bytes(size.next_multiple_of(partition.memory_granule().0));
+        let ram =
+            GuestRam::new(&*partition, &[(GuestPhysical(0), size)], spec.definition.huge_pages)?;
         ram.map_into(&*partition)?;
         let supported = partition.supported_cpuid()?;
         let parts = board::Parts {

@@ -17,8 +17,9 @@ fn window_memory(rig: &Rig) -> (u8, File) {
         id
     };
     let device = (1..31).find(|device| id(*device) == [0xf4, 0x1a, 0x10, 0x11]);
-    let file = rig.machine.window_memory().expect("window memory");
-    (device.expect("the function"), file.try_clone_to_owned().unwrap().into())
+    let part = rig.machine.window_memory().expect("window memory");
+    assert_eq!((part.offset, part.length.0), (0, SIZE));
+    (device.expect("the function"), part.file.try_clone_to_owned().unwrap().into())
 }
 
 /// Where the engine has it.

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use vm_control::{Client, Files, WireError};
+use vm_control::{Client, Files, WindowMemory, WireError};
 
 /// Connections of agents that wait to be shown.
 const MOST_WAITING: usize = 4;
@@ -277,7 +277,9 @@ impl Windows {
             Client::connect(&files, MEMORY_PATIENCE)?.window_memory()
         });
         match asked.await {
-            Ok(Ok((memory, length))) => first.push(ToCompositor::Memory { memory, length }),
+            Ok(Ok(WindowMemory { file: memory, offset, length })) => {
+                first.push(ToCompositor::Memory { memory, offset, length });
+            }
             Ok(Err(WireError::Refused(reason))) => {
                 tracing::info!(vm = self.about.vm, reason, "no window memory");
             }
