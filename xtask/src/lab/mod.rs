@@ -8,10 +8,12 @@ pub(crate) mod core;
 pub(crate) mod guest;
 pub(crate) mod machine;
 pub(crate) mod scenario;
+mod small;
 
 use crate::failure::{Failure, Result};
 use crate::{binaries, image};
 use machine::{Engine, Machine};
+use small::Small;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +24,10 @@ pub(crate) struct HostArguments {
     /// beneath the Debian kernel.
     #[arg(long, value_enum)]
     engine: Engine,
+    /// The emulated machine: qemu is AMD's kind; bochs is Intel's, for engine core, slow, without disks and
+    /// with busybox in place of Debian's programs.
+    #[arg(long, value_enum, default_value = "qemu")]
+    machine: bare::Emulator,
     /// The script to run in the lab machine, as root, with the product's programs in PATH.
     #[arg(long)]
     script: PathBuf,
@@ -57,6 +63,23 @@ fn file_pair(text: &str) -> std::result::Result<(PathBuf, String), String> {
 pub(crate) fn host(arguments: &HostArguments) -> Result<i32> {
     if let Some((missing, _)) = arguments.files.iter().find(|(from, _)| !from.exists()) {
         return Err(Failure::new(format!("--file {}: there is no such file", missing.display())));
+    }
+    if arguments.machine == bare::Emulator::Bochs {
+        if arguments.engine != Engine::Core || arguments.icount {
+            return Err(Failure::new(
+                "--machine bochs is for --engine core, and counts instructions anyhow",
+            ));
+        }
+        return Small {
+            emulator: arguments.machine,
+            memory: arguments.memory,
+            pool: arguments.memory / 2,
+            cpus: arguments.cpus,
+            script: arguments.script.clone(),
+            files: arguments.files.clone(),
+            limit: Duration::from_secs(arguments.limit),
+        }
+        .run(&mut |line| println!("{line}"));
     }
     let image = image::prepare()?;
     let mut files = product_files()?;

@@ -44,9 +44,10 @@ fn configuration_text(machine: &Machine, disc: &Path, console: &Path, log: &Path
     let mut text = String::new();
     for line in [
         format!(
-            "cpu: model={}, count={}, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=0",
+            "cpu: model={}, count={}, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs={}",
             machine.cpu.as_deref().unwrap_or(MODEL),
-            machine.cpus
+            machine.cpus,
+            u8::from(machine.lenient)
         ),
         format!("megs: {}", machine.memory),
         format!("romimage: file={BIOS}"),

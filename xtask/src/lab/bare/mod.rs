@@ -58,6 +58,9 @@ pub(crate) struct Machine {
     pub(crate) cpus: u32,
     /// Their model in the emulator's words; the lab's own when not said.
     pub(crate) cpu: Option<String>,
+    /// Bochs: accesses to MSRs it has not do nothing, instead of raising #GP. Linux takes some of them
+    /// for granted.
+    pub(crate) lenient: bool,
     /// RAM in MiB.
     pub(crate) memory: u64,
     /// QEMU: boot GRUB from a disc as Bochs does, not by `-kernel`.

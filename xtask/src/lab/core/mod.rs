@@ -97,6 +97,7 @@ pub(crate) fn run(arguments: &CoreArguments) -> Result<i32> {
         command_line: arguments.core_append.clone(),
         cpus: arguments.cpus,
         cpu: None,
+        lenient: false,
         memory: packed.memory,
         disc: arguments.disc,
         icount: arguments.icount,
@@ -221,7 +222,7 @@ impl Drop for Printer {
 }
 
 /// Why a machine's end is none to be content with.
-fn describe(end: &End, machine: &Machine) -> String {
+pub(super) fn describe(end: &End, machine: &Machine) -> String {
     match end {
         End::Exit(status) => format!("the machine ended with status {status}"),
         End::Stopped => "the core stopped the machine; its last lines say why".to_owned(),

@@ -240,6 +240,7 @@ impl Scenario {
             command_line: case.append.clone(),
             cpus: self.cpus,
             cpu: case.cpu.get(&emulator).cloned(),
+            lenient: false,
             memory: case.memory.or(self.memory).unwrap_or(packed.memory),
             disc: self.disc && emulator == Emulator::Qemu,
             icount: self.icount && emulator == Emulator::Qemu,
