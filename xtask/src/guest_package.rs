@@ -58,7 +58,8 @@ pub(crate) fn pack(programs: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
-fn copy(from: &Path, to: &Path) -> Result {
+/// Copies a folder with all in it, modes included.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result {
     std::fs::create_dir_all(to).context(|| format!("make {}", to.display()))?;
     let entries = std::fs::read_dir(from).context(|| format!("read {}", from.display()))?;
     for entry in entries.flatten() {

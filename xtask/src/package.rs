@@ -1,10 +1,10 @@
 //! `cargo xtask package`: a Debian package with the programs, man pages, completions and the systemd
-//! user unit.
+//! user unit, and one with the core and its entry in GRUB's menu.
 
 use crate::failure::{Context, Result};
 use crate::process::{Output, Step, during};
-use crate::{binaries, guest_package, packages, workspace};
-use std::path::Path;
+use crate::{bare_metal, binaries, guest_package, packages, workspace};
+use std::path::{Path, PathBuf};
 
 /// What the programs call; all but the compositor are static and need no library.
 const DEPENDS: &str =
@@ -51,12 +51,7 @@ pub(crate) fn run() -> Result<i32> {
         &workspace::root().join("packaging/dbus").join(activation),
         &tree.join("usr/share/dbus-1/services").join(activation),
     )?;
-    for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        put(
-            &workspace::root().join(licence),
-            &tree.join("usr/share/doc/macrohard-hypervisor").join(licence),
-        )?;
-    }
+    licences(&tree, "macrohard-hypervisor")?;
     let version = env!("CARGO_PKG_VERSION");
     write(
         &tree.join("DEBIAN/control"),
@@ -75,7 +70,41 @@ pub(crate) fn run() -> Result<i32> {
             .run(Output::Logged(folder.join("package.log")))
     })?;
     println!("{}", package.display());
+    println!("{}", core_package(&folder)?.display());
     Ok(0)
+}
+
+/// Builds `target/package/macrohard-core_VERSION_amd64.deb`.
+fn core_package(folder: &Path) -> Result<PathBuf> {
+    let tree = folder.join("core-tree");
+    let _ = std::fs::remove_dir_all(&tree);
+    guest_package::copy(&workspace::root().join("packaging/core"), &tree)?;
+    put(&bare_metal::images()?.core, &tree.join("boot/macrohard-core"))?;
+    licences(&tree, "macrohard-core")?;
+    let version = env!("CARGO_PKG_VERSION");
+    write(
+        &tree.join("DEBIAN/control"),
+        &format!(
+            "Package: macrohard-core\nVersion: {version}\nArchitecture: amd64\nMaintainer: The macrohard-hypervisor authors <nobody@localhost>\n\
+             Section: admin\nPriority: optional\nDepends: grub-pc | grub-common, adduser\nEnhances: macrohard-hypervisor\n\
+             Description: privileged core of macrohard-hypervisor\n A small hypervisor that boots beneath Linux and runs guests for it.\n"
+        ),
+    )?;
+    let package = folder.join(format!("macrohard-core_{version}_amd64.deb"));
+    Step::new("dpkg-deb")
+        .arguments(["--root-owner-group", "--build"])
+        .argument(&tree)
+        .argument(&package)
+        .run(Output::Logged(folder.join("package.log")))?;
+    Ok(package)
+}
+
+fn licences(tree: &Path, package: &str) -> Result {
+    for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        let to = tree.join("usr/share/doc").join(package).join(licence);
+        put(&workspace::root().join(licence), &to)?;
+    }
+    Ok(())
 }
 
 fn put(from: &Path, to: &Path) -> Result {
