@@ -90,6 +90,9 @@ pub(super) enum Command {
     Watch(Json),
     /// Show what this host offers and what it lacks
     Doctor(Json),
+    /// Look at our own core beneath this system
+    #[command(subcommand)]
+    Core(CoreCommand),
     /// Make guest images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -120,6 +123,18 @@ pub(super) struct Json {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CoreCommand {
+    /// Show the pool, the VMs' share of it, and why this system left for the core
+    Status(Json),
+    /// Print what the core has said since it started
+    Log {
+        /// Go on printing what comes
+        #[arg(long, short)]
+        follow: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ mod applications;
 mod arguments;
 mod clipboard;
 mod console;
+mod core;
 mod doctor;
 mod documents;
 mod edit;
@@ -62,6 +63,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Problem> {
         Command::Seamless(arguments) => windows::seamless(arguments),
         Command::Windows(arguments) => windows::list(arguments.name, arguments.json),
         Command::Screenshot(arguments) => windows::screenshot(arguments),
+        Command::Core(command) => core::dispatch(&command),
         Command::Image(command) => image::dispatch(command),
         Command::Clipboard(arguments) => clipboard::clipboard(arguments),
         Command::Edit(name) => edit::edit(&name.name),

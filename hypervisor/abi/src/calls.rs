@@ -124,8 +124,10 @@ calls! {
         /// [`StatisticsRecord`](crate::StatisticsRecord) of vCPU (2) of partition (1) to transfer offset
         /// (3). Partition 0 is root itself, its vCPUs are the physical CPUs.
         Statistics = 0x1_0060,
-        /// Moves text of the core's log to transfer offset (1), at most (2) bytes. → RDI: how many.
-        LogDrain = 0x1_0061,
+        /// The core's log from position (3) on, counted from the first byte it ever had, to transfer offset
+        /// (1), at most (2) bytes: first the position of the oldest byte given, a 64-bit number, then the
+        /// text. → RDI: how many bytes of text.
+        LogRead = 0x1_0061,
         /// Whether the core's own memory is as it was when root started. → RDI: 0 when it is, else the
         /// [`CorePart`](crate::CorePart) that changed. With [`features::SELF_CHECK`](crate::features::SELF_CHECK).
         SelfCheck = 0x1_0062,

@@ -37,8 +37,8 @@ pub use run_page::{
 };
 pub use state::{
     ACTIVITY_HALTED, ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, CpuidRow, DescriptorTable,
-    GeneralRegisters, MAX_CPUID_ROWS, Segment, SegmentName, StatisticsRecord, SystemRegisters,
-    VcpuState,
+    EXIT_KINDS, GeneralRegisters, MAX_CPUID_ROWS, Segment, SegmentName, StatisticsRecord,
+    SystemRegisters, VcpuState,
 };
 pub use status::{CorePart, Fault, Status};
 

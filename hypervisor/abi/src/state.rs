@@ -141,12 +141,40 @@ pub struct CpuidRow {
     pub answer: [u32; 4],
 }
 
+/// Names of the kinds of exits, in the order of [`StatisticsRecord::exits`].
+pub const EXIT_KINDS: [&str; 25] = [
+    "cpuid",
+    "rdmsr",
+    "wrmsr",
+    "hypercall",
+    "hlt",
+    "xsetbv",
+    "port",
+    "memory",
+    "interrupt",
+    "nmi",
+    "interrupt window",
+    "nmi window",
+    "shutdown",
+    "init",
+    "sipi",
+    "timer",
+    "exception",
+    "control register write",
+    "control register read",
+    "cache flush",
+    "forbidden instruction",
+    "protected instruction",
+    "task switch",
+    "handled",
+    "failure",
+];
+
 /// Counters of one vCPU since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct StatisticsRecord {
-    /// Exits of the processor by kind, in the order of the core's list of kinds
-    /// (`exit::Kind` in the core; the book's chapter on the core has it).
+    /// Exits of the processor by kind, in the order of [`EXIT_KINDS`].
     pub exits: [u64; 32],
     /// Returns to root by [`ExitReason`](crate::ExitReason).
     pub returns: [u64; 16],

@@ -187,4 +187,9 @@ mod tests {
         assert_eq!(seen, [13, 8]);
         assert_eq!(escalate(Some(6)), Some(GENERAL_PROTECTION));
     }
+
+    #[test]
+    fn the_interface_names_the_same_kinds() {
+        assert_eq!(super::KINDS, hypervisor_abi::EXIT_KINDS);
+    }
 }

@@ -1,4 +1,4 @@
-//! The core's log: a ring root can drain, and until root runs also the serial line and port 0xe9.
+//! The core's log: a ring root can read, and until root runs also the serial line and port 0xe9.
 //! The one logger of the core. Never called on a hot path.
 
 use crate::cpu::port;
@@ -12,13 +12,15 @@ const SERIAL: u16 = 0x3f8;
 /// Debug console of QEMU and Bochs.
 const DEBUG: u16 = 0xe9;
 
-/// What has been logged and not drained. Where memory survives a reset, so does this: [`keep`].
+/// The last that has been logged. Where memory survives a reset, so does this: [`keep`].
 #[repr(C)]
 pub struct Ring {
     /// [`MAGIC`] where the rest is a ring.
     magic: u64,
     start: usize,
     length: usize,
+    /// Bytes that were in it and are not any more.
+    lost: u64,
     bytes: [u8; SIZE],
 }
 
@@ -47,7 +49,7 @@ impl Log {
 
 impl Ring {
     const fn new() -> Self {
-        Self { magic: MAGIC, start: 0, length: 0, bytes: [0; SIZE] }
+        Self { magic: MAGIC, start: 0, length: 0, lost: 0, bytes: [0; SIZE] }
     }
 
     /// Whether it is one: the bytes may be whatever lay in memory.
@@ -61,7 +63,20 @@ impl Ring {
             self.length += 1;
         } else {
             self.start = (self.start + 1) % SIZE;
+            self.lost += 1;
         }
+    }
+
+    fn read(&self, position: u64, into: &mut [u8]) -> (u64, usize) {
+        let end = self.lost + self.length as u64;
+        let position = position.clamp(self.lost, end);
+        // Within the ring's length, which fits.
+        let count = into.len().min((end - position) as usize);
+        let skipped = self.start + (position - self.lost) as usize;
+        for (index, place) in into[..count].iter_mut().enumerate() {
+            *place = self.bytes[(skipped + index) % SIZE];
+        }
+        (position, count)
     }
 
     fn take(&mut self) -> Option<u8> {
@@ -91,15 +106,15 @@ impl Ring {
     }
 }
 
-/// The log goes on in `place`. What an earlier boot left there and nobody drained comes behind what this
-/// one has said so far.
+/// The log goes on in `place`. The last of an earlier boot that is there comes behind what this one has
+/// said so far.
 pub fn keep(place: &'static mut Ring) {
     let mut log = LOG.lock();
     if place.is_sound() {
         log.early.inherit(place);
     }
     // Field by field: rings are too large for the stack.
-    (place.magic, place.start, place.length) = (MAGIC, 0, 0);
+    (place.magic, place.start, place.length, place.lost) = (MAGIC, 0, 0, 0);
     while let Some(byte) = log.early.take() {
         place.put(byte);
     }
@@ -119,12 +134,10 @@ pub fn leave_serial() {
     TO_SERIAL.store(false, Ordering::Relaxed);
 }
 
-/// Takes up to `into.len()` bytes, the oldest first.
-pub fn drain(into: &mut [u8]) -> usize {
-    let mut log = LOG.lock();
-    let ring = log.ring();
-    let bytes = core::iter::from_fn(|| ring.take());
-    into.iter_mut().zip(bytes).map(|(place, byte)| *place = byte).count()
+/// Text from `position` on, counted from the first byte there ever was: the position of the oldest byte
+/// given, and how many are. What is gone from the ring is left out.
+pub fn read(position: u64, into: &mut [u8]) -> (u64, usize) {
+    LOG.lock().ring().read(position, into)
 }
 
 fn serial(byte: u8) {
@@ -212,6 +225,25 @@ mod tests {
         ring.inherit(&mut Box::new(Ring::new()));
         let text = text(&mut ring);
         assert!(text.ends_with(&std::format!("boot before| {}\n", SIZE - 1)));
+    }
+
+    #[test]
+    fn a_reader_keeps_its_position_and_learns_what_it_missed() {
+        let mut ring = Box::new(Ring::new());
+        let mut bytes = [0; 8];
+        assert_eq!(ring.read(0, &mut bytes), (0, 0));
+        write!(ring, "0123456789").expect("a ring takes all");
+        assert_eq!(ring.read(0, &mut bytes), (0, 8));
+        assert_eq!(&bytes, b"01234567");
+        assert_eq!(ring.read(8, &mut bytes), (8, 2));
+        assert_eq!(&bytes[..2], b"89");
+        // One who is ahead, from a boot before, waits for what comes.
+        assert_eq!(ring.read(1 << 40, &mut bytes), (10, 0));
+        (0..SIZE).for_each(|_| ring.put(b'x'));
+        ring.put(b'y');
+        assert_eq!(ring.read(3, &mut bytes), (11, 8));
+        assert_eq!(ring.read(10 + SIZE as u64, &mut bytes), (10 + SIZE as u64, 1));
+        assert_eq!(bytes[0], b'y');
     }
 
     #[test]

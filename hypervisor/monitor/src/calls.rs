@@ -228,17 +228,6 @@ impl Core {
         let [part, _] = self.call(RootCall::SelfCheck, [0; 5])?;
         Ok(CorePart::from_number(part))
     }
-
-    /// Text of the core's log, at most a slot full; empty when there is no more.
-    ///
-    /// # Errors
-    /// Never, in a core of this version.
-    pub fn drain_log<'a>(&self, slot: &'a mut dyn Transfer) -> Result<&'a [u8], CallError> {
-        let room = slot.bytes().len();
-        let arguments = [slot.offset(), room as u64, 0, 0, 0];
-        let [count, _] = self.call(RootCall::LogDrain, arguments)?;
-        Ok(&slot.bytes()[..(count as usize).min(room)])
-    }
 }
 
 /// Structures of the interface as bytes.

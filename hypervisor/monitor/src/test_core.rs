@@ -167,6 +167,7 @@ fn page() -> RunPage {
             results: [0; 3],
             data: [0; hypervisor_abi::EXIT_DATA],
         },
+        armed_on: 0,
     }
 }
 

@@ -132,7 +132,12 @@ impl Machine {
     fn pack(&self, folder: &Path) -> Result<PathBuf> {
         let stage = folder.join("stage");
         place(&stage, "/lab/init", |to| std::fs::write(to, INIT), 0o755)?;
-        place(&stage, "/lab/engine", |to| std::fs::write(to, format!("{}\n", self.engine.name())), 0o644)?;
+        place(
+            &stage,
+            "/lab/engine",
+            |to| std::fs::write(to, format!("{}\n", self.engine.name())),
+            0o644,
+        )?;
         let script = read_script(&self.script)?;
         place(&stage, "/lab/script", |to| std::fs::write(to, &script), 0o755)?;
         for (from, to) in &self.files {
@@ -197,8 +202,9 @@ impl Machine {
         let (kernel, initrd, append) = match self.engine {
             Engine::Kvm => (image.kernel(), image.initrd(), COMMAND_LINE.to_owned()),
             Engine::Core => {
-                let read =
-                    |path: &Path| std::fs::read(path).context(|| format!("read {}", path.display()));
+                let read = |path: &Path| {
+                    std::fs::read(path).context(|| format!("read {}", path.display()))
+                };
                 let mut archive = Archive::new();
                 archive.file("root", 0o644, &read(&image.kernel())?);
                 archive.file("initrd", 0o644, &read(&image.initrd())?);
@@ -209,7 +215,15 @@ impl Machine {
                 (bare_metal::images()?.core, path, format!("pool={}", self.pool()))
             }
         };
-        Ok(["-kernel".into(), kernel.into(), "-initrd".into(), initrd.into(), "-append".into(), append.into()].into())
+        Ok([
+            "-kernel".into(),
+            kernel.into(),
+            "-initrd".into(),
+            initrd.into(),
+            "-append".into(),
+            append.into(),
+        ]
+        .into())
     }
 
     fn qemu(&self, folder: &Path, image: &Image, files: &Path) -> Result<Step> {

@@ -91,7 +91,9 @@ fn scenarios(report: &mut Report, all: bool) {
         for engine in scenario.engines() {
             let name = match engine {
                 Engine::Kvm => scenario.name.clone(),
-                Engine::Core if scenario.core || all => format!("{}@{}", scenario.name, engine.name()),
+                Engine::Core if scenario.core || all => {
+                    format!("{}@{}", scenario.name, engine.name())
+                }
                 Engine::Core => continue,
             };
             println!("--- lab {name}: {}", scenario.claim);

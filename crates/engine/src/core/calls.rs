@@ -1,7 +1,7 @@
 //! The core's calls with types: what this engine asks, one function each.
 
 use super::gate::{CallError, Gate};
-use hypervisor_abi::{Fault, RootCall, Status};
+use hypervisor_abi::{CorePart, Fault, RootCall, Status};
 use std::sync::Arc;
 use std::time::Duration;
 use units::{Bytes, GuestPhysical, PAGE_SIZE};
@@ -206,5 +206,16 @@ impl Calls {
         index: u32,
     ) -> Result<u64, CallError> {
         self.call(RootCall::InjectNmi, [partition.0, index.into(), 0, 0, 0])
+    }
+
+    /// The core's log from `position` on to transfer `offset`, at most `most` bytes; gives how many bytes
+    /// of text follow the position of the first of them.
+    pub(super) fn read_log(&self, offset: u64, most: u64, position: u64) -> Result<u64, CallError> {
+        self.call(RootCall::LogRead, [offset, most, position, 0, 0])
+    }
+
+    /// Whether the core's own memory is as it was: [`None`] when it is.
+    pub(super) fn self_check(&self) -> Result<Option<CorePart>, CallError> {
+        Ok(CorePart::from_number(self.call(RootCall::SelfCheck, [0; 5])?))
     }
 }

@@ -18,6 +18,7 @@ mod exit;
 mod find;
 mod gate;
 mod memory;
+mod observe;
 mod owner;
 mod partition;
 mod pool;
@@ -30,6 +31,7 @@ mod timer;
 
 pub use error::CoreError;
 pub use gate::CallError;
+pub use observe::RootExits;
 
 use crate::{Capabilities, Engine, EngineError, Partition, PartitionConfig};
 use calls::Calls;

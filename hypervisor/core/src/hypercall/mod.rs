@@ -123,7 +123,14 @@ fn call(number: u64, [a, b, c, d, e]: [u64; 5], cpu: &mut Cpu, extended: &mut Ex
         }
         RootCall::CpuidSupported => supported(a, b),
         RootCall::Statistics => transfer::write(c, 3, &statistics(a, b)?).map(|()| None),
-        RootCall::LogDrain => Ok(Some(log::drain(transfer::bytes(a, 1, b, 2)?) as u64)),
+        RootCall::LogRead => {
+            let bytes = transfer::bytes(a, 1, b, 2)?;
+            let (start, text) =
+                bytes.split_first_chunk_mut().ok_or(Status::argument(Fault::BadValue, 2))?;
+            let (position, count) = log::read(c, text);
+            *start = position.to_le_bytes();
+            Ok(Some(count as u64))
+        }
         RootCall::SelfCheck => Ok(Some(integrity::changed().map_or(0, |part| part as u64))),
         RootCall::DeviceAttach | RootCall::DeviceDetach => Err(Status::fault(Fault::NotSupported)),
     }
