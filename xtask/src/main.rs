@@ -48,7 +48,7 @@ enum Task {
     },
     /// Measures the product beside QEMU in one lab machine, and its windows beside xpra; a table, then JSON.
     Bench {
-        /// One of: agent, clipboard, disk, exits, memory, seamless, share, start, stream.
+        /// One of: agent, clipboard, disk, exits, memory, seamless, share, start, stream, type15.
         name: Option<String>,
     },
     /// Makes a Debian package under target/package.

@@ -3,12 +3,13 @@
 //!
 //! A benchmark is a script in `tests/lab/bench`, written like a scenario. A line
 //! `compare NAME UNIT lower|higher OURS QEMU` is one comparison; which of the two is better is said
-//! by the third word. `exits` has more: `core` measures the core itself, on a machine of its own. `seamless`
-//! needs no lab machine: its peer is xpra.
+//! by the third word. `exits` has more: `core` measures the core itself, on a machine of its own. `type15`
+//! runs on two machines, with KVM and with the core beneath Linux. `seamless` needs no lab machine: its peer is xpra.
 
 mod core;
 mod lines;
 mod seamless;
+mod type15;
 
 use crate::failure::{Failure, Result};
 use crate::lab::machine::Engine;
@@ -36,6 +37,15 @@ pub(crate) fn run(name: Option<&str>) -> Result<i32> {
     let machines = if benches.is_empty() { None } else { Some(scenario::prepare()?) };
     for (bench, machines) in benches.iter().zip(machines.iter().cycle()) {
         println!("--- bench {}: {}", bench.name, bench.claim);
+        if bench.name == type15::NAME {
+            match type15::measure(bench, machines)? {
+                Some(figures) => {
+                    results.insert(bench.name.clone(), Value::Object(figures));
+                }
+                None => broken += 1,
+            }
+            continue;
+        }
         match one(bench, machines, &mut table)? {
             Some(mut figures) => {
                 if bench.name == "exits" {
