@@ -24,8 +24,8 @@ pub(crate) struct Scenario {
     icount: bool,
     /// Only `cargo xtask test --all` runs it.
     pub(crate) long: bool,
-    /// It is about KVM itself.
-    only_kvm: bool,
+    /// It is about KVM itself, or the core.
+    only: Option<Engine>,
     /// `cargo xtask test` runs it on engine core, too; all others `cargo xtask test --all` does.
     pub(crate) core: bool,
 }
@@ -52,7 +52,7 @@ impl Scenario {
             scratch: 0,
             icount: false,
             long: false,
-            only_kvm: false,
+            only: None,
             core: false,
         };
         for word in
@@ -60,14 +60,19 @@ impl Scenario {
         {
             let wrong = || {
                 Failure::new(format!(
-                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER, icount, long, core or only-kvm",
+                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER, icount, long, core, only-kvm or only-core",
                     path.display()
                 ))
             };
+            if let Some(engine) = word.strip_prefix("only-") {
+                let known = [Engine::Kvm, Engine::Core];
+                let found = known.into_iter().find(|known| known.name() == engine);
+                scenario.only = Some(found.ok_or_else(wrong)?);
+                continue;
+            }
             let flag = match word {
                 "icount" => Some(&mut scenario.icount),
                 "long" => Some(&mut scenario.long),
-                "only-kvm" => Some(&mut scenario.only_kvm),
                 "core" => Some(&mut scenario.core),
                 _ => None,
             };
@@ -90,7 +95,11 @@ impl Scenario {
 
     /// The engines it holds on.
     pub(crate) fn engines(&self) -> &'static [Engine] {
-        if self.only_kvm { &[Engine::Kvm] } else { &[Engine::Kvm, Engine::Core] }
+        match self.only {
+            Some(Engine::Kvm) => &[Engine::Kvm],
+            Some(Engine::Core) => &[Engine::Core],
+            None => &[Engine::Kvm, Engine::Core],
+        }
     }
 
     /// Runs it; prints its output; returns its figures, or `None` when it does not hold.
@@ -202,10 +211,11 @@ pub(crate) fn one(name: &str) -> Result<i32> {
         return core::scenario::one(&scenario, &machines);
     }
     let scenarios = all()?;
-    // `NAME` on KVM, `NAME@ENGINE` on that engine.
-    let (bare, engine) = name.split_once('@').unwrap_or((name, Engine::Kvm.name()));
+    // `NAME` on KVM, or where it is at home; `NAME@ENGINE` on that engine.
+    let (bare, wanted) = name.split_once('@').map_or((name, None), |(bare, at)| (bare, Some(at)));
     let found = scenarios.iter().find(|scenario| scenario.name == bare).and_then(|scenario| {
-        let engine = scenario.engines().iter().find(|known| known.name() == engine)?;
+        let mut engines = scenario.engines().iter();
+        let engine = engines.find(|known| wanted.is_none_or(|wanted| known.name() == wanted))?;
         Some((scenario, *engine))
     });
     let Some((scenario, engine)) = found else {
