@@ -5,6 +5,7 @@
 mod apic;
 mod exits;
 mod memory_types;
+mod microcode;
 
 pub(crate) use exits::has_error;
 

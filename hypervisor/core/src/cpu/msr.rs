@@ -10,6 +10,10 @@ pub use x86::msr::{
 
 /// IA32_PRED_CMD: bit 0 is the indirect branch prediction barrier.
 pub const PRED_CMD: u32 = 0x49;
+/// IA32_BIOS_UPDT_TRIG: loads microcode.
+pub const BIOS_UPDATE: u32 = 0x79;
+/// PATCH_LOADER: loads microcode (AMD PPR, MSRC001_0020).
+pub const PATCH_LOADER: u32 = 0xc001_0020;
 /// VM_CR (APM 2 15.30.1).
 pub const VM_CR: u32 = 0xc001_0114;
 /// VM_HSAVE_PA (APM 2 15.30.4).

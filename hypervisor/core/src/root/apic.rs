@@ -15,7 +15,7 @@ use crate::second_level::Access;
 use crate::walk::{self, Paging, walk};
 use core::sync::atomic::Ordering;
 use hypervisor_boot::memory_map::Span;
-use units::{Bytes, GuestPhysical, PAGE_SIZE};
+use units::{Bytes, GuestPhysical, HostPhysical, PAGE_SIZE};
 
 /// Destination shorthand, delivery mode and level of a command (SDM 3A figure 11-12).
 const INIT: u64 = 5;
@@ -95,8 +95,7 @@ pub(super) fn access(root: &mut RootCpu, cpu: &mut Cpu) -> bool {
         let from = memory.translate(window, linear, walk::Access::Fetch)?;
         // The caller asks page by page.
         debug_assert!(linear / PAGE_SIZE == end / PAGE_SIZE);
-        let from = memory.root.tables.lock().translate(from)?.host;
-        window.read(from, into);
+        window.read(memory.host(from)?, into);
         Some(())
     };
     let Some(decoded) = decode_with(&root.context, &cpu.vendor, fetch) else { return false };
@@ -135,13 +134,13 @@ fn write_register(offset: u64, value: u32) {
 }
 
 /// How root's addresses are translated.
-struct Memory {
+pub(super) struct Memory {
     root: &'static Root,
     paging: Paging,
 }
 
 impl Memory {
-    fn of(root: &RootCpu) -> Self {
+    pub(super) fn of(root: &RootCpu) -> Self {
         let context = &root.context;
         let paging = Paging {
             cr0: context.cr0(),
@@ -157,7 +156,7 @@ impl Memory {
     }
 
     /// Where a linear address leads; `None` when nowhere root may reach.
-    fn translate(
+    pub(super) fn translate(
         &self,
         window: &mut Window,
         linear: u64,
@@ -168,6 +167,11 @@ impl Memory {
             Some(window.read_u64(host))
         };
         walk(read, &self.paging, linear, access).ok()
+    }
+
+    /// Where an address of root's lies in the machine, which is there; `None` where root has nothing.
+    pub(super) fn host(&self, physical: GuestPhysical) -> Option<HostPhysical> {
+        Some(self.root.tables.lock().translate(physical)?.host)
     }
 }
 

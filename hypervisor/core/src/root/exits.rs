@@ -1,6 +1,6 @@
 //! The core's answers to root's exits.
 
-use super::{Presence, RootCpu, apic, memory_types};
+use super::{Presence, RootCpu, apic, memory_types, microcode};
 use crate::cpu::{control, msr, physical_apic, port};
 use crate::cpuid::spell;
 use crate::exit::{Event, Exit, Failure, GENERAL_PROTECTION, INVALID_OPCODE, MemoryFault};
@@ -27,6 +27,7 @@ const VMX_CAPABILITIES: core::ops::RangeInclusive<u32> = 0x480..=0x493;
 /// Fills root's MSR bitmap, in which nothing exits yet.
 pub(super) fn fill_msr_map(map: &mut [u8]) {
     let vmx = processor::has_vmx();
+    set_exits(map, vmx, microcode::register(), false, true);
     if !vmx {
         WATCHED_SVM.into_iter().for_each(|index| set_exits(map, vmx, index, true, true));
         return;
@@ -194,6 +195,7 @@ fn write_msr(root: &mut RootCpu, cpu: &mut Cpu) {
             }
             true
         }
+        _ if index == microcode::register() => microcode::load(root, cpu, value),
         _ if KEPT_ON_VMX.contains(&index) => {
             root.context.write_kept_register(&mut cpu.vendor, index, value)
         }
