@@ -120,9 +120,27 @@ fn number(random: &mut Random, core: &Core) -> u64 {
     }
 }
 
+/// Marks owners of partitions of this tool's; below it the process id.
+const MARK: u64 = 0x5eed << 48;
+
+/// Ends what killed runs of this tool left.
+fn tidy(core: &Core) {
+    for partition in 1..MAX_PARTITIONS as u64 {
+        let asked = [partition, 0, 0, 0, 0];
+        let (status, owner) = core.call(RootCall::PartitionOwner.number(), asked, core.key);
+        let process = owner ^ MARK;
+        let alive = std::path::Path::new("/proc").join(process.to_string()).exists();
+        if status == 0 && owner & MARK == MARK && process >> 32 == 0 && !alive {
+            let end = [partition, owner, 0, 0, 0];
+            core.call(RootCall::PartitionDestroy.number(), end, core.key);
+        }
+    }
+}
+
 /// Makes `count` calls.
 pub(crate) fn run(device: &str, seed: u64, count: u64) -> Result {
     let core = Core::open(device)?;
+    tidy(&core);
     let mut random = Random::new(seed);
     // Without the key there is one answer to everything.
     for _ in 0..count / 4 {
@@ -134,7 +152,7 @@ pub(crate) fn run(device: &str, seed: u64, count: u64) -> Result {
             return Err(format!("call {asked:#x} without the key answers {status:#x}").into());
         }
     }
-    let owner = 0x5eed << 48 | u64::from(std::process::id());
+    let owner = MARK | u64::from(std::process::id());
     let mut own = Vec::new();
     let mut statuses = std::collections::BTreeMap::<u64, u64>::new();
     for step in 0..count {
