@@ -6,6 +6,7 @@
 
 mod attribute;
 mod clock;
+mod core_calls;
 mod debug_exit;
 mod files;
 mod garbage;
@@ -36,6 +37,16 @@ struct Arguments {
 enum Tool {
     /// Prints or sets an extended attribute of a file; without a name prints the names of all.
     Attribute { file: PathBuf, name: Option<String>, value: Option<String> },
+    /// Calls the core beneath with random numbers.
+    CoreCalls {
+        /// Start of the random sequence.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 10_000)]
+        calls: u64,
+        #[arg(long, default_value = "/dev/dax0.0")]
+        device: String,
+    },
     /// Ends the virtual machine through its debug-exit port with this code.
     DebugExit { code: u8 },
     /// Does the same random work in two empty folders and compares what they show.
@@ -141,6 +152,7 @@ fn main() -> ExitCode {
         Tool::Attribute { file, name, value } => {
             attribute::run(&file, name.as_deref(), value.as_deref())
         }
+        Tool::CoreCalls { seed, calls, device } => core_calls::run(&device, seed, calls),
         Tool::DebugExit { code } => debug_exit::end(code),
         Tool::Files { one, other, seed, steps } => files::run(&one, &other, seed, steps),
         Tool::InputEvents { groups } => input_events::print(groups),

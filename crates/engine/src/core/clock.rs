@@ -5,7 +5,7 @@ use std::arch::x86_64::_rdtsc;
 use std::time::{Duration, Instant};
 
 /// How long the counter is watched when nobody tells its frequency.
-const WATCH: Duration = Duration::from_millis(40);
+const WATCH: Duration = Duration::from_millis(10);
 const NANOSECONDS: u128 = 1_000_000_000;
 
 /// The counter now.

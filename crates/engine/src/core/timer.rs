@@ -93,17 +93,15 @@ impl RunTimer {
         loop {
             let cpu = current_cpu();
             let now = tsc();
-            let wanted = self.clock.until(deadline, now);
-            let left = wanted.min(FAR).max(Duration::from_nanos(1));
+            // One that is far away is set again when this one has fired.
+            let left = self.clock.until(deadline, now).min(FAR).max(Duration::from_nanos(1));
             self.set(left)?;
             self.fires = Instant::now() + left;
             if cpu != current_cpu() {
                 continue;
             }
-            // An interrupt after an hour serves a deadline after it as well as none.
-            let armed = if wanted > FAR { u64::MAX - 1 } else { deadline };
             let on = cpu.and_then(|cpu| self.ids.0.get(&cpu)).map_or(0, |id| id.wrapping_add(1));
-            self.promise = Promise { armed, on };
+            self.promise = Promise { armed: deadline, on };
             return Ok(());
         }
     }
@@ -165,8 +163,12 @@ mod tests {
         timer.look();
         assert_eq!(timer.promise().on, 0, "this CPU is not known");
         assert_ne!(timer.promise(), NOTHING);
-        timer.arm(u64::MAX).unwrap();
-        assert_eq!(timer.promise().armed, u64::MAX - 1);
+        timer.arm(u64::MAX - 1).unwrap();
+        assert_eq!(
+            timer.promise().armed,
+            u64::MAX - 1,
+            "the core would ask again for anything later"
+        );
         timer.arm(0).unwrap();
         assert_eq!(timer.promise().armed, 0);
     }
