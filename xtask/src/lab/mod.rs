@@ -8,7 +8,7 @@ pub(crate) mod core;
 pub(crate) mod guest;
 pub(crate) mod machine;
 pub(crate) mod scenario;
-mod small;
+pub(crate) mod small;
 
 use crate::failure::{Failure, Result};
 use crate::{binaries, image};

@@ -2,6 +2,7 @@
 //! `# lab:` line says what machine it wants.
 
 use super::machine::{Engine, Machine};
+use super::small::Small;
 use super::{core, guest, product_files};
 use crate::failure::{Context, Failure, Result};
 use crate::{binaries, image, workspace};
@@ -198,6 +199,9 @@ pub(crate) fn list() -> Result<i32> {
         let engines: Vec<&str> = scenario.engines().iter().map(|engine| engine.name()).collect();
         println!("{:16} [{}] {}", scenario.name, engines.join(", "), scenario.claim);
     }
+    for (name, claim, _) in Small::scenarios()? {
+        println!("{name:16} {claim}");
+    }
     for scenario in core::scenario::all()? {
         let machines: Vec<String> = scenario.machines.iter().map(ToString::to_string).collect();
         println!("{:16} [{}] {}", scenario.name, machines.join(", "), scenario.claim);
@@ -209,6 +213,11 @@ pub(crate) fn list() -> Result<i32> {
 pub(crate) fn one(name: &str) -> Result<i32> {
     if let Some((scenario, machines)) = core::scenario::find(name)? {
         return core::scenario::one(&scenario, &machines);
+    }
+    if let Some((name, _, small)) =
+        Small::scenarios()?.into_iter().find(|(known, ..)| known == name)
+    {
+        return small.check(&name).map(|()| 0);
     }
     let scenarios = all()?;
     // `NAME` on KVM, or where it is at home; `NAME@ENGINE` on that engine.

@@ -21,6 +21,8 @@ const MODULES: &[&str] = &["device_dax", "dax_hmem"];
 /// The kernel's command line. Bochs' clocks are all made of instructions.
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 mitigations=off loglevel=4 random.trust_cpu=on tsc=reliable";
+/// Starts the line with a scenario's machine.
+const WANTS: &str = "# lab:";
 /// What boot loader and core take, in MiB.
 const OWN_MEMORY: u64 = 96;
 
@@ -44,6 +46,72 @@ pub(crate) struct Small {
 }
 
 impl Small {
+    /// The scenario in a script of `tests/lab/small`, on Bochs: the comment at its head is its claim, the line
+    /// `# lab:` its machine.
+    fn read(script: &Path) -> Result<(String, Self)> {
+        let text =
+            std::fs::read_to_string(script).context(|| format!("read {}", script.display()))?;
+        let comment = || text.lines().skip(1).take_while(|line| line.starts_with('#'));
+        let claim: Vec<&str> = comment()
+            .take_while(|line| !line.starts_with(WANTS))
+            .map(|line| line.trim_start_matches('#').trim())
+            .collect();
+        let mut small = Self {
+            emulator: Emulator::Bochs,
+            memory: 384,
+            pool: 256,
+            cpus: 1,
+            script: script.to_path_buf(),
+            files: Vec::new(),
+            limit: Duration::from_secs(1800),
+        };
+        for word in
+            comment().filter_map(|line| line.strip_prefix(WANTS)).flat_map(str::split_whitespace)
+        {
+            let number = word.split_once('=').and_then(|(key, value)| Some((key, value.parse().ok()?)));
+            match number {
+                Some(("memory", value)) => small.memory = value,
+                Some(("pool", value)) => small.pool = value,
+                Some(("cpus", value)) => small.cpus = u32::try_from(value).unwrap_or(1),
+                Some(("limit", value)) => small.limit = Duration::from_secs(value),
+                _ => {
+                    return Err(Failure::new(format!(
+                        "{}: `{word}` is not memory=, pool=, cpus= or limit=NUMBER",
+                        script.display()
+                    )));
+                }
+            }
+        }
+        Ok((claim.join(" "), small))
+    }
+
+    /// All scenarios of such machines: name and claim.
+    pub(crate) fn scenarios() -> Result<Vec<(String, String, Self)>> {
+        let folder = workspace::root().join("tests/lab/small");
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+            .context(|| format!("read {}", folder.display()))?
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        paths.sort();
+        let read = |path: &PathBuf| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let (claim, small) = Self::read(path)?;
+            Ok((format!("small-{name}@{}", small.emulator), claim, small))
+        };
+        paths.iter().map(read).collect()
+    }
+
+    /// Runs it and prints what it says; an error when it does not hold.
+    pub(crate) fn check(&self, name: &str) -> Result {
+        match self.run(&mut |line| println!("{line}"))? {
+            0 => Ok(()),
+            status => Err(Failure::new(format!(
+                "ends with {status}; again with: cargo xtask lab {name}"
+            ))),
+        }
+    }
+
     /// Runs the machine to its end; gives every line it says to `each`; returns the script's status.
     pub(crate) fn run(&self, each: &mut dyn FnMut(&str)) -> Result<i32> {
         packages::require(packages::CORE)?;

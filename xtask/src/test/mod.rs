@@ -6,6 +6,7 @@ mod units;
 
 use crate::failure::{Failure, Result};
 use crate::lab::machine::Engine;
+use crate::lab::small::Small;
 use crate::process::{Output, Step, during};
 use crate::{bare_metal, binaries, demo, docs, fuzz, lab, packages, workspace};
 use report::Report;
@@ -39,6 +40,7 @@ pub(crate) fn run(all: bool) -> Result<i32> {
     }
     report.check("no_std crates for bare metal", bare_metal::check);
     core_scenarios(&mut report);
+    small_scenarios(&mut report);
     scenarios(&mut report, all);
     report.check_machine("demo on tcg", demo::check);
     if all {
@@ -74,6 +76,18 @@ fn core_scenarios(report: &mut Report) {
             println!("--- {name}: {}", scenario.claim);
             report.check_machine(&name, || scenario.run(*machine).map(drop));
         }
+    }
+}
+
+fn small_scenarios(report: &mut Report) {
+    match Small::scenarios() {
+        Ok(scenarios) => {
+            for (name, claim, small) in scenarios {
+                println!("--- lab {name}: {claim}");
+                report.check_machine(&format!("lab {name}"), || small.check(&name));
+            }
+        }
+        Err(failure) => report.check("lab small", || Err(failure)),
     }
 }
 
