@@ -26,7 +26,7 @@ impl Root {
     /// Root will start all but one of so many processors. `None` when the core is out of memory.
     pub fn expect_processors(&self, count: usize) -> Option<()> {
         self.absent.store(count.saturating_sub(1), Ordering::SeqCst);
-        self.watch(count > 1)
+        self.watch()
     }
 
     /// One processor more is absent from root, or one less.
@@ -37,18 +37,16 @@ impl Root {
             self.absent.fetch_sub(1, Ordering::SeqCst)
         };
         // Splitting the page's tables once was what could fail.
-        let _ = match (absent, before) {
-            (true, 0) => self.watch(true),
-            (false, 1) => self.watch(false),
-            _ => None,
-        };
+        if matches!((absent, before), (true, 0) | (false, 1)) {
+            let _ = self.watch();
+        }
     }
 
-    /// Watches commands of root's local APICs on all CPUs, or lets them through.
-    fn watch(&self, wanted: bool) -> Option<()> {
+    /// Watches commands of root's local APICs on all CPUs while a processor is absent, or lets them through.
+    fn watch(&self) -> Option<()> {
         let mut tables = self.tables.lock();
-        // Another CPU may have become absent, or come back, before the lock was taken.
-        let wanted = wanted && self.absent.load(Ordering::SeqCst) > 0;
+        // Counted again with the lock: whoever comes last sets what holds.
+        let wanted = self.absent.load(Ordering::SeqCst) > 0;
         set_exits(self.msr_map.lock().bytes_mut(), has_vmx(), msr::X2APIC_ICR, false, wanted);
         let page = GuestPhysical(physical_apic::page().0);
         let access = Access { write: !wanted, execute: false };
