@@ -10,6 +10,9 @@ before=$(free)
 [ "$engine" != core ] || [ -n "$before" ] || fail "the doctor does not tell of the core: $(macrohard-hypervisor doctor)"
 step "free before: ${before:-not a pool} MiB"
 
+# The VM's own process, of the program that waits for it.
+vm_of() { pgrep -P "$1" || echo "$1"; }
+
 guest_initrd initrd <<'END'
 echo "guest: up"
 i=0; while :; do i=$((i + 1)); echo "tick $i"; sleep 0.2; done
@@ -23,35 +26,39 @@ wait_for 120 "the witness" grep -q '^tick 3' witness.console
 step "sixty deaths"
 for round in $(seq 30); do
     for number in 1 2; do
-        macrohard-hypervisor run --engine "$engine" --memory 64 --cpus 2 --net none --kernel "$kernel" --initrd "$work/initrd" \
+        macrohard-hypervisor run --engine "$engine" --memory 128 --cpus 2 --net none --kernel "$kernel" --initrd "$work/initrd" \
             --append "$quiet" </dev/null >"victim$number.console" 2>&1 &
         eval "victim$number=\$!"
     done
     sleep "$(awk -v r="$round" 'BEGIN { srand(r); printf "%.2f", rand() * 3 }')"
-    kill -KILL "$victim1" "$victim2"
+    # Once the VM's process itself, once the program that waits for it.
+    kill -KILL "$(vm_of "$victim1")" "$victim2"
     wait "$victim1" "$victim2" 2>/dev/null
     kill -0 "$witness" 2>/dev/null || fail "the witness died in round $round: $(tail -n 5 witness.console)"
 done
 seen=$(ticks)
 wait_for 60 "the witness to go on" sh -c "[ \$(grep -c '^tick' witness.console) -gt $((seen + 3)) ]"
 
-step "one that is told of all processors and one that is stopped"
-macrohard-hypervisor run --engine "$engine" --memory 64 --cpus 4 --net none --kernel "$kernel" --initrd "$work/initrd" \
+# Killed programs' VMs end with them.
+wait_for 30 "the end of the victims" sh -c '[ "$(pgrep -c macrohard-vm)" -le 1 ]'
+step "more processors than the machine has, stopped, made to wait, and moved"
+macrohard-hypervisor run --engine "$engine" --memory 128 --cpus 4 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" </dev/null >stopped.console 2>&1 &
 stopped=$!
 wait_for 180 "the guest with more processors than the machine" grep -q '^tick 2' stopped.console
-kill -STOP "$stopped"
+vm=$(vm_of "$stopped")
+kill -STOP "$vm"
 sleep 2
 seen=$(grep -c '^tick' stopped.console)
 sleep 2
 [ "$(grep -c '^tick' stopped.console)" = "$seen" ] || fail "a stopped process's guest goes on"
-kill -CONT "$stopped"
+kill -CONT "$vm"
 wait_for 60 "the guest after its process was stopped" sh -c "[ \$(grep -c '^tick' stopped.console) -gt $((seen + 2)) ]"
-renice -n 15 -p "$stopped" >/dev/null || fail "renice"
-for thread in /proc/"$stopped"/task/*; do taskset -p 2 "${thread##*/}" >/dev/null; done
+renice -n 15 -p "$vm" >/dev/null || fail "renice"
+for thread in /proc/"$vm"/task/*; do taskset -p 2 "${thread##*/}" >/dev/null; done
 seen=$(grep -c '^tick' stopped.console)
 wait_for 60 "the guest on one CPU" sh -c "[ \$(grep -c '^tick' stopped.console) -gt $((seen + 2)) ]"
-kill -KILL "$stopped" "$witness"
+kill -KILL "$vm" "$(vm_of "$witness")"
 wait "$stopped" "$witness" 2>/dev/null
 
 step "free after: $(free) MiB"

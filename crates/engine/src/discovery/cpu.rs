@@ -124,7 +124,8 @@ const AMD: [Feature; 10] = [
 /// Two identifiers are the least with which host and one guest are told apart.
 const LEAST_ASIDS: u32 = 8;
 
-pub(super) fn rows(cpu: &Cpu) -> Vec<Row> {
+/// `core`: our own core is beneath, and keeps the processor's virtualization for itself.
+pub(super) fn rows(cpu: &Cpu, core: bool) -> Vec<Row> {
     let mut rows = vec![Row::judged(
         PROCESSOR,
         "model",
@@ -145,6 +146,7 @@ pub(super) fn rows(cpu: &Cpu) -> Vec<Row> {
     match (&cpu.vmx, &cpu.svm) {
         (Some(vmx), _) => intel(vmx, &mut rows),
         (None, Some(svm)) => amd(svm, &mut rows),
+        (None, None) if core => {}
         (None, None) => rows.push(Row::judged(
             VIRTUALIZATION,
             none_item(&cpu.vendor),
@@ -252,7 +254,7 @@ mod tests {
     fn an_old_intel_without_unrestricted_guest_is_told_so() {
         let vmx = Vmx { enabled: true, features: Some(["ept", "vpid"].map(str::to_owned).into()) };
         let cpu = Cpu { vendor: Vendor::Intel, vmx: Some(vmx), ..Cpu::default() };
-        let rows = rows(&cpu);
+        let rows = rows(&cpu, false);
         assert_eq!(row(&rows, "EPT (").verdict, Verdict::Good);
         assert_eq!(row(&rows, "unrestricted").verdict, Verdict::Missing);
         assert_eq!(row(&rows, "VMX preemption").verdict, Verdict::Weak);
@@ -266,7 +268,7 @@ mod tests {
             vmx: Some(Vmx { enabled: true, features: None }),
             ..Cpu::default()
         };
-        let rows = rows(&cpu);
+        let rows = rows(&cpu, false);
         assert_eq!(row(&rows, "EPT (").verdict, Verdict::Unknown);
         assert!(row(&rows, "EPT (").next_step.is_some());
     }
@@ -278,7 +280,7 @@ mod tests {
             svm: Some(Svm { enabled: false, asids: 0x8000, features: ["npt", "nrip_save"].into() }),
             ..Cpu::default()
         };
-        let rows = rows(&cpu);
+        let rows = rows(&cpu, false);
         let switch = row(&rows, "SVM (");
         assert_eq!(switch.verdict, Verdict::Missing);
         assert!(switch.next_step.as_ref().is_some_and(|s| s.contains("firmware")));
@@ -289,9 +291,16 @@ mod tests {
     }
 
     #[test]
+    fn above_a_core_nobody_is_told_to_turn_virtualization_on() {
+        let cpu = Cpu { vendor: Vendor::Amd, ..Cpu::default() };
+        assert!(rows(&cpu, true).iter().all(|row| row.topic != VIRTUALIZATION));
+        assert!(rows(&cpu, false).iter().any(|row| row.topic == VIRTUALIZATION));
+    }
+
+    #[test]
     fn a_cloud_guest_without_virtualization_is_sent_to_its_hypervisor() {
         let cpu = Cpu { vendor: Vendor::Amd, virtualized: true, ..Cpu::default() };
-        let rows = rows(&cpu);
+        let rows = rows(&cpu, false);
         let none = row(&rows, "SVM (");
         assert_eq!(none.verdict, Verdict::Missing);
         assert!(none.next_step.as_ref().is_some_and(|s| s.contains("nested")));

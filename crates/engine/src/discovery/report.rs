@@ -1,7 +1,7 @@
 //! The judgement as a table.
 
 use super::choice::choose;
-use super::facts::Facts;
+use super::facts::{Core, Facts};
 use super::{Choice, NoEngine, cpu, host};
 use serde::Serialize;
 
@@ -123,7 +123,8 @@ impl Report {
     /// Judges `facts`; looks at nothing else.
     #[must_use]
     pub fn of(facts: &Facts) -> Self {
-        let mut rows = cpu::rows(&facts.cpu);
+        let core = facts.core != Core::Absent;
+        let mut rows = cpu::rows(&facts.cpu, core);
         rows.extend(host::rows(facts));
         let overall = match choose(facts) {
             Ok(Choice { engine, reason }) => Overall {

@@ -190,7 +190,7 @@ impl Machine for NativeMachine {
     }
 
     fn window_memory(&self) -> Option<FilePart<'_>> {
-        self.board.window_memory.as_ref().map(WindowMemory::file)
+        self.board.window_memory.as_ref().and_then(WindowMemory::file)
     }
 
     fn set_balloon(&self, target: Bytes) -> Result<(), MachineError> {

@@ -136,7 +136,7 @@ impl Motherboard {
         let guest_memory = virtio::GuestMemory::new(ram.memory().clone());
         let devices = Devices::new(spec, &guest_memory, &messages, &surroundings, &pci)?;
         // Behind the disks, which firmware boots from the lowest numbers.
-        let window_memory = WindowMemory::new(&*partition, definition.windows.memory)?;
+        let window_memory = WindowMemory::new(&partition, definition.windows.memory)?;
         if let Some(memory) = &window_memory {
             let device =
                 pci.add_anywhere(memory.function()?).map_err(|e| part("window memory")(&e))?;
