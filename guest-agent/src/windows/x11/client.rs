@@ -313,6 +313,7 @@ impl X11 {
         }
         if self.focused == window {
             self.focus(0)?;
+            self.focus_bare(None)?;
         }
         if self.input.top == window {
             self.input.top = NONE;

@@ -9,6 +9,7 @@
 //! ([`Lost`]).
 
 mod atoms;
+mod bare;
 mod capture;
 mod client;
 mod cursor;
@@ -16,8 +17,10 @@ mod desktop;
 mod events;
 mod input;
 mod keyboard;
+mod manager;
 mod monitors;
 mod orders;
+mod outputs;
 pub mod parse;
 mod properties;
 mod resizing;
@@ -34,6 +37,7 @@ use std::time::Instant;
 
 use proto::v1::{Extents, Monitor, from_host};
 use window_memory::WindowMemory;
+use x11rb::NONE;
 use x11rb::connection::Connection;
 use x11rb::errors::{ConnectionError, ReplyError, ReplyOrIdError};
 use x11rb::protocol::Event;
@@ -80,6 +84,8 @@ pub struct X11 {
     x: RustConnection,
     display: String,
     authority: Option<PathBuf>,
+    /// With the files of the agent's own server.
+    folder: Option<PathBuf>,
     root: Window,
     screen: usize,
     /// Size of the root window.
@@ -153,7 +159,9 @@ impl X11 {
     /// # Errors
     /// See [`StartError`].
     pub fn start(place: &Place, memory: Arc<WindowMemory>) -> Result<Self, StartError> {
-        let Connected { connection: x, screen, display, authority } = server::connect(place)?;
+        let Connected { connection: x, screen, display, authority, folder } =
+            server::connect(place)?;
+        folder.as_deref().map(manager::end_left);
         let role = role::take(&x, screen, &display)?;
         let segment = capture::attach(&x, &memory)?;
         let setup = &x.setup().roots[screen];
@@ -165,6 +173,7 @@ impl X11 {
             most: size,
             display,
             authority,
+            folder,
             atoms: role.atoms,
             own: role.own,
             shield: role.shield,
@@ -193,6 +202,7 @@ impl X11 {
         this.names = properties::names(&this.atoms);
         this.announce()?;
         this.begin_monitors()?;
+        this.begin_outputs()?;
         this.begin_settings()?;
         this.begin_keyboard()?;
         this.begin_cursor()?;
@@ -256,6 +266,7 @@ impl Screen for X11 {
             };
             let Some(event) = event else {
                 self.lose_patience()?;
+                self.look_after_manager(teller)?;
                 return Ok(false);
             };
             self.handle(event, teller)?;
@@ -274,11 +285,19 @@ impl Screen for X11 {
         if std::mem::take(&mut self.rung) {
             teller.bell();
         }
-        for window in std::mem::take(&mut self.dirty) {
+        // The host opens windows in this order: the last is in front.
+        let dirty = std::mem::take(&mut self.dirty);
+        let order: Vec<Window> =
+            if dirty.is_empty() { Vec::new() } else { self.order.clone() };
+        for window in order.into_iter().filter(|window| dirty.contains(window)) {
             self.tell(window, teller)?;
         }
         if std::mem::take(&mut self.all) {
             teller.told();
+            let active = std::mem::take(&mut self.desktop.active);
+            if active != NONE {
+                teller.raised(active, true);
+            }
         }
         Ok(())
     }
@@ -296,7 +315,7 @@ impl Screen for X11 {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.patience()
+        [self.patience(), self.desktop.deadline()].into_iter().flatten().min()
     }
 
     fn settle(&mut self) -> Result<(), Lost> {
