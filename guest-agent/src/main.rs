@@ -12,8 +12,8 @@ use guest_agent::notifications::urls::{self, NotOpened};
 use guest_agent::signals::Ends;
 use guest_agent::user::User;
 use guest_agent::windows::session as windows;
-use guest_agent::windows::{memory, seat};
 use guest_agent::windows::x11::server::Place;
+use guest_agent::windows::{memory, seat};
 use guest_agent::{proofs, relay};
 
 /// The agent of macrohard-hypervisor in a Linux guest
@@ -188,7 +188,9 @@ async fn serve(command: Command) -> String {
             };
             tell_windows(connect, &memory, place, &program).await
         }
-        Command::Start(_) | Command::OpenUrl { .. } | Command::Screen => return "this is done before".to_owned(),
+        Command::Start(_) | Command::OpenUrl { .. } | Command::Screen => {
+            return "this is done before".to_owned();
+        }
     };
     served.unwrap_or_else(|error| error)
 }
@@ -204,8 +206,7 @@ fn size(text: &str) -> Result<(u16, u16), String> {
 
 fn own_folder() -> PathBuf {
     let user = rustix::process::getuid().as_raw();
-    seat::folder()
-        .unwrap_or_else(|| std::env::temp_dir().join(format!("macrohard-windows-{user}")))
+    seat::folder().unwrap_or_else(|| std::env::temp_dir().join(format!("macrohard-windows-{user}")))
 }
 
 async fn tell_windows(

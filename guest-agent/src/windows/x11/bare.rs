@@ -39,9 +39,7 @@ impl X11 {
         self.desktop.bare = true;
         self.bring_in()?;
         self.note_places();
-        let last = self.order.iter().rev().copied().find(|window| self.takes_keys(*window));
-        let active = Some(self.focused).filter(|window| self.takes_keys(*window));
-        self.focus(active.or(last).unwrap_or(NONE))
+        self.focus(self.active().unwrap_or(NONE))
     }
 
     pub(super) fn end_bare(&mut self) -> Result<(), Lost> {
@@ -59,22 +57,25 @@ impl X11 {
         let last = self.order.iter().rev().copied();
         let mut candidates = window.into_iter().chain(last.filter(|_| self.focused == NONE));
         match candidates.find(|window| self.takes_keys(*window)) {
-            Some(window) => {
-                self.raise(window)?;
-                self.focus(window)
-            }
+            Some(window) => self.bring_to_front(window),
             None => Ok(()),
         }
+    }
+
+    /// The window that has the keyboard, else the last one.
+    pub(super) fn active(&self) -> Option<Window> {
+        let all = std::iter::once(&self.focused).chain(self.order.iter().rev());
+        all.copied().find(|window| self.takes_keys(*window))
     }
 
     fn takes_keys(&self, window: Window) -> bool {
         self.clients.get(&window).is_some_and(|client| !client.override_redirect && client.mapped)
     }
 
-    fn raise(&self, window: Window) -> Result<(), Lost> {
+    fn bring_to_front(&mut self, window: Window) -> Result<(), Lost> {
         let aux = ConfigureWindowAux::new().stack_mode(StackMode::ABOVE);
         self.x.configure_window(window, &aux)?;
-        Ok(())
+        self.focus(window)
     }
 
     /// A click somewhere.
@@ -85,8 +86,7 @@ impl X11 {
         let window = event.child;
         let known = self.takes_keys(window);
         if known {
-            self.raise(window)?;
-            self.focus(window)?;
+            self.bring_to_front(window)?;
         }
         let place = self.clients.get(&window).filter(|_| known).map(|client| client.geometry);
         let moves = place.filter(|_| event.state.contains(KeyButMask::MOD1));
@@ -103,7 +103,8 @@ impl X11 {
     pub(super) fn dragged(&mut self, event: &MotionNotifyEvent) -> Result<(), Lost> {
         let Some(moved) = self.desktop.moved else { return Ok(()) };
         let Some(client) = self.clients.get(&moved.window) else { return Ok(()) };
-        let (x, y) = (i32::from(event.root_x) - moved.from.0, i32::from(event.root_y) - moved.from.1);
+        let (x, y) =
+            (i32::from(event.root_x) - moved.from.0, i32::from(event.root_y) - moved.from.1);
         let place = Rectangle { x, y, ..client.geometry };
         self.put(moved.window, place)
     }

@@ -10,8 +10,9 @@ use proto::v1::Rectangle;
 use x11rb::connection::Connection as _;
 use x11rb::protocol::composite::{ConnectionExt as _, Redirect};
 use x11rb::protocol::xproto::{
-    AtomEnum, ChangeWindowAttributesAux, ConnectionExt as _, EventMask, Window,
+    AtomEnum, ChangeWindowAttributesAux, ConnectionExt as _, EventMask, PropMode, Window,
 };
+use x11rb::wrapper::ConnectionExt as _;
 use x11rb::{CURRENT_TIME, NONE};
 
 use super::bare::Moved;
@@ -54,7 +55,8 @@ pub(super) struct Desktop {
     /// The agent manages windows itself.
     pub(super) bare: bool,
     pub(super) moved: Option<Moved>,
-    /// The window that had the keyboard when desktop mode ended: the host has not been told.
+    /// The window that had the keyboard when desktop mode ended: the first that the host is told of, for to come
+    /// back to seamless mode is a launch, and the first window is what was launched.
     pub(super) active: Window,
 }
 
@@ -110,10 +112,14 @@ impl X11 {
             self.manage_again()?;
             return self.begin_bare();
         };
+        // It gives the keyboard to the window that had it.
+        let active = [self.active().unwrap_or(NONE)];
         let windows: Vec<Window> = self.clients.keys().copied().collect();
         for window in windows {
             self.leave_to_others(window, teller)?;
         }
+        let (name, kind) = (self.atoms._NET_ACTIVE_WINDOW, AtomEnum::WINDOW);
+        self.x.change_property32(PropMode::REPLACE, self.root, name, kind, &active)?;
         let events = EventMask::SUBSTRUCTURE_NOTIFY | EventMask::STRUCTURE_NOTIFY;
         let aux = ChangeWindowAttributesAux::new().event_mask(events | EventMask::PROPERTY_CHANGE);
         self.x.change_window_attributes(self.root, &aux)?;
@@ -208,7 +214,8 @@ impl X11 {
         let mut places = BTreeMap::new();
         let mut active = self.focused;
         if let Some(manager) = self.desktop.manager.take() {
-            active = self.root_windows(self.atoms._NET_ACTIVE_WINDOW)?.first().copied().unwrap_or(NONE);
+            active =
+                self.root_windows(self.atoms._NET_ACTIVE_WINDOW)?.first().copied().unwrap_or(NONE);
             for window in self.root_windows(self.atoms._NET_CLIENT_LIST)? {
                 places.extend(self.content(window)?.map(|place| (window, place)));
             }
@@ -251,8 +258,7 @@ impl X11 {
     /// The windows that a property of the root window names.
     fn root_windows(&self, name: u32) -> Result<Vec<Window>, Lost> {
         let most = u32::try_from(window_link::limits::WINDOWS).unwrap_or(u32::MAX);
-        let asked =
-            self.x.get_property(false, self.root, name, AtomEnum::WINDOW, 0, most)?.reply();
+        let asked = self.x.get_property(false, self.root, name, AtomEnum::WINDOW, 0, most)?.reply();
         let windows = answer(asked)?.and_then(|reply| Some(reply.value32()?.collect()));
         Ok(windows.unwrap_or_default())
     }
@@ -304,9 +310,15 @@ mod tests {
         let settled = before(Some(then), true);
         assert_eq!(back(Some(&settled), Some(then)), Some(at(900, 700, 300, 200)));
         assert_eq!(back(Some(&settled), Some(at(10, 30, 300, 200))), Some(at(10, 30, 300, 200)));
-        assert_eq!(back(Some(&settled), Some(at(500, 400, 350, 200))), Some(at(900, 700, 350, 200)));
+        assert_eq!(
+            back(Some(&settled), Some(at(500, 400, 350, 200))),
+            Some(at(900, 700, 350, 200))
+        );
         // Nobody can have moved it before it had a place.
-        assert_eq!(back(Some(&before(Some(then), false)), Some(at(1, 1, 9, 9))), Some(at(900, 700, 300, 200)));
+        assert_eq!(
+            back(Some(&before(Some(then), false)), Some(at(1, 1, 9, 9))),
+            Some(at(900, 700, 300, 200))
+        );
         assert_eq!(back(Some(&settled), None), Some(at(900, 700, 300, 200)));
         // A window that is new.
         assert_eq!(back(None, Some(then)), Some(then));

@@ -51,7 +51,10 @@ impl Manager {
         folder: Option<&Path>,
     ) -> std::io::Result<Self> {
         let mut command = server::scope(&program, "Window manager of desktop mode");
-        command.env("DISPLAY", display).env("XDG_SESSION_TYPE", "x11").env_remove("WAYLAND_DISPLAY");
+        command
+            .env("DISPLAY", display)
+            .env("XDG_SESSION_TYPE", "x11")
+            .env_remove("WAYLAND_DISPLAY");
         if let Some(file) = authority {
             command.env("XAUTHORITY", file);
         }
@@ -59,7 +62,8 @@ impl Manager {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // systemd-run becomes the program: the process stays the same.
         let child = command.spawn()?;
-        let this = Self { child, program, since: Instant::now(), folder: folder.map(Path::to_owned) };
+        let this =
+            Self { child, program, since: Instant::now(), folder: folder.map(Path::to_owned) };
         if let (Some(folder), Some(began)) = (&this.folder, pid(this.child.id()).and_then(began)) {
             let line = format!("{} {began}\n", this.child.id());
             if let Err(error) = std::fs::write(folder.join(FILE), line) {
@@ -101,9 +105,9 @@ impl Drop for Manager {
 pub(super) fn installed() -> Vec<PathBuf> {
     let places = std::env::var_os("PATH").unwrap_or_default();
     let places: Vec<PathBuf> = std::env::split_paths(&places).collect();
-    let all = MANAGERS.iter().filter_map(|name| {
-        places.iter().map(|place| place.join(name)).find(|path| path.is_file())
-    });
+    let all = MANAGERS
+        .iter()
+        .filter_map(|name| places.iter().map(|place| place.join(name)).find(|path| path.is_file()));
     let mut known = BTreeSet::new();
     all.filter(|path| known.insert(path.canonicalize().unwrap_or_else(|_| path.clone()))).collect()
 }

@@ -37,7 +37,6 @@ use std::time::Instant;
 
 use proto::v1::{Extents, Monitor, from_host};
 use window_memory::WindowMemory;
-use x11rb::NONE;
 use x11rb::connection::Connection;
 use x11rb::errors::{ConnectionError, ReplyError, ReplyOrIdError};
 use x11rb::protocol::Event;
@@ -285,19 +284,19 @@ impl Screen for X11 {
         if std::mem::take(&mut self.rung) {
             teller.bell();
         }
-        // The host opens windows in this order: the last is in front.
-        let dirty = std::mem::take(&mut self.dirty);
-        let order: Vec<Window> =
-            if dirty.is_empty() { Vec::new() } else { self.order.clone() };
-        for window in order.into_iter().filter(|window| dirty.contains(window)) {
-            self.tell(window, teller)?;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if !dirty.is_empty() {
+            // In the order of the stack, as far as that is known: the host opens windows so.
+            let first = std::mem::take(&mut self.desktop.active);
+            let order: Vec<Window> = std::iter::once(&first).chain(&self.order).copied().collect();
+            for window in order {
+                if dirty.remove(&window) {
+                    self.tell(window, teller)?;
+                }
+            }
         }
         if std::mem::take(&mut self.all) {
             teller.told();
-            let active = std::mem::take(&mut self.desktop.active);
-            if active != NONE {
-                teller.raised(active, true);
-            }
         }
         Ok(())
     }
@@ -341,7 +340,9 @@ impl Screen for X11 {
 
     fn release(&mut self) -> Result<(), Lost> {
         self.release_all()?;
-        self.focus(0)?;
+        if !self.desktop.is_on() {
+            self.focus(0)?;
+        }
         self.x.flush()?;
         Ok(())
     }

@@ -22,6 +22,10 @@ impl X11 {
         match order {
             M::Monitors(Monitors { monitors }) => self.monitors(monitors),
             M::Keyboard(keyboard) => self.keyboard(&keyboard),
+            M::Mode(mode) if mode.mode() == WindowsMode::Desktop => self.show_desktop(teller),
+            M::Mode(mode) if mode.mode() == WindowsMode::Seamless => self.hide_desktop(teller),
+            // Of windows that the host does not show any longer.
+            _ if self.desktop.is_on() => Ok(()),
             M::Configure(configure) => self.configure(&configure),
             M::Focus(focus) => self.focus(focus.window),
             M::Close(close) => self.close(close.window),
@@ -29,8 +33,6 @@ impl X11 {
             M::Button(button) => self.button(&button),
             M::Scroll(scroll) => self.scroll(&scroll),
             M::Key(key) => self.key(&key),
-            M::Mode(mode) if mode.mode() == WindowsMode::Desktop => self.show_desktop(teller),
-            M::Mode(mode) if mode.mode() == WindowsMode::Seamless => self.hide_desktop(teller),
             M::Mode(_) | M::Hello(_) | M::Ack(_) | M::Resync(_) | M::Ping(_) => Ok(()),
         }
     }

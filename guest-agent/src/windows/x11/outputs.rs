@@ -118,7 +118,9 @@ impl X11 {
             let (Some(mode), Connection::CONNECTED) = (mode, info.connection) else { continue };
             let free = |crtc: &&Crtc| plans.iter().all(|plan| plan.crtc != **crtc);
             let own = Some(&info.crtc).filter(|crtc| **crtc != NONE).filter(free);
-            let Some(crtc) = own.or_else(|| info.crtcs.iter().find(free)).copied() else { continue };
+            let Some(crtc) = own.or_else(|| info.crtcs.iter().find(free)).copied() else {
+                continue;
+            };
             let wanted = Wanted { output: *output, width: mode.width, height: mode.height };
             plans.push(Plan { wanted, crtc, mode: mode.id, x });
             x = x.saturating_add_unsigned(mode.width);
