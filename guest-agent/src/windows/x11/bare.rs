@@ -39,7 +39,8 @@ impl X11 {
         self.desktop.bare = true;
         self.bring_in()?;
         self.note_places();
-        self.focus(self.active().unwrap_or(NONE))
+        let active = self.active().unwrap_or(NONE);
+        self.bring_to_front(active)
     }
 
     pub(super) fn end_bare(&mut self) -> Result<(), Lost> {
@@ -72,9 +73,16 @@ impl X11 {
         self.clients.get(&window).is_some_and(|client| !client.override_redirect && client.mapped)
     }
 
+    pub(super) fn raise(&self, window: Window) -> Result<(), Lost> {
+        if window != NONE {
+            let aux = ConfigureWindowAux::new().stack_mode(StackMode::ABOVE);
+            self.x.configure_window(window, &aux)?;
+        }
+        Ok(())
+    }
+
     fn bring_to_front(&mut self, window: Window) -> Result<(), Lost> {
-        let aux = ConfigureWindowAux::new().stack_mode(StackMode::ABOVE);
-        self.x.configure_window(window, &aux)?;
+        self.raise(window)?;
         self.focus(window)
     }
 

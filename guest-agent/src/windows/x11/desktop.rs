@@ -112,14 +112,15 @@ impl X11 {
             self.manage_again()?;
             return self.begin_bare();
         };
-        // It gives the keyboard to the window that had it.
-        let active = [self.active().unwrap_or(NONE)];
+        // It gives the keyboard to the window that had it, in front of all others.
+        let active = self.active().unwrap_or(NONE);
+        self.raise(active)?;
         let windows: Vec<Window> = self.clients.keys().copied().collect();
         for window in windows {
             self.leave_to_others(window, teller)?;
         }
         let (name, kind) = (self.atoms._NET_ACTIVE_WINDOW, AtomEnum::WINDOW);
-        self.x.change_property32(PropMode::REPLACE, self.root, name, kind, &active)?;
+        self.x.change_property32(PropMode::REPLACE, self.root, name, kind, &[active])?;
         let events = EventMask::SUBSTRUCTURE_NOTIFY | EventMask::STRUCTURE_NOTIFY;
         let aux = ChangeWindowAttributesAux::new().event_mask(events | EventMask::PROPERTY_CHANGE);
         self.x.change_window_attributes(self.root, &aux)?;
