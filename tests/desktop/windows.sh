@@ -176,11 +176,17 @@ wait_for 30 "keys to reach the guest" later
 
 step "the toggle: the same programs on the guest's screen, under its own window manager"
 [ "$(guest ps -C Xorg -o user=)" = guest ] || fail "no X server of the user's is on the guest's screen"
+# As all windows can be seen; the agents and the compositor have opened others than before.
+editor=$(window l3afpad) qt=$(window featherpad) calculator=$(window galculator)
+wmctrl -i -r "$editor" -e 0,30,30,470,250
+wmctrl -i -r "$qt" -e 0,530,30,460,260
+wmctrl -i -r "$calculator" -e 0,620,330,-1,-1
+wmctrl -i -r "$terminal" -e 0,30,330,540,300
 # A colour that nothing else has, and a command that is typed to its end over there.
 colour='#2e7d5b'
 type_into "$terminal" "clear; printf '\\033]11;$colour\\007'"$'\n'
 xdotool type --delay 40 "echo begun here, "
-type_into "$editor" "What is not saved. "
+type_into "$editor" "What is not saved."
 wmctrl -i -a "$terminal"
 wait_for 30 "the terminal's keyboard" sh -c '[ "$(xdotool getactivewindow)" = "$(printf %d "$1")" ]' - "$terminal"
 stood=$(place "$terminal")
@@ -247,7 +253,7 @@ wait_for 30 "the terminal's colour" shot
 echo nothing | xclip -selection clipboard
 type_into "$editor" ""
 xdotool key ctrl+a ctrl+c
-unlost() { [ "$(timeout 10 xclip -selection clipboard -o)" = "What is not saved. " ]; }
+unlost() { [ "$(timeout 10 xclip -selection clipboard -o)" = "What is not saved." ]; }
 wait_for 30 "the text that was not saved" unlost
 picture seamless-again
 

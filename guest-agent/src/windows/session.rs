@@ -233,22 +233,27 @@ pub async fn hold(address: &Address, hello: &Hello, socket: &Path, seat: &Path) 
 /// The session's X server where it has one without a window manager, else one of its own.
 async fn begin(memory: OwnedFd, seat: &Path) -> Result<Running, StartError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(display) = variable("DISPLAY").and_then(|name| name.into_string().ok()) {
-        let authority = variable("XAUTHORITY").map(PathBuf::from);
+    let folder = seat::folder().ok_or_else(|| Lost("XDG_RUNTIME_DIR is not set".to_owned()));
+    let authority = variable("XAUTHORITY").map(PathBuf::from);
+    // What an agent before has told the session's systemd is of the agents' own server.
+    let own = |folder: &PathBuf| authority.as_deref() == Some(&folder.join(seat::AUTHORITY));
+    let display = variable("DISPLAY").filter(|_| !folder.as_ref().is_ok_and(own));
+    if let Some(display) = display.and_then(|name| name.into_string().ok()) {
         let again = memory.try_clone().map_err(|error| Lost(error.to_string()))?;
         match start(Place::Join { display, authority }, again).await {
             Ok(running) => return Ok(running),
             Err(error) => tracing::debug!(%error, "the session's own X server is not used"),
         }
     }
-    let folder = seat::folder().ok_or_else(|| Lost("XDG_RUNTIME_DIR is not set".to_owned()))?;
-    start(Place::Own { folder, most: MOST, seat: Some(seat.to_owned()) }, memory).await
+    start(Place::Own { folder: folder?, most: MOST, seat: Some(seat.to_owned()) }, memory).await
 }
 
 /// Lets programs that D-Bus and systemd start find the display, in a session that has no other.
 async fn tell_others(display: &Display) {
-    let has = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if has("DISPLAY") || has("WAYLAND_DISPLAY") {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let told = display.authority.is_some()
+        && variable("XAUTHORITY").map(PathBuf::from) == display.authority;
+    if variable("WAYLAND_DISPLAY").is_some() || (variable("DISPLAY").is_some() && !told) {
         return;
     }
     let mut command = Command::new("dbus-update-activation-environment");
