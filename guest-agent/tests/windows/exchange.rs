@@ -395,6 +395,38 @@ fn the_screen_has_the_shape_and_scale_of_the_hosts_monitors() {
 }
 
 #[test]
+fn monitors_left_of_and_above_the_hosts_origin_are_on_the_screen() {
+    if !there_are(&["Xvfb", "xrandr"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let mut host = desk.connected();
+    host.monitors(&[(-800, -100, 800, 600, 100), (0, 0, 640, 480, 100)]);
+    host.settle();
+    let listed = desk.ask("xrandr", &["--listmonitors"]);
+    assert!(listed.contains("*HOST-0 800/") && listed.contains("+0+0"), "{listed}");
+    assert!(listed.contains("HOST-1 640/") && listed.contains("+800+100"), "{listed}");
+    let client = Client::new(&desk);
+    let window = client.window((100, 100, 300, 200), GREEN, false);
+    client.map(window);
+    host.until("a window", |host| host.windows.contains_key(&window));
+    host.configure(window, 1, (-700, -50, 300, 200));
+    let here = |host: &Peer<'_>| {
+        let place = host.windows[&window].geometry();
+        (host.windows[&window].record.configured, place.x, place.y) == (1, -700, -50)
+    };
+    host.until("the window there", here);
+    host.settle();
+    let place = || client.x.get_geometry(window).unwrap().reply().unwrap();
+    assert_eq!((place().x, place().y), (100, 50));
+    // The host has it where it was when that monitor goes.
+    host.monitors(&[(0, 0, 640, 480, 100)]);
+    host.settle();
+    assert_eq!((place().x, place().y), (-700, -50));
+    assert!(here(&host));
+}
+
+#[test]
 fn keys_mean_what_they_mean_on_the_host() {
     if !there_are(&["Xvfb", "xterm", "setxkbmap"]) {
         return;

@@ -17,6 +17,7 @@ use x11rb::{CURRENT_TIME, NONE};
 
 use super::bare::Moved;
 use super::manager::{self, Manager};
+use super::monitors::shifted;
 use super::outputs::Wanted;
 use super::{Lost, X11, answer, client, role};
 use crate::windows::telling::Teller;
@@ -33,7 +34,7 @@ const SHORT: Duration = Duration::from_secs(10);
 /// A window when desktop mode began.
 #[derive(Debug)]
 struct Before {
-    /// Its place on the host.
+    /// Its place in seamless mode.
     host: Rectangle,
     /// Its place when it was looked at last, and whether that is where the window manager has put it.
     desktop: Option<Rectangle>,
@@ -194,6 +195,13 @@ impl X11 {
         for (window, before) in &mut self.desktop.before {
             before.desktop = self.clients.get(window).map(|client| client.geometry);
             before.settled = before.desktop.is_some();
+        }
+    }
+
+    /// Windows go back to places that have been moved by so much.
+    pub(super) fn shift_places(&mut self, by: (i32, i32)) {
+        for before in self.desktop.before.values_mut() {
+            before.host = shifted(before.host, by);
         }
     }
 

@@ -116,7 +116,10 @@ pub struct X11 {
     focused: Window,
     /// Of the last window that the host framed: new windows will have the same.
     frame: Extents,
+    /// The host's, as they lie on this screen.
     monitors: Vec<Monitor>,
+    /// Where the screen begins on the host: monitors may be left of or above what the host calls 0,0.
+    origin: (i32, i32),
     cursor: cursor::Shown,
     desktop: Desktop,
     settings: settings::Settings,
@@ -189,6 +192,7 @@ impl X11 {
             focused: 0,
             frame: Extents::default(),
             monitors: Vec::new(),
+            origin: (0, 0),
             cursor: cursor::Shown::default(),
             desktop: Desktop::default(),
             settings: settings::Settings::default(),

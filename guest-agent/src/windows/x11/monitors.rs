@@ -3,7 +3,7 @@
 use proto::v1::{Monitor, Rectangle};
 use window_link::limits;
 use x11rb::protocol::randr::{ConnectionExt as _, MonitorInfo};
-use x11rb::protocol::xproto::{AtomEnum, ConnectionExt as _, PropMode};
+use x11rb::protocol::xproto::{AtomEnum, ConnectionExt as _, PropMode, Window};
 use x11rb::wrapper::ConnectionExt as _;
 
 use super::{Lost, X11, answer};
@@ -13,6 +13,11 @@ use crate::windows::record;
 const DPI: u32 = 96;
 /// Tenths of millimetres of an inch.
 const INCH: u32 = 254;
+
+/// Moved by so much.
+pub(super) fn shifted(place: Rectangle, by: (i32, i32)) -> Rectangle {
+    Rectangle { x: place.x.saturating_add(by.0), y: place.y.saturating_add(by.1), ..place }
+}
 
 /// Millimetres of so many pixels at 96 dots per inch.
 pub(super) fn millimetres(pixels: u32) -> u32 {
@@ -33,14 +38,30 @@ impl X11 {
             .into_iter()
             .take(limits::MONITORS)
             .filter_map(|monitor| {
-                let geometry = record::place(monitor.geometry?);
-                (geometry.x >= 0 && geometry.y >= 0)
-                    .then_some(Monitor { geometry: Some(geometry), ..monitor })
+                let geometry = Some(record::place(monitor.geometry?));
+                Some(Monitor {
+                    geometry,
+                    work_area: monitor.work_area.map(record::place),
+                    ..monitor
+                })
             })
             .collect();
         if monitors.is_empty() {
             return Ok(());
         }
+        let places = || monitors.iter().filter_map(|monitor| monitor.geometry);
+        let least = |side: fn(Rectangle) -> i32| places().map(side).min().unwrap_or(0).min(0);
+        let origin = (least(|place| place.x), least(|place| place.y));
+        let here = |place: Rectangle| shifted(place, (-origin.0, -origin.1));
+        let monitors = monitors
+            .iter()
+            .map(|monitor| Monitor {
+                geometry: monitor.geometry.map(here),
+                work_area: monitor.work_area.map(here),
+                ..monitor.clone()
+            })
+            .collect();
+        self.begin_at(origin)?;
         self.monitors = monitors;
         let primary = self.monitors.iter().find(|monitor| monitor.primary);
         let scale = primary.or(self.monitors.first()).map_or(100, |monitor| monitor.scale);
@@ -49,6 +70,25 @@ impl X11 {
             true => Ok(()),
             false => self.follow_monitors(),
         }
+    }
+
+    /// The screen begins there on the host. Windows stay where the host has them.
+    fn begin_at(&mut self, origin: (i32, i32)) -> Result<(), Lost> {
+        let before = std::mem::replace(&mut self.origin, origin);
+        let by = (before.0 - origin.0, before.1 - origin.1);
+        if by == (0, 0) {
+            return Ok(());
+        }
+        self.shift_places(by);
+        if self.desktop.is_on() {
+            return Ok(());
+        }
+        let windows: Vec<(Window, Rectangle)> =
+            self.clients.iter().map(|(window, client)| (*window, client.geometry)).collect();
+        for (window, place) in windows {
+            self.put(window, shifted(place, by))?;
+        }
+        Ok(())
     }
 
     /// Gives the screen the shape that the host's monitors have.

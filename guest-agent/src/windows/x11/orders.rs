@@ -8,6 +8,7 @@ use x11rb::wrapper::ConnectionExt as _;
 use x11rb::{CURRENT_TIME, NONE};
 
 use super::client::RECORD;
+use super::monitors::shifted;
 use super::{Lost, X11};
 use crate::windows::telling::Teller;
 
@@ -77,7 +78,7 @@ impl X11 {
             }
         }
         if let Some(place) = configure.geometry {
-            self.put_in_time(window, place)?;
+            self.put_in_time(window, shifted(place, (-self.origin.0, -self.origin.1)))?;
         }
         self.touch(window, RECORD);
         Ok(())
