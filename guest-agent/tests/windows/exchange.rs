@@ -395,6 +395,41 @@ fn the_screen_has_the_shape_and_scale_of_the_hosts_monitors() {
 }
 
 #[test]
+fn an_icon_may_be_a_pixmap_with_a_mask() {
+    if !there_are(&["Xvfb"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let mut host = desk.connected();
+    let client = Client::new(&desk);
+    let window = client.window((10, 10, 100, 100), GREEN, false);
+    let pixmap = |depth: u8, fills: &[(u32, Rectangle)]| {
+        let pixmap = client.x.generate_id().unwrap();
+        client.x.create_pixmap(depth, pixmap, window, 3, 2).unwrap();
+        for (colour, part) in fills {
+            let gc = client.x.generate_id().unwrap();
+            client.x.create_gc(gc, pixmap, &CreateGCAux::new().foreground(*colour)).unwrap();
+            client.x.poly_fill_rectangle(pixmap, gc, &[*part]).unwrap();
+        }
+        pixmap
+    };
+    let part = |x, width| Rectangle { x, y: 0, width, height: 2 };
+    let icon = pixmap(24, &[(0x0011_2233, part(0, 2)), (0x0044_5566, part(2, 1))]);
+    let mask = pixmap(1, &[(0, part(0, 3)), (1, part(1, 2))]);
+    let hints = [(1 << 2) | (1 << 5), 0, 0, icon, 0, 0, 0, mask, 0];
+    let (name, replace) = (AtomEnum::WM_HINTS, PropMode::REPLACE);
+    client.x.change_property32(replace, window, name, name, &hints).unwrap();
+    client.map(window);
+    host.until("a window with its icon", |host| {
+        host.windows.get(&window).is_some_and(|seen| seen.icon.is_some())
+    });
+    let icon = host.windows[&window].icon.as_ref().unwrap();
+    assert_eq!((icon.width, icon.height), (3, 2));
+    let line = [0, 0, 0, 0, 0x33, 0x22, 0x11, 0xff, 0x66, 0x55, 0x44, 0xff];
+    assert_eq!(icon.pixels, [line, line].concat());
+}
+
+#[test]
 fn monitors_left_of_and_above_the_hosts_origin_are_on_the_screen() {
     if !there_are(&["Xvfb", "xrandr"]) {
         return;

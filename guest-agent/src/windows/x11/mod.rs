@@ -22,6 +22,7 @@ mod monitors;
 mod orders;
 mod outputs;
 pub mod parse;
+mod pixmaps;
 mod properties;
 mod resizing;
 mod role;
