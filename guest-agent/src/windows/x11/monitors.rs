@@ -34,33 +34,33 @@ impl X11 {
 
     /// The host's monitors are these.
     pub(super) fn monitors(&mut self, told: Vec<Monitor>) -> Result<(), Lost> {
-        let monitors: Vec<Monitor> = told
+        // One that begins farther away than the screen can be large is none of it.
+        let (wide, high) = (u32::from(self.most.0), u32::from(self.most.1));
+        let near =
+            |place: &Rectangle| place.x.unsigned_abs() < wide && place.y.unsigned_abs() < high;
+        let mut monitors: Vec<(Rectangle, Monitor)> = told
             .into_iter()
             .take(limits::MONITORS)
-            .filter_map(|monitor| {
-                let geometry = Some(record::place(monitor.geometry?));
-                Some(Monitor {
-                    geometry,
-                    work_area: monitor.work_area.map(record::place),
-                    ..monitor
-                })
+            .filter_map(|monitor| Some((record::place(monitor.geometry?), monitor)))
+            .filter(|(place, _)| near(place))
+            .collect();
+        let least = |side: fn(&Rectangle) -> i32| {
+            monitors.iter().map(|(place, _)| side(place)).min().unwrap_or(0).min(0)
+        };
+        let origin = (least(|place| place.x), least(|place| place.y));
+        let here = |place: Rectangle| shifted(place, (-origin.0, -origin.1));
+        monitors.retain(|(place, _)| near(&here(*place)));
+        let monitors: Vec<Monitor> = monitors
+            .into_iter()
+            .map(|(place, monitor)| Monitor {
+                geometry: Some(here(place)),
+                work_area: monitor.work_area.map(record::place).map(here),
+                ..monitor
             })
             .collect();
         if monitors.is_empty() {
             return Ok(());
         }
-        let places = || monitors.iter().filter_map(|monitor| monitor.geometry);
-        let least = |side: fn(Rectangle) -> i32| places().map(side).min().unwrap_or(0).min(0);
-        let origin = (least(|place| place.x), least(|place| place.y));
-        let here = |place: Rectangle| shifted(place, (-origin.0, -origin.1));
-        let monitors = monitors
-            .iter()
-            .map(|monitor| Monitor {
-                geometry: monitor.geometry.map(here),
-                work_area: monitor.work_area.map(here),
-                ..monitor.clone()
-            })
-            .collect();
         self.begin_at(origin)?;
         self.monitors = monitors;
         let primary = self.monitors.iter().find(|monitor| monitor.primary);
