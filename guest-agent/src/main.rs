@@ -11,9 +11,9 @@ use guest_agent::link::Identity;
 use guest_agent::notifications::urls::{self, NotOpened};
 use guest_agent::signals::Ends;
 use guest_agent::user::User;
-use guest_agent::windows::memory;
 use guest_agent::windows::session as windows;
 use guest_agent::windows::x11::server::Place;
+use guest_agent::windows::{memory, seat};
 use guest_agent::{proofs, relay};
 
 /// The agent of macrohard-hypervisor in a Linux guest
@@ -44,6 +44,9 @@ enum Command {
         /// Where session agents ask for the memory that windows are drawn in
         #[arg(long, value_name = "SOCKET", default_value = memory::SOCKET)]
         window_memory: PathBuf,
+        /// Where session agents ask for an X server on this machine's screen
+        #[arg(long, value_name = "SOCKET", default_value = seat::SOCKET)]
+        screen: PathBuf,
     },
     /// Serve the host in the session of the user who runs this
     Session {
@@ -57,6 +60,9 @@ enum Command {
         /// Where the system agent gives the memory of windows
         #[arg(long, value_name = "SOCKET", default_value = memory::SOCKET)]
         window_memory: PathBuf,
+        /// Where the system agent gives this machine's screen
+        #[arg(long, value_name = "SOCKET", default_value = seat::SOCKET)]
+        screen: PathBuf,
     },
     /// Tell a compositor of the windows of an X server, without a VM
     Windows {
@@ -82,6 +88,8 @@ enum Command {
         #[arg(last = true)]
         program: Vec<std::ffi::OsString>,
     },
+    /// Become the X server on this machine's screen; the unit macrohard-guest-screen@UID.service does this
+    Screen,
     /// Open a URL with the host's browser
     ///
     /// Exit codes: 0 it is open, 1 it could not be opened, 3 the host refuses it.
@@ -105,6 +113,15 @@ fn main() -> ExitCode {
     if let Command::Start(start) = &arguments.command {
         let Err(error) = begin(start);
         eprintln!("cannot run {:?}: {error}", start.arguments[0]);
+        return ExitCode::from(NOT_FOUND);
+    }
+    if matches!(arguments.command, Command::Screen) {
+        let folder = seat::folder();
+        let error = folder.map_or_else(
+            || std::io::Error::other("XDG_RUNTIME_DIR is not set"),
+            |folder| seat::become_server(&folder),
+        );
+        eprintln!("macrohard-guest-agent: no X server on this machine's screen: {error}");
         return ExitCode::from(NOT_FOUND);
     }
     tracing_subscriber::fmt()
@@ -149,26 +166,31 @@ async fn run(command: Command) -> String {
 
 async fn serve(command: Command) -> String {
     let served = match command {
-        Command::System { host, token, proofs, relay, window_memory } => {
+        Command::System { host, token, proofs, relay, window_memory, screen } => {
             let host = host.unwrap_or_else(Address::of_this_guest);
-            system(host, token.as_deref(), &proofs, &relay, &window_memory).await
+            system(host, token.as_deref(), &proofs, &relay, &window_memory, &screen).await
         }
-        Command::Session { host, proofs, window_memory } => {
+        Command::Session { host, proofs, window_memory, screen } => {
             let host = host.unwrap_or_else(|| match Address::of_this_guest() {
                 // The system agent has the port.
                 Address::Serial(_) => Address::Unix(relay::SOCKET.into()),
                 host => host,
             });
-            session(host, &proofs, &window_memory).await
+            session(host, &proofs, &window_memory, &screen).await
         }
         Command::Windows { connect, memory, display, authority, runtime, screen, program } => {
             let place = match display {
                 Some(display) => Place::Join { display, authority },
-                None => Place::Own { folder: runtime.unwrap_or_else(own_folder), most: screen },
+                None => {
+                    let folder = runtime.unwrap_or_else(own_folder);
+                    Place::Own { folder, most: screen, seat: None }
+                }
             };
             tell_windows(connect, &memory, place, &program).await
         }
-        Command::Start(_) | Command::OpenUrl { .. } => return "this is done before".to_owned(),
+        Command::Start(_) | Command::OpenUrl { .. } | Command::Screen => {
+            return "this is done before".to_owned();
+        }
     };
     served.unwrap_or_else(|error| error)
 }
@@ -183,12 +205,8 @@ fn size(text: &str) -> Result<(u16, u16), String> {
 }
 
 fn own_folder() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty());
     let user = rustix::process::getuid().as_raw();
-    match runtime {
-        Some(runtime) => PathBuf::from(runtime).join("macrohard-windows"),
-        None => std::env::temp_dir().join(format!("macrohard-windows-{user}")),
-    }
+    seat::folder().unwrap_or_else(|| std::env::temp_dir().join(format!("macrohard-windows-{user}")))
 }
 
 async fn tell_windows(
@@ -234,6 +252,7 @@ async fn system(
     proofs: &Path,
     relay: &Path,
     window_memory: &Path,
+    screen: &Path,
 ) -> Result<String, String> {
     let firmware = Path::new("/sys/firmware/qemu_fw_cfg/by_name").join(TOKEN_FILE).join("raw");
     let path = token.unwrap_or(&firmware);
@@ -256,13 +275,22 @@ async fn system(
         Ok(listener) => drop(tokio::spawn(memory::give(listener, memory::of_this_machine))),
         Err(problem) => tracing::warn!(problem, "no window memory for sessions"),
     }
+    match listen(screen) {
+        Ok(listener) => drop(tokio::spawn(seat::give(listener, seat::start))),
+        Err(problem) => tracing::warn!(problem, "no screen for sessions"),
+    }
     let role = Role::System;
     let identity = Identity { host, role, proof: token.proof(role), user: String::new() };
     tokio::spawn(proofs::give(listener, token));
     Ok(format!("the host turns this agent away: {}", identity.hold().await))
 }
 
-async fn session(host: Address, proofs: &Path, memory: &Path) -> Result<String, String> {
+async fn session(
+    host: Address,
+    proofs: &Path,
+    memory: &Path,
+    screen: &Path,
+) -> Result<String, String> {
     let user = User::own().map_err(|error| format!("who runs this: {error}"))?;
     let proof = proofs::ask(proofs).await.map_err(|error| {
         format!("no proof from the system agent at {}: {error}", proofs.display())
@@ -270,8 +298,8 @@ async fn session(host: Address, proofs: &Path, memory: &Path) -> Result<String, 
     let role = Role::User(user.number);
     // Windows have a connection of their own, to another process of the host, and go on while this one is lost.
     let hello = Hello { role, direction: Direction::Windows, proof: proof.clone() };
-    let (address, memory) = (host.clone(), memory.to_owned());
-    tokio::spawn(async move { windows::hold(&address, &hello, &memory).await });
+    let (address, memory, screen) = (host.clone(), memory.to_owned(), screen.to_owned());
+    tokio::spawn(async move { windows::hold(&address, &hello, &memory, &screen).await });
     let identity = Identity { host, role, proof, user: user.name };
     Ok(format!("the host turns this agent away: {}", identity.hold().await))
 }

@@ -60,6 +60,7 @@ fn system(desk: &Desk, port: &std::path::Path) -> tokio::process::Child {
     command.arg("--token").arg(desk.path("token")).arg("--proofs").arg(desk.path("proofs"));
     command.arg("--relay").arg(desk.path("relay")).kill_on_drop(true);
     command.arg("--window-memory").arg(desk.path("windows"));
+    command.arg("--screen").arg(desk.path("screen"));
     command.spawn().unwrap()
 }
 
@@ -88,6 +89,7 @@ async fn agents_reach_their_host_over_a_serial_port_and_come_back_when_killed() 
     command.arg("session").arg("--host").arg(format!("unix:{}", desk.path("relay").display()));
     command.arg("--proofs").arg(desk.path("proofs")).kill_on_drop(true);
     command.arg("--window-memory").arg(desk.path("windows"));
+    command.arg("--screen").arg(desk.path("screen"));
     let _session = command.spawn().unwrap();
     let mut session = desk.connected(Role::User(user.number)).await;
     let ran = session.run(arguments(&["head", "-c", "1000000", "/dev/zero"])).await.unwrap();

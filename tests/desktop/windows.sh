@@ -174,16 +174,87 @@ type_into "$terminal" "echo later >/tmp/typed"$'\n'
 later() { [ "$(guest cat /tmp/typed)" = later ]; }
 wait_for 30 "keys to reach the guest" later
 
-step "the toggle"
+step "the toggle: the same programs on the guest's screen, under its own window manager"
+[ "$(guest ps -C Xorg -o user=)" = guest ] || fail "no X server of the user's is on the guest's screen"
+# As all windows can be seen; the agents and the compositor have opened others than before.
+editor=$(window l3afpad) qt=$(window featherpad) calculator=$(window galculator)
+wmctrl -i -r "$editor" -e 0,30,30,470,250
+wmctrl -i -r "$qt" -e 0,530,30,460,260
+wmctrl -i -r "$calculator" -e 0,620,330,-1,-1
+wmctrl -i -r "$terminal" -e 0,30,330,540,300
+# A colour that nothing else has, and a command that is typed to its end over there.
+colour='#2e7d5b'
+type_into "$terminal" "clear; printf '\\033]11;$colour\\007'"$'\n'
+xdotool type --delay 40 "echo begun here, "
+type_into "$editor" "What is not saved."
+wmctrl -i -a "$terminal"
+wait_for 30 "the terminal's keyboard" sh -c '[ "$(xdotool getactivewindow)" = "$(printf %d "$1")" ]' - "$terminal"
+stood=$(place "$terminal")
 $hypervisor seamless "$vm" --toggle || fail "seamless --toggle"
 wait_for 60 "no windows of applications" gone window 'xterm|l3afpad|featherpad'
 wait_for 30 "the guest's screen" sh -c "$hypervisor seamless $vm | grep -q '^desktop, 1 window'"
 wait_for 30 "its window" window 'org.macrohard.*.screen'
+screen=$(window 'org.macrohard.*.screen')
+# screenshot: the guest's screen without the border.
+screenshot() { $hypervisor screenshot "$vm" --output "$work/shot.png" && convert "$work/shot.png" -shave 2x2 +repage "$work/screen.png"; }
+# framed: on the guest's screen the terminal's colour is where the terminal is, and above it a bar of its window manager.
+framed() {
+    local id x y width height top seen
+    screenshot || return 1
+    id=$(guest_window 'titled by the guest') || return 1
+    read -r x y width height <<<"$(in_session "xwininfo -id $id" | awk '/Absolute upper-left X/ {x=$NF} /Absolute upper-left Y/ {y=$NF} /Width:/ {w=$NF} /Height:/ {h=$NF} END {print x, y, w, h}')"
+    top=$(in_session "xprop -id $id _NET_FRAME_EXTENTS" | sed -n 's/.*= [0-9]*, [0-9]*, \([0-9]*\), .*/\1/p')
+    seen=$(convert "$work/screen.png" -crop "${width}x$height+$x+$y" +repage -fill white -opaque "$colour" -fill black +opaque white -format '%[fx:int(100*mean)]' info:)
+    bar=$(convert "$work/screen.png" -crop "${width}x$top+$x+$((y - top))" +repage -unique-colors -format %w info:)
+    echo "content: $x $y $width $height, $seen % in its colour; $bar colours in $top rows above it"
+    [ "$seen" -gt 80 ] && [ "${top:-0}" -ge 10 ] && [ "$bar" -gt 8 ]
+}
+wait_for 60 "the terminal in a frame of the guest's window manager" framed
 picture desktop-mode
+cp "$work/screen.png" "$pictures/screen.png"
+xdotool windowactivate --sync "$screen" type --window 0 --delay 60 "ended there >/tmp/typed"$'\n'
+both() { [ "$(guest cat /tmp/typed)" = "begun here, ended there" ]; }
+wait_for 30 "a command typed in both modes" both
+
+step "another size of the screen"
+wmctrl -i -r "$screen" -e 0,30,30,904,664
+mode() { in_session 'xwininfo -root' | awk '/Width:/ {w=$NF} /Height:/ {h=$NF} END {print w, h}'; }
+resized() { mode; [ "$(mode)" = "900 660" ]; }
+wait_for 60 "the guest's mode" resized
+pixels() { screenshot && [ "$(identify -format '%w %h' "$work/screen.png")" = "900 660" ]; }
+wait_for 30 "a picture of this size" pixels
+[ "$(window 'org.macrohard.*.screen')" = "$screen" ] || fail "the screen has got another window"
+picture desktop-mode-resized
+
+step "the agent is killed in desktop mode"
+managed() { in_session 'xprop -root _NET_SUPPORTING_WM_CHECK' | sed -n 's/.*# //p' | grep .; }
+before_it=$(managed) || fail "no window manager"
+guest systemctl --user kill --signal=KILL macrohard-guest-session.service
+another() { local now; now=$(managed) && [ "$now" != "$before_it" ] && framed; }
+wait_for 120 "its next run to give the windows to the window manager" another
+[ "$(guest pgrep -x xterm)" = "$before" ] || fail "the terminal did not live on"
+
+step "windows again"
 $hypervisor seamless "$vm" --toggle || fail "seamless --toggle"
 wait_for 60 "the windows again" window xterm
+wait_for 60 "all windows again" window l3afpad
 wait_for 30 "the screen's window to go" gone window 'org.macrohard.*.screen'
 [ "$(guest pgrep -x xterm)" = "$before" ] || fail "the terminal did not live on"
+wait_for 30 "the end of the guest's window manager" gone guest pgrep -f x-window-manager
+terminal=$(window xterm)
+editor=$(window l3afpad)
+same() { place "$terminal"; [ "$(place "$terminal")" = "$stood" ]; }
+wait_for 30 "the terminal at its place ($stood)" same
+shot() {
+    id=$(told "$terminal" id) && $hypervisor screenshot "$vm" --window "$id" --output "$work/window.png" || return 1
+    [ "$(convert "$work/window.png" -fill white -opaque "$colour" -fill black +opaque white -format '%[fx:int(100*mean)]' info:)" -gt 80 ]
+}
+wait_for 30 "the terminal's colour" shot
+echo nothing | xclip -selection clipboard
+type_into "$editor" ""
+xdotool key ctrl+a ctrl+c
+unlost() { [ "$(timeout 10 xclip -selection clipboard -o)" = "What is not saved." ]; }
+wait_for 30 "the text that was not saved" unlost
 picture seamless-again
 
 step "closed"

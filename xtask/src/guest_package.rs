@@ -43,6 +43,7 @@ pub(crate) fn pack(programs: &Path) -> Result<PathBuf> {
         "Package: macrohard-guest-agent\nVersion: {version}\nArchitecture: amd64\n\
          Maintainer: The macrohard-hypervisor authors <nobody@localhost>\nSection: admin\nPriority: optional\n\
          Recommends: xvfb, x11-xkb-utils\n\
+         Suggests: xserver-xorg-core, xserver-xorg-input-libinput, x-window-manager\n\
          Description: agent of macrohard-hypervisor in a Linux guest\n \
          Runs programs for the host, sets the clock after a pause, powers off in order, shows notifications and windows on the host.\n"
     );

@@ -218,8 +218,12 @@ impl App {
             self.shut_screen();
             return Ok(());
         };
-        let size = screen.size.filter(|_| self.settings.mode == Mode::Desktop);
-        let Some(size) = size else {
+        let desktop = self.settings.mode == Mode::Desktop;
+        if desktop && screen.size.is_none() && self.windows.contains_key(&WINDOW) {
+            // A guest shows nothing for a moment while its mode changes: the window stays as it is meanwhile.
+            return Ok(());
+        }
+        let Some(size) = screen.size.filter(|_| desktop) else {
             screen.release();
             screen.view = None;
             self.shut_screen();

@@ -30,7 +30,7 @@ const CLASS: u32 = 0x05_00_00;
 const REVISION: u32 = 1;
 
 /// The first number of people's accounts (login.defs(5), `UID_MIN`).
-const FIRST_PERSON: u32 = 1000;
+pub(super) const FIRST_PERSON: u32 = 1000;
 /// Connections held by one user at once.
 const MOST_HELD: usize = 8;
 /// How long the system agent may take.

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod record;
 pub mod run;
 pub mod screen;
+pub mod seat;
 pub mod session;
 pub mod telling;
 pub mod x11;

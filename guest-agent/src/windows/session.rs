@@ -20,14 +20,14 @@ use super::mailbox::Mailbox;
 use super::screen::Lost;
 use super::x11::server::Place;
 use super::x11::{StartError, X11};
-use super::{memory, run};
+use super::{memory, run, seat};
 
 /// Pause before the second try to connect; doubled with each that fails.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause: a compositor that comes back does not wait longer for its windows.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a program's start waits for its display.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Largest screen of the agent's own X server: two monitors of 4K in a row.
 const MOST: (u16, u16) = (7680, 4320);
 
@@ -176,7 +176,7 @@ pub async fn connect(address: &Address, hello: Option<&Hello>) -> io::Result<Own
 
 /// Tells the host of this session's windows, for as long as the agent runs. Ends only where there is no
 /// window memory.
-pub async fn hold(address: &Address, hello: &Hello, socket: &Path) {
+pub async fn hold(address: &Address, hello: &Hello, socket: &Path, seat: &Path) {
     let socket = socket.to_owned();
     let asked = tokio::task::spawn_blocking(move || memory::open(&socket)).await;
     let given = match asked.map_err(io::Error::other).flatten() {
@@ -202,7 +202,7 @@ pub async fn hold(address: &Address, hello: &Hello, socket: &Path) {
             }
         };
         let running = match given.memory.try_clone() {
-            Ok(memory) => begin(memory).await,
+            Ok(memory) => begin(memory, seat).await,
             Err(error) => Err(StartError::Lost(Lost(error.to_string()))),
         };
         match running {
@@ -231,25 +231,29 @@ pub async fn hold(address: &Address, hello: &Hello, socket: &Path) {
 }
 
 /// The session's X server where it has one without a window manager, else one of its own.
-async fn begin(memory: OwnedFd) -> Result<Running, StartError> {
+async fn begin(memory: OwnedFd, seat: &Path) -> Result<Running, StartError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(display) = variable("DISPLAY").and_then(|name| name.into_string().ok()) {
-        let authority = variable("XAUTHORITY").map(PathBuf::from);
+    let folder = seat::folder().ok_or_else(|| Lost("XDG_RUNTIME_DIR is not set".to_owned()));
+    let authority = variable("XAUTHORITY").map(PathBuf::from);
+    // What an agent before has told the session's systemd is of the agents' own server.
+    let own = |folder: &PathBuf| authority.as_deref() == Some(&folder.join(seat::AUTHORITY));
+    let display = variable("DISPLAY").filter(|_| !folder.as_ref().is_ok_and(own));
+    if let Some(display) = display.and_then(|name| name.into_string().ok()) {
         let again = memory.try_clone().map_err(|error| Lost(error.to_string()))?;
         match start(Place::Join { display, authority }, again).await {
             Ok(running) => return Ok(running),
             Err(error) => tracing::debug!(%error, "the session's own X server is not used"),
         }
     }
-    let runtime = variable("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let runtime = runtime.ok_or_else(|| Lost("XDG_RUNTIME_DIR is not set".to_owned()))?;
-    start(Place::Own { folder: runtime.join("macrohard-windows"), most: MOST }, memory).await
+    start(Place::Own { folder: folder?, most: MOST, seat: Some(seat.to_owned()) }, memory).await
 }
 
 /// Lets programs that D-Bus and systemd start find the display, in a session that has no other.
 async fn tell_others(display: &Display) {
-    let has = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if has("DISPLAY") || has("WAYLAND_DISPLAY") {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let told = display.authority.is_some()
+        && variable("XAUTHORITY").map(PathBuf::from) == display.authority;
+    if variable("WAYLAND_DISPLAY").is_some() || (variable("DISPLAY").is_some() && !told) {
         return;
     }
     let mut command = Command::new("dbus-update-activation-environment");

@@ -99,6 +99,7 @@ impl Desk {
         command.arg(kind).arg("--host").arg(format!("unix:{}", self.path("host").display()));
         command.arg("--proofs").arg(self.path("proofs"));
         command.arg("--window-memory").arg(self.path("windows"));
+        command.arg("--screen").arg(self.path("screen"));
         if kind == "system" {
             command.arg("--token").arg(self.path("token"));
         }

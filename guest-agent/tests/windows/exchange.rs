@@ -3,8 +3,7 @@
 use crate::client::Client;
 use crate::host::{Desk, Peer, there_are};
 use proto::v1::{
-    Configure, Keyboard, Mode, MoveResizeDirection, PointerScroll, Resync, WindowKind, WindowsMode,
-    from_host,
+    Configure, Keyboard, MoveResizeDirection, PointerScroll, Resync, WindowKind, from_host,
 };
 use std::time::Duration;
 use x11rb::connection::Connection;
@@ -12,17 +11,16 @@ use x11rb::protocol::Event;
 use x11rb::protocol::shape::{ConnectionExt as _, SK, SO};
 use x11rb::protocol::sync::{ConnectionExt as _, Int64};
 use x11rb::protocol::xproto::{
-    AtomEnum, ClipOrdering, ConnectionExt as _, CreateGCAux, ImageFormat, MapState, PropMode,
-    Rectangle, Window,
+    AtomEnum, ClipOrdering, ConnectionExt as _, CreateGCAux, PropMode, Rectangle, Window,
 };
 use x11rb::wrapper::ConnectionExt as _;
 
-const GREEN: u32 = 0x0000_ff00;
-const GREEN_BYTES: [u8; 3] = [0, 0xff, 0];
-const RED: u32 = 0x00ff_0000;
-const RED_BYTES: [u8; 3] = [0, 0, 0xff];
+pub const GREEN: u32 = 0x0000_ff00;
+pub const GREEN_BYTES: [u8; 3] = [0, 0xff, 0];
+pub const RED: u32 = 0x00ff_0000;
+pub const RED_BYTES: [u8; 3] = [0, 0, 0xff];
 
-fn fill(client: &Client, window: Window, colour: u32, part: (i16, i16, u16, u16)) {
+pub fn fill(client: &Client, window: Window, colour: u32, part: (i16, i16, u16, u16)) {
     let gc = client.x.generate_id().unwrap();
     client.x.create_gc(gc, window, &CreateGCAux::new().foreground(colour)).unwrap();
     let (x, y, width, height) = part;
@@ -397,6 +395,73 @@ fn the_screen_has_the_shape_and_scale_of_the_hosts_monitors() {
 }
 
 #[test]
+fn an_icon_may_be_a_pixmap_with_a_mask() {
+    if !there_are(&["Xvfb"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let mut host = desk.connected();
+    let client = Client::new(&desk);
+    let window = client.window((10, 10, 100, 100), GREEN, false);
+    let pixmap = |depth: u8, fills: &[(u32, Rectangle)]| {
+        let pixmap = client.x.generate_id().unwrap();
+        client.x.create_pixmap(depth, pixmap, window, 3, 2).unwrap();
+        for (colour, part) in fills {
+            let gc = client.x.generate_id().unwrap();
+            client.x.create_gc(gc, pixmap, &CreateGCAux::new().foreground(*colour)).unwrap();
+            client.x.poly_fill_rectangle(pixmap, gc, &[*part]).unwrap();
+        }
+        pixmap
+    };
+    let part = |x, width| Rectangle { x, y: 0, width, height: 2 };
+    let icon = pixmap(24, &[(0x0011_2233, part(0, 2)), (0x0044_5566, part(2, 1))]);
+    let mask = pixmap(1, &[(0, part(0, 3)), (1, part(1, 2))]);
+    let hints = [(1 << 2) | (1 << 5), 0, 0, icon, 0, 0, 0, mask, 0];
+    let (name, replace) = (AtomEnum::WM_HINTS, PropMode::REPLACE);
+    client.x.change_property32(replace, window, name, name, &hints).unwrap();
+    client.map(window);
+    host.until("a window with its icon", |host| {
+        host.windows.get(&window).is_some_and(|seen| seen.icon.is_some())
+    });
+    let icon = host.windows[&window].icon.as_ref().unwrap();
+    assert_eq!((icon.width, icon.height), (3, 2));
+    let line = [0, 0, 0, 0, 0x33, 0x22, 0x11, 0xff, 0x66, 0x55, 0x44, 0xff];
+    assert_eq!(icon.pixels, [line, line].concat());
+}
+
+#[test]
+fn monitors_left_of_and_above_the_hosts_origin_are_on_the_screen() {
+    if !there_are(&["Xvfb", "xrandr"]) {
+        return;
+    }
+    let desk = Desk::new();
+    let mut host = desk.connected();
+    host.monitors(&[(-800, -100, 800, 600, 100), (0, 0, 640, 480, 100)]);
+    host.settle();
+    let listed = desk.ask("xrandr", &["--listmonitors"]);
+    assert!(listed.contains("*HOST-0 800/") && listed.contains("+0+0"), "{listed}");
+    assert!(listed.contains("HOST-1 640/") && listed.contains("+800+100"), "{listed}");
+    let client = Client::new(&desk);
+    let window = client.window((100, 100, 300, 200), GREEN, false);
+    client.map(window);
+    host.until("a window", |host| host.windows.contains_key(&window));
+    host.configure(window, 1, (-700, -50, 300, 200));
+    let here = |host: &Peer<'_>| {
+        let place = host.windows[&window].geometry();
+        (host.windows[&window].record.configured, place.x, place.y) == (1, -700, -50)
+    };
+    host.until("the window there", here);
+    host.settle();
+    let place = || client.x.get_geometry(window).unwrap().reply().unwrap();
+    assert_eq!((place().x, place().y), (100, 50));
+    // The host has it where it was when that monitor goes.
+    host.monitors(&[(0, 0, 640, 480, 100)]);
+    host.settle();
+    assert_eq!((place().x, place().y), (-700, -50));
+    assert!(here(&host));
+}
+
+#[test]
 fn keys_mean_what_they_mean_on_the_host() {
     if !there_are(&["Xvfb", "xterm", "setxkbmap"]) {
         return;
@@ -435,79 +500,6 @@ fn keys_mean_what_they_mean_on_the_host() {
     typed(&mut host, &[44, 39], "Z;\n");
     host.send(layout("us", false));
     typed(&mut host, &[44], "z\n");
-}
-
-#[test]
-fn in_desktop_mode_the_screen_shows_the_windows_and_nothing_is_presented() {
-    if !there_are(&["Xvfb"]) {
-        return;
-    }
-    let desk = Desk::new();
-    let mut host = desk.connected();
-    let client = Client::new(&desk);
-    let window = client.window((100, 100, 300, 200), GREEN, false);
-    client.map(window);
-    host.until("a window", |host| {
-        host.windows.get(&window).is_some_and(|seen| seen.count(GREEN_BYTES) == 60_000)
-    });
-    let place = host.windows[&window].geometry();
-    let (x, y) = (place.x as i16 + 50, place.y as i16 + 50);
-    let on_screen = || {
-        let format = ImageFormat::Z_PIXMAP;
-        let image = client.x.get_image(format, client.root, x, y, 1, 1, !0).unwrap();
-        let data = image.reply().unwrap().data;
-        [data[0], data[1], data[2]]
-    };
-    assert_ne!(on_screen(), GREEN_BYTES);
-    let mode = |mode: WindowsMode| from_host::Message::Mode(Mode { mode: mode.into() });
-    host.send(mode(WindowsMode::Desktop));
-    host.settle();
-    fill(&client, window, RED, (0, 0, 300, 200));
-    client.settle();
-    assert_eq!(on_screen(), RED_BYTES);
-    let presents = host.presents;
-    host.settle();
-    assert_eq!(host.presents, presents);
-    host.send(mode(WindowsMode::Seamless));
-    host.until("the window with what was drawn meanwhile", |host| {
-        host.windows.get(&window).is_some_and(|seen| seen.count(RED_BYTES) == 60_000)
-    });
-}
-
-#[test]
-fn the_guests_window_manager_has_the_desktop_and_gives_it_back() {
-    if !there_are(&["Xvfb", "openbox", "xprop"]) {
-        return;
-    }
-    let mut desk = Desk::new();
-    desk.install("openbox");
-    let client = Client::new(&desk);
-    let window = client.window((100, 100, 300, 200), GREEN, false);
-    {
-        let mut host = desk.connected();
-        client.map(window);
-        host.until("a window", |host| {
-            host.windows.get(&window).is_some_and(|seen| seen.count(GREEN_BYTES) == 60_000)
-        });
-        let mode = |mode: WindowsMode| from_host::Message::Mode(Mode { mode: mode.into() });
-        host.send(mode(WindowsMode::Desktop));
-        host.until("no window", |host| host.gone.contains(&window));
-        let parent = || client.x.query_tree(window).unwrap().reply().unwrap().parent;
-        host.until("a frame of the other window manager", |_| parent() != client.root);
-        assert_eq!(
-            client.x.get_window_attributes(window).unwrap().reply().unwrap().map_state,
-            MapState::VIEWABLE
-        );
-        fill(&client, window, RED, (0, 0, 300, 200));
-        host.send(mode(WindowsMode::Seamless));
-        host.until("the window with what was drawn meanwhile", |host| {
-            host.windows.get(&window).is_some_and(|seen| !seen.presents.is_empty())
-        });
-        assert_eq!(parent(), client.root);
-        fill(&client, window, RED, (0, 0, 300, 200));
-        host.until("what is drawn now", |host| host.windows[&window].count(RED_BYTES) == 60_000);
-    }
-    assert!(desk.agent_lives());
 }
 
 #[test]

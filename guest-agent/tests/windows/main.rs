@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a crate of its own")]
 
 mod client;
+mod desktop;
 mod exchange;
 mod host;
 mod hostile;

@@ -57,6 +57,7 @@ fn a_session_agent_tells_of_windows_once_the_host_wants_them_and_again_when_it_c
     let mut command = Command::new(env!("CARGO_BIN_EXE_macrohard-guest-agent"));
     command.arg("session").arg(format!("--host=unix:{}", host.display()));
     command.arg("--proofs").arg(&proof).arg("--window-memory").arg(&windows);
+    command.arg("--screen").arg(path("screen"));
     command.env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env("XDG_RUNTIME_DIR", &runtime);
     command.env("PATH", path("bin")).stdout(Stdio::null());
     let _agent = Process(command.spawn().unwrap());

@@ -19,9 +19,10 @@ const OTHER: &str = "other";
 const APPEND: &str = "root=/dev/vda rw console=ttyS0";
 /// What a person waits for.
 const PROMPT: &str = "login:";
-/// What a person finds in the guest's menu: a terminal, two editors (of GTK and of Qt), a calculator.
-const APPLICATIONS: &str =
-    "xvfb,x11-xkb-utils,xterm,l3afpad,featherpad,galculator,fonts-dejavu-core";
+/// What a person finds in the guest's menu: a terminal, two editors (of GTK and of Qt), a calculator; for desktop mode
+/// an X server on the guest's screen and a window manager.
+const APPLICATIONS: &str = "xvfb,xserver-xorg-core,xserver-xorg-input-libinput,openbox,x11-xkb-utils,\
+                            xterm,l3afpad,featherpad,galculator,fonts-dejavu-core";
 /// What the checks of the desktop need in the guest beyond these.
 const CHECKS: &str = "xclip,git,procps,libnotify-bin,xdotool,x11-utils";
 /// What the demo opens.

@@ -12,6 +12,7 @@ use x11rb::protocol::xproto::{
 };
 use x11rb::wrapper::ConnectionExt as _;
 
+use super::monitors::shifted;
 use super::properties::Properties;
 use super::resizing::Awaited;
 use super::{Lost, X11, answer};
@@ -313,6 +314,7 @@ impl X11 {
         }
         if self.focused == window {
             self.focus(0)?;
+            self.focus_bare(None)?;
         }
         if self.input.top == window {
             self.input.top = NONE;
@@ -372,7 +374,7 @@ impl X11 {
         let dirty = if known { dirty } else { ALL };
         self.read(window, dirty)?;
         let Some(record) = self.record(window) else { return Ok(()) };
-        if client_is_nowhere(&record, self.size) && !known {
+        if !known && record.override_redirect && self.is_nowhere(window) {
             return Ok(());
         }
         if !teller.window(record) {
@@ -420,7 +422,7 @@ impl X11 {
         state.demands_attention |= properties.hints.urgent;
         let mut record = Record {
             id: window,
-            geometry: Some(client.geometry),
+            geometry: Some(shifted(client.geometry, self.origin)),
             kind: properties.kind.into(),
             override_redirect: client.override_redirect,
             title: properties.title.clone(),
@@ -454,6 +456,13 @@ impl X11 {
             }
         }
         Some(record)
+    }
+
+    /// Whether nothing of a window is on the screen.
+    fn is_nowhere(&self, window: Window) -> bool {
+        let (width, height) = (u32::from(self.size.0), u32::from(self.size.1));
+        let screen = Rectangle { x: 0, y: 0, width, height };
+        self.clients.get(&window).is_none_or(|client| overlap(client.geometry, screen) == 0)
     }
 
     /// Whether a window would take so much of a monitor that it must not be without a frame.
@@ -523,11 +532,6 @@ impl X11 {
         place.y = middle(around.y, around.height, place.height).max(0);
         record::place(place)
     }
-}
-
-fn client_is_nowhere(record: &Record, size: (u16, u16)) -> bool {
-    let screen = Rectangle { x: 0, y: 0, width: u32::from(size.0), height: u32::from(size.1) };
-    record.override_redirect && overlap(record.geometry.unwrap_or_default(), screen) == 0
 }
 
 /// Pixels that both have.

@@ -17,6 +17,9 @@ use crate::windows::telling::Teller;
 impl X11 {
     /// Does what an event asks for.
     pub(super) fn handle(&mut self, event: Event, teller: &mut Teller) -> Result<(), Lost> {
+        if self.desktop.is_given() && concerns_windows(&event) {
+            return Ok(());
+        }
         match event {
             Event::DamageNotify(event) => {
                 let area = event.area;
@@ -40,6 +43,7 @@ impl X11 {
                     self.adopt(event.window)?;
                 } else {
                     self.mapped(event.window)?;
+                    self.focus_bare(Some(event.window))?;
                 }
                 if !self.is_own(event.window) {
                     self.input.top = NONE;
@@ -68,6 +72,18 @@ impl X11 {
             Event::ShapeNotify(event) if event.shape_kind == SK::BOUNDING => {
                 self.touch(event.affected_window, SHAPE);
                 Ok(())
+            }
+            Event::ButtonPress(event) => self.clicked(&event),
+            Event::MotionNotify(event) => self.dragged(&event),
+            Event::ButtonRelease(_) => {
+                self.desktop.moved = None;
+                Ok(())
+            }
+            Event::RandrNotify(_) | Event::RandrScreenChangeNotify(_) => {
+                match self.desktop.is_on() {
+                    true => self.light(),
+                    false => Ok(()),
+                }
             }
             Event::SyncAlarmNotify(event) => self.drawn(event.alarm),
             Event::XfixesCursorNotify(_) => {
@@ -279,6 +295,19 @@ impl X11 {
     pub(super) fn touch_all(&mut self, window: Window) {
         self.touch(window, client::ALL);
     }
+}
+
+/// Whether an event is of windows, which are another window manager's business in desktop mode.
+fn concerns_windows(event: &Event) -> bool {
+    !matches!(
+        event,
+        Event::RandrNotify(_)
+            | Event::RandrScreenChangeNotify(_)
+            | Event::SelectionClear(_)
+            | Event::XfixesCursorNotify(_)
+            | Event::XkbBellNotify(_)
+            | Event::Error(_)
+    )
 }
 
 /// EWMH, _NET_WM_MOVERESIZE. Moves by the keyboard are the host's window manager's own.

@@ -150,6 +150,14 @@ impl X11 {
         Ok(())
     }
 
+    /// The pointer is the machine's own from here on.
+    pub(super) fn forget_pointer(&mut self) -> Result<(), Lost> {
+        self.input.away = false;
+        self.input.top = NONE;
+        self.x.unmap_window(self.shield)?;
+        Ok(())
+    }
+
     /// Lets go of everything.
     pub(super) fn release_all(&mut self) -> Result<(), Lost> {
         self.release_buttons()?;

@@ -1,4 +1,4 @@
-//! The keyboard's layout and locks are the host's; repeating keys, too.
+//! The keyboard's layout and locks are the host's; repeating keys, too, in seamless mode.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,11 +30,13 @@ impl X11 {
             MapPart::from(0_u16),
             &details,
         )?;
-        self.stop_repeat()
+        self.set_repeat()
     }
 
-    fn stop_repeat(&self) -> Result<(), Lost> {
-        let aux = ChangeKeyboardControlAux::new().auto_repeat_mode(AutoRepeatMode::OFF);
+    /// Keys repeat where no host does it: in desktop mode they are those of the machine's keyboard.
+    pub(super) fn set_repeat(&self) -> Result<(), Lost> {
+        let mode = if self.desktop.is_on() { AutoRepeatMode::ON } else { AutoRepeatMode::OFF };
+        let aux = ChangeKeyboardControlAux::new().auto_repeat_mode(mode);
         self.x.change_keyboard_control(&aux)?;
         Ok(())
     }
@@ -49,7 +51,7 @@ impl X11 {
                 if let Err(problem) = self.set_layout(&arguments) {
                     tracing::warn!(problem, ?arguments, "the keyboard's layout is not the host's");
                 }
-                self.stop_repeat()?;
+                self.set_repeat()?;
             }
             Some(_) => {}
             None => tracing::warn!(?keyboard, "the host's keyboard has names that are none"),

@@ -9,6 +9,7 @@
 //! ([`Lost`]).
 
 mod atoms;
+mod bare;
 mod capture;
 mod client;
 mod cursor;
@@ -16,9 +17,12 @@ mod desktop;
 mod events;
 mod input;
 mod keyboard;
+mod manager;
 mod monitors;
 mod orders;
+mod outputs;
 pub mod parse;
+mod pixmaps;
 mod properties;
 mod resizing;
 mod role;
@@ -80,6 +84,8 @@ pub struct X11 {
     x: RustConnection,
     display: String,
     authority: Option<PathBuf>,
+    /// With the files of the agent's own server.
+    folder: Option<PathBuf>,
     root: Window,
     screen: usize,
     /// Size of the root window.
@@ -111,7 +117,10 @@ pub struct X11 {
     focused: Window,
     /// Of the last window that the host framed: new windows will have the same.
     frame: Extents,
+    /// The host's, as they lie on this screen.
     monitors: Vec<Monitor>,
+    /// Where the screen begins on the host: monitors may be left of or above what the host calls 0,0.
+    origin: (i32, i32),
     cursor: cursor::Shown,
     desktop: Desktop,
     settings: settings::Settings,
@@ -153,7 +162,9 @@ impl X11 {
     /// # Errors
     /// See [`StartError`].
     pub fn start(place: &Place, memory: Arc<WindowMemory>) -> Result<Self, StartError> {
-        let Connected { connection: x, screen, display, authority } = server::connect(place)?;
+        let Connected { connection: x, screen, display, authority, folder } =
+            server::connect(place)?;
+        folder.as_deref().map(manager::end_left);
         let role = role::take(&x, screen, &display)?;
         let segment = capture::attach(&x, &memory)?;
         let setup = &x.setup().roots[screen];
@@ -165,6 +176,7 @@ impl X11 {
             most: size,
             display,
             authority,
+            folder,
             atoms: role.atoms,
             own: role.own,
             shield: role.shield,
@@ -181,6 +193,7 @@ impl X11 {
             focused: 0,
             frame: Extents::default(),
             monitors: Vec::new(),
+            origin: (0, 0),
             cursor: cursor::Shown::default(),
             desktop: Desktop::default(),
             settings: settings::Settings::default(),
@@ -193,6 +206,7 @@ impl X11 {
         this.names = properties::names(&this.atoms);
         this.announce()?;
         this.begin_monitors()?;
+        this.begin_outputs()?;
         this.begin_settings()?;
         this.begin_keyboard()?;
         this.begin_cursor()?;
@@ -256,6 +270,7 @@ impl Screen for X11 {
             };
             let Some(event) = event else {
                 self.lose_patience()?;
+                self.look_after_manager(teller)?;
                 return Ok(false);
             };
             self.handle(event, teller)?;
@@ -274,8 +289,16 @@ impl Screen for X11 {
         if std::mem::take(&mut self.rung) {
             teller.bell();
         }
-        for window in std::mem::take(&mut self.dirty) {
-            self.tell(window, teller)?;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if !dirty.is_empty() {
+            // In the order of the stack, as far as that is known: the host opens windows so.
+            let first = std::mem::take(&mut self.desktop.active);
+            let order: Vec<Window> = std::iter::once(&first).chain(&self.order).copied().collect();
+            for window in order {
+                if dirty.remove(&window) {
+                    self.tell(window, teller)?;
+                }
+            }
         }
         if std::mem::take(&mut self.all) {
             teller.told();
@@ -296,7 +319,7 @@ impl Screen for X11 {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.patience()
+        [self.patience(), self.desktop.deadline()].into_iter().flatten().min()
     }
 
     fn settle(&mut self) -> Result<(), Lost> {
@@ -322,7 +345,9 @@ impl Screen for X11 {
 
     fn release(&mut self) -> Result<(), Lost> {
         self.release_all()?;
-        self.focus(0)?;
+        if !self.desktop.is_on() {
+            self.focus(0)?;
+        }
         self.x.flush()?;
         Ok(())
     }

@@ -1,11 +1,10 @@
-//! The screen has the shape of the host's monitors (RandR 1.5).
+//! The screen has the shape of the host's monitors (RandR 1.5), but for desktop mode ([`super::outputs`]).
 
 use proto::v1::{Monitor, Rectangle};
 use window_link::limits;
-use x11rb::protocol::randr::{ConnectionExt as _, MonitorInfo, Rotation};
-use x11rb::protocol::xproto::{AtomEnum, ConnectionExt as _, PropMode};
+use x11rb::protocol::randr::{ConnectionExt as _, MonitorInfo};
+use x11rb::protocol::xproto::{AtomEnum, ConnectionExt as _, PropMode, Window};
 use x11rb::wrapper::ConnectionExt as _;
-use x11rb::{CURRENT_TIME, NONE};
 
 use super::{Lost, X11, answer};
 use crate::windows::record;
@@ -15,8 +14,13 @@ const DPI: u32 = 96;
 /// Tenths of millimetres of an inch.
 const INCH: u32 = 254;
 
+/// Moved by so much.
+pub(super) fn shifted(place: Rectangle, by: (i32, i32)) -> Rectangle {
+    Rectangle { x: place.x.saturating_add(by.0), y: place.y.saturating_add(by.1), ..place }
+}
+
 /// Millimetres of so many pixels at 96 dots per inch.
-fn millimetres(pixels: u32) -> u32 {
+pub(super) fn millimetres(pixels: u32) -> u32 {
     (pixels * INCH / (DPI * 10)).max(1)
 }
 
@@ -30,20 +34,70 @@ impl X11 {
 
     /// The host's monitors are these.
     pub(super) fn monitors(&mut self, told: Vec<Monitor>) -> Result<(), Lost> {
-        let monitors: Vec<Monitor> = told
+        // One that begins farther away than the screen can be large is none of it.
+        let (wide, high) = (u32::from(self.most.0), u32::from(self.most.1));
+        let near =
+            |place: &Rectangle| place.x.unsigned_abs() < wide && place.y.unsigned_abs() < high;
+        let mut monitors: Vec<(Rectangle, Monitor)> = told
             .into_iter()
             .take(limits::MONITORS)
-            .filter_map(|monitor| {
-                let geometry = record::place(monitor.geometry?);
-                (geometry.x >= 0 && geometry.y >= 0)
-                    .then_some(Monitor { geometry: Some(geometry), ..monitor })
+            .filter_map(|monitor| Some((record::place(monitor.geometry?), monitor)))
+            .filter(|(place, _)| near(place))
+            .collect();
+        let least = |side: fn(&Rectangle) -> i32| {
+            monitors.iter().map(|(place, _)| side(place)).min().unwrap_or(0).min(0)
+        };
+        let origin = (least(|place| place.x), least(|place| place.y));
+        let here = |place: Rectangle| shifted(place, (-origin.0, -origin.1));
+        monitors.retain(|(place, _)| near(&here(*place)));
+        let monitors: Vec<Monitor> = monitors
+            .into_iter()
+            .map(|(place, monitor)| Monitor {
+                geometry: Some(here(place)),
+                work_area: monitor.work_area.map(record::place).map(here),
+                ..monitor
             })
             .collect();
         if monitors.is_empty() {
             return Ok(());
         }
+        self.begin_at(origin)?;
+        self.monitors = monitors;
+        let primary = self.monitors.iter().find(|monitor| monitor.primary);
+        let scale = primary.or(self.monitors.first()).map_or(100, |monitor| monitor.scale);
+        self.set_scale(scale)?;
+        match self.desktop.is_on() {
+            true => Ok(()),
+            false => self.follow_monitors(),
+        }
+    }
+
+    /// The screen begins there on the host. Windows stay where the host has them.
+    fn begin_at(&mut self, origin: (i32, i32)) -> Result<(), Lost> {
+        let before = std::mem::replace(&mut self.origin, origin);
+        let by = (before.0 - origin.0, before.1 - origin.1);
+        if by == (0, 0) {
+            return Ok(());
+        }
+        self.shift_places(by);
+        if self.desktop.is_on() {
+            return Ok(());
+        }
+        let windows: Vec<(Window, Rectangle)> =
+            self.clients.iter().map(|(window, client)| (*window, client.geometry)).collect();
+        for (window, place) in windows {
+            self.put(window, shifted(place, by))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the screen the shape that the host's monitors have.
+    pub(super) fn follow_monitors(&mut self) -> Result<(), Lost> {
+        if self.monitors.is_empty() {
+            return Ok(());
+        }
         let end = |start: i32, length: u32| start.unsigned_abs() + length;
-        let ends = monitors.iter().filter_map(|monitor| monitor.geometry);
+        let ends = self.monitors.iter().filter_map(|monitor| monitor.geometry);
         let (width, height) = ends.fold((1, 1), |(width, height), place| {
             (end(place.x, place.width).max(width), end(place.y, place.height).max(height))
         });
@@ -59,56 +113,25 @@ impl X11 {
                 "the X server's screen cannot be as large as the host's"
             );
         }
-        self.resize(size)?;
-        self.set_monitors(&monitors)?;
-        self.monitors = monitors;
-        let primary = self.monitors.iter().find(|monitor| monitor.primary);
-        let scale = primary.or(self.monitors.first()).map_or(100, |monitor| monitor.scale);
-        self.set_scale(scale)?;
+        self.dark()?;
+        self.set_size(size)?;
+        self.set_monitors(&self.monitors)?;
         self.tell_work_area()
     }
 
-    fn resize(&mut self, size: (u16, u16)) -> Result<(), Lost> {
-        if size == self.size {
-            return Ok(());
-        }
-        let Some(resources) =
-            answer(self.x.randr_get_screen_resources_current(self.root)?.reply())?
-        else {
-            return Ok(());
-        };
-        // A picture tube with a mode of its own would hold the screen at that mode's size.
-        for crtc in &resources.crtcs {
-            let time = resources.config_timestamp;
-            let off = self.x.randr_set_crtc_config(
-                *crtc,
-                CURRENT_TIME,
-                time,
-                0,
-                0,
-                NONE,
-                Rotation::ROTATE0,
-                &[],
-            )?;
-            answer(off.reply())?;
-        }
-        let (width, height) = size;
-        let (wide, high) = (millimetres(width.into()), millimetres(height.into()));
-        let set = self.x.randr_set_screen_size(self.root, width, height, wide, high)?;
-        match answer(set.check())? {
-            Some(()) => self.size = size,
-            None => tracing::warn!(width, height, "the X server keeps the size of its screen"),
+    /// Takes the host's monitors back: programs see the outputs that there are.
+    pub(super) fn forget_monitors(&self) -> Result<(), Lost> {
+        if let Some(held) = answer(self.x.randr_get_monitors(self.root, false)?.reply())? {
+            for monitor in held.monitors.iter().filter(|monitor| !monitor.automatic) {
+                self.x.randr_delete_monitor(self.root, monitor.name)?;
+            }
         }
         Ok(())
     }
 
     fn set_monitors(&self, monitors: &[Monitor]) -> Result<(), Lost> {
         // One whose name is there already is refused.
-        if let Some(held) = answer(self.x.randr_get_monitors(self.root, false)?.reply())? {
-            for monitor in held.monitors.iter().filter(|monitor| !monitor.automatic) {
-                self.x.randr_delete_monitor(self.root, monitor.name)?;
-            }
-        }
+        self.forget_monitors()?;
         for (number, monitor) in monitors.iter().enumerate() {
             // Names of the host need not be unique, and are any text.
             let name = format!("HOST-{number}");
@@ -135,8 +158,9 @@ impl X11 {
 
     /// Where new windows go: the primary monitor without the host's panels.
     pub(super) fn work_area(&self) -> Rectangle {
-        let primary = self.monitors.iter().find(|monitor| monitor.primary);
-        let monitor = primary.or(self.monitors.first());
+        let shown = if self.desktop.is_on() { &[] } else { &self.monitors[..] };
+        let primary = shown.iter().find(|monitor| monitor.primary);
+        let monitor = primary.or(shown.first());
         let area = monitor.and_then(|monitor| monitor.work_area.or(monitor.geometry));
         area.map_or(
             Rectangle { x: 0, y: 0, width: self.size.0.into(), height: self.size.1.into() },
@@ -158,7 +182,7 @@ impl X11 {
                 within(middle.0, g.x, g.width) && within(middle.1, g.y, g.height)
             })
         };
-        match self.monitors.iter().find(on) {
+        match self.monitors.iter().filter(|_| !self.desktop.is_on()).find(on) {
             Some(monitor) if whole => monitor.geometry.unwrap_or_default(),
             Some(monitor) => {
                 record::place(monitor.work_area.or(monitor.geometry).unwrap_or_default())

@@ -8,6 +8,7 @@ use x11rb::wrapper::ConnectionExt as _;
 use x11rb::{CURRENT_TIME, NONE};
 
 use super::client::RECORD;
+use super::monitors::shifted;
 use super::{Lost, X11};
 use crate::windows::telling::Teller;
 
@@ -22,6 +23,10 @@ impl X11 {
         match order {
             M::Monitors(Monitors { monitors }) => self.monitors(monitors),
             M::Keyboard(keyboard) => self.keyboard(&keyboard),
+            M::Mode(mode) if mode.mode() == WindowsMode::Desktop => self.show_desktop(teller),
+            M::Mode(mode) if mode.mode() == WindowsMode::Seamless => self.hide_desktop(teller),
+            // Of windows that the host does not show any longer.
+            _ if self.desktop.is_on() => Ok(()),
             M::Configure(configure) => self.configure(&configure),
             M::Focus(focus) => self.focus(focus.window),
             M::Close(close) => self.close(close.window),
@@ -29,8 +34,6 @@ impl X11 {
             M::Button(button) => self.button(&button),
             M::Scroll(scroll) => self.scroll(&scroll),
             M::Key(key) => self.key(&key),
-            M::Mode(mode) if mode.mode() == WindowsMode::Desktop => self.show_desktop(teller),
-            M::Mode(mode) if mode.mode() == WindowsMode::Seamless => self.hide_desktop(teller),
             M::Mode(_) | M::Hello(_) | M::Ack(_) | M::Resync(_) | M::Ping(_) => Ok(()),
         }
     }
@@ -75,7 +78,7 @@ impl X11 {
             }
         }
         if let Some(place) = configure.geometry {
-            self.put_in_time(window, place)?;
+            self.put_in_time(window, shifted(place, (-self.origin.0, -self.origin.1)))?;
         }
         self.touch(window, RECORD);
         Ok(())

@@ -76,6 +76,8 @@ pub struct Hints {
     pub urgent: bool,
     /// It begins minimized.
     pub iconic: bool,
+    /// Pixmaps of its icon: the picture and where it is opaque; 0 for none.
+    pub icon: (u32, u32),
 }
 
 /// Reads WM_HINTS; what is not said is as most programs want it.
@@ -87,6 +89,10 @@ pub fn hints(values: &[u32]) -> Hints {
         input: flags & 1 == 0 || value(1) != 0,
         urgent: flags & (1 << 8) != 0,
         iconic: flags & (1 << 1) != 0 && value(2) == 3,
+        icon: (
+            if flags & (1 << 2) != 0 { value(3) } else { 0 },
+            if flags & (1 << 5) != 0 { value(7) } else { 0 },
+        ),
     }
 }
 

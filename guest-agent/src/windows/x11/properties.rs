@@ -286,7 +286,7 @@ impl X11 {
         Ok((state, has(a._NET_WM_STATE_MODAL)))
     }
 
-    /// Tells the largest of a window's icons that is within the limit.
+    /// Tells the largest of a window's icons that is within the limit, else the pixmap that it has.
     pub(super) fn tell_icon(&mut self, window: Window, teller: &mut Teller) -> Result<(), Lost> {
         let atom = self.atoms._NET_WM_ICON;
         let part = |offset: u32, length: u32| {
@@ -304,7 +304,7 @@ impl X11 {
                 best = Some(icon);
             }
         }
-        let Some(icon) = best else { return Ok(()) };
+        let Some(icon) = best else { return self.tell_pixmap(window, teller) };
         let count = icon.width * icon.height;
         let Some(reply) = answer(part(icon.offset, count)?.reply())? else { return Ok(()) };
         let argb: Vec<u32> = reply.value32().map(Iterator::collect).unwrap_or_default();

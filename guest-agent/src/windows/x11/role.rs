@@ -41,7 +41,7 @@ where
 }
 
 /// What all window managers ask of the root window.
-fn root_events() -> EventMask {
+pub(super) fn root_events() -> EventMask {
     EventMask::SUBSTRUCTURE_REDIRECT
         | EventMask::SUBSTRUCTURE_NOTIFY
         | EventMask::STRUCTURE_NOTIFY

@@ -1,10 +1,10 @@
 //! The X server: one that runs already and has no window manager, or one of the agent's own.
 //!
-//! The agent's own is Xvfb, which needs no device and no rights. It listens on its Unix socket alone, with a
-//! key that only this user can read, and outlives the agent: the next agent of this user finds it by the
-//! files in its folder, with all applications as they are.
+//! The agent's own is Xorg on this machine's screen where the user may have that ([`seat`]), so that desktop mode
+//! shows it; else Xvfb, which needs no device and no rights. It listens on its Unix socket alone, with a key that
+//! only this user can read, and outlives the agent: the next agent of this user finds it by the files in its
+//! folder, with all applications as they are.
 
-use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -17,12 +17,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use x11rb::reexports::x11rb_protocol::parse_display::parse_display;
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 
+use crate::windows::seat;
+
 /// The one method of access that needs no library (Xsecurity(7)).
 const METHOD: &[u8] = b"MIT-MAGIC-COOKIE-1";
 /// Bytes of a key of that method.
 const KEY: usize = 16;
 /// How long an X server may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The same for one on a screen, which looks for devices first.
+const ON_SCREEN: Duration = Duration::from_secs(90);
+/// Pauses while it starts, and how often systemd is asked whether it has ended.
+const PAUSE: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_secs(1);
 /// Any address (Xauth.h, FamilyWild).
 const ANY: u16 = 0xffff;
 
@@ -40,8 +47,10 @@ pub enum Place {
     Own {
         /// Of this user alone; made if missing.
         folder: PathBuf,
-        /// Pixels of the largest screen it can have. It takes four bytes of memory for each.
+        /// Pixels of the largest screen that Xvfb can have. It takes four bytes of memory for each.
         most: (u16, u16),
+        /// Where the system agent starts one on this machine's screen; never there without it.
+        seat: Option<PathBuf>,
     },
 }
 
@@ -80,6 +89,8 @@ pub(super) struct Connected {
     pub(super) display: String,
     /// For `$XAUTHORITY`.
     pub(super) authority: Option<PathBuf>,
+    /// With the files of the agent's own.
+    pub(super) folder: Option<PathBuf>,
 }
 
 /// Connects to the server, which may be started for it.
@@ -90,13 +101,13 @@ pub(super) fn connect(place: &Place) -> Result<Connected, ServerError> {
             let connected = connect_to(display, key.transpose()?.flatten());
             let (connection, screen) = connected?;
             let (display, authority) = (display.clone(), authority.clone());
-            Ok(Connected { connection, screen, display, authority })
+            Ok(Connected { connection, screen, display, authority, folder: None })
         }
-        Place::Own { folder, most } => own(folder, *most),
+        Place::Own { folder, most, seat } => own(folder, *most, seat.as_deref()),
     }
 }
 
-fn own(folder: &Path, most: (u16, u16)) -> Result<Connected, ServerError> {
+fn own(folder: &Path, most: (u16, u16), seat: Option<&Path>) -> Result<Connected, ServerError> {
     let unusable = |path: &Path| {
         let path = path.to_owned();
         move |source| ServerError::Folder { path, source }
@@ -107,7 +118,11 @@ fn own(folder: &Path, most: (u16, u16)) -> Result<Connected, ServerError> {
         let error = io::Error::new(io::ErrorKind::PermissionDenied, "others may write there");
         return Err(unusable(folder)(error));
     }
-    let (file, name) = (folder.join("authority"), folder.join("display"));
+    let (file, name) = (folder.join(seat::AUTHORITY), folder.join("display"));
+    let found = |connection, screen, display| {
+        let (authority, folder) = (Some(file.clone()), Some(folder.to_owned()));
+        Connected { connection, screen, display, authority, folder }
+    };
     if let (Ok(display), Ok(bytes)) = (std::fs::read_to_string(&name), std::fs::read(&file)) {
         let key = bytes.last_chunk::<KEY>().map(|key| key.to_vec());
         // Another user's server may have taken the number since.
@@ -120,7 +135,7 @@ fn own(folder: &Path, most: (u16, u16)) -> Result<Connected, ServerError> {
         {
             let server = display.as_str();
             tracing::info!(server, "the X server of an agent before runs still");
-            return Ok(Connected { connection, screen, display, authority: Some(file) });
+            return Ok(found(connection, screen, display));
         }
     }
     let mut key = [0; KEY];
@@ -134,12 +149,61 @@ fn own(folder: &Path, most: (u16, u16)) -> Result<Connected, ServerError> {
     options.write(true).create_new(true).mode(0o600);
     let mut written = options.open(&file).map_err(unusable(&file))?;
     written.write_all(&authority(&key)).map_err(unusable(&file))?;
-    let display = start(&file, most).map_err(ServerError::Start)?;
+    let seen = seat.and_then(|seat| match on_screen(folder, seat) {
+        Ok(display) => Some(display),
+        Err(error) => {
+            tracing::info!(%error, "windows of this session are on no screen of this machine");
+            None
+        }
+    });
+    let on_screen = seen.is_some();
+    let display = seen.map_or_else(|| start(&file, most), Ok).map_err(ServerError::Start)?;
     std::fs::write(&name, &display).map_err(unusable(&name))?;
     let (connection, screen) = connect_to(&display, Some(key.to_vec()))?;
     let server = display.as_str();
-    tracing::info!(server, "an X server for this session's windows");
-    Ok(Connected { connection, screen, display, authority: Some(file) })
+    tracing::info!(server, on_screen, "an X server for this session's windows");
+    Ok(found(connection, screen, display))
+}
+
+/// Has an X server started on this machine's screen, and gives the name of its display.
+fn on_screen(folder: &Path, seat: &Path) -> io::Result<String> {
+    let ready = folder.join(seat::READY);
+    match std::fs::remove_file(&ready) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    seat::ask(seat)?;
+    let unit = seat::unit(rustix::process::getuid().as_raw());
+    let deadline = Instant::now() + ON_SCREEN;
+    let mut look = Instant::now() + LOOK;
+    loop {
+        // Not there before its program has begun.
+        let said = std::fs::read_to_string(&ready).unwrap_or_default();
+        if said.ends_with('\n') {
+            return numbered(&said);
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not say its display"));
+        }
+        if now >= look {
+            look = now + LOOK;
+            let ended = Command::new("systemctl").args(["is-failed", "--quiet", &unit]).status()?;
+            if ended.success() {
+                return Err(io::Error::other("it has ended at once"));
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The name of the display with this number, as X servers say it (`-displayfd`).
+fn numbered(said: &str) -> io::Result<String> {
+    let digits = said.trim();
+    match digits.parse::<u16>() {
+        Ok(number) => Ok(format!(":{number}")),
+        Err(_) => Err(io::Error::other(format!("its display is {digits:?}"))),
+    }
 }
 
 /// A file for `$XAUTHORITY` with one key, which opens whatever display it is tried at.
@@ -153,25 +217,25 @@ fn authority(key: &[u8; KEY]) -> Vec<u8> {
     bytes
 }
 
-/// The command up to Xvfb's name: where the user has a systemd in a unit of its own, which does not end with
-/// that of the agent.
-fn scope() -> Command {
+/// The command up to the program's name: where the user has a systemd in a unit of its own, which does not end
+/// with that of the agent.
+pub(super) fn scope(program: &Path, description: &str) -> Command {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let managed = runtime.is_some_and(|runtime| runtime.join("systemd/private").exists());
     let found = |place: PathBuf| place.join("systemd-run").is_file();
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !managed || !std::env::split_paths(&path).any(found) {
-        return Command::new("Xvfb");
+        return Command::new(program);
     }
     let mut command = Command::new("systemd-run");
     command.args(["--user", "--scope", "--quiet", "--collect", "--slice=session.slice"]);
-    command.args(["--description=X server for windows on the host", "--", "Xvfb"]);
+    command.arg(format!("--description={description}")).arg("--").arg(program);
     command
 }
 
 /// Starts Xvfb and gives the name of its display.
 fn start(authority: &Path, (width, height): (u16, u16)) -> io::Result<String> {
-    let mut command = scope();
+    let mut command = scope(Path::new("Xvfb"), "X server for windows on the host");
     command.args(["-displayfd", "1", "-screen", "0"]).arg(format!("{width}x{height}x24"));
     command.args(["-dpi", "96", "-nolisten", "tcp", "-noreset", "-s", "0"]);
     command.arg("-auth").arg(authority);
@@ -201,12 +265,7 @@ fn start(authority: &Path, (width, height): (u16, u16)) -> io::Result<String> {
     }
     // It ends with the session, or by itself; until then somebody has to wait for it.
     std::thread::spawn(move || child.wait());
-    let mut display = String::from(":");
-    let digits = number.trim();
-    if digits.parse::<u16>().is_err() || write!(display, "{digits}").is_err() {
-        return Err(io::Error::other(format!("its display is {digits:?}")));
-    }
-    Ok(display)
+    numbered(&number)
 }
 
 fn connect_to(display: &str, key: Option<Vec<u8>>) -> Result<(RustConnection, usize), ServerError> {
@@ -271,6 +330,14 @@ mod tests {
         assert_eq!(find_key(&bytes, b"12"), Some(vec![7; KEY]));
         for end in 0..bytes.len() {
             assert_eq!(find_key(&bytes[..end], b"12"), None, "{end}");
+        }
+    }
+
+    #[test]
+    fn a_display_has_a_number() {
+        assert_eq!(numbered("0\n").unwrap(), ":0");
+        for wrong in ["\n", "x\n", "-1\n", "65536\n", "1 2\n"] {
+            numbered(wrong).unwrap_err();
         }
     }
 
