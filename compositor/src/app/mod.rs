@@ -27,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use window::Open;
+use window_link::latency;
 use window_memory::WindowMemory;
 use winit::application::ApplicationHandler;
 use winit::event::WindowEvent;
@@ -276,6 +277,7 @@ impl App {
             None => {}
             Some(Heard::End(reason)) => self.disconnect(&reason),
             Some(Heard::Messages(messages)) => {
+                latency::pass("read", "taken");
                 for message in messages {
                     if let Err(error) = self.model.hear(Untrusted::new(message)) {
                         self.disconnect(&error.to_string());
@@ -305,6 +307,7 @@ impl App {
             }
         }
         self.draw(event_loop)?;
+        latency::end("taken", "drawn");
         let now = Instant::now();
         for (id, window) in &mut self.windows {
             match window.answer(now, self.interval) {
@@ -447,7 +450,13 @@ impl App {
                     }
                 }
             }
-            Act::Tell(message) => self.say(message),
+            Act::Tell(message) => {
+                let key = matches!(message, from_host::Message::Key(_));
+                self.say(message);
+                if key {
+                    latency::pass("pressed", "said");
+                }
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! the commands a person would type.
 
 mod display;
+pub(crate) mod stages;
 
 use crate::failure::{Context, Failure, Result};
 use crate::process::{Output, Step};
@@ -26,6 +27,8 @@ const APPLICATIONS: &str =
 const CHECKS: &str = "xclip,git,procps,libnotify-bin,xdotool,x11-utils";
 /// What the demo opens.
 const OPENED: [&str; 2] = ["debian-xterm", "l3afpad"];
+/// Of a desktop that nobody looks at.
+const SCREEN: [u16; 2] = [1280, 800];
 /// A software CPU on two busy cores takes minutes to boot Debian.
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -43,7 +46,7 @@ pub(crate) fn run() -> Result<i32> {
     } else {
         packages::require(packages::DESKTOP)?;
         println!("No desktop is here: the demo starts one, and leaves pictures of it.");
-        let display = Display::start(&workspace::folder("demo")?)?;
+        let display = Display::start(&workspace::folder("demo")?, SCREEN)?;
         demo.environment.push(("DISPLAY".to_owned(), display.name.clone()));
         Some(display)
     };
@@ -87,7 +90,7 @@ pub(crate) fn run() -> Result<i32> {
 pub(crate) fn check() -> Result {
     packages::require(packages::DESKTOP)?;
     let folders = workspace::folder("test/demo")?;
-    let display = Display::start(&folders)?;
+    let display = Display::start(&folders, SCREEN)?;
     let include = format!("{APPLICATIONS},{CHECKS}");
     let mut demo = Demo::prepare("desktop", &include, Some(&folders))?;
     demo.environment.push(("DISPLAY".to_owned(), display.name.clone()));

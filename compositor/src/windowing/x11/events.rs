@@ -190,6 +190,7 @@ impl X11 {
             return;
         }
         if pressed {
+            window_link::latency::begin("pressed");
             self.user_time = event.time;
         }
         self.see(Seen::Key { window: id, code, pressed, time: event.time });

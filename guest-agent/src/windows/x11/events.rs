@@ -19,6 +19,7 @@ impl X11 {
     pub(super) fn handle(&mut self, event: Event, teller: &mut Teller) -> Result<(), Lost> {
         match event {
             Event::DamageNotify(event) => {
+                window_link::latency::pass("injected", "damaged");
                 let area = event.area;
                 // Of the window inside its border; pixels count from outside.
                 let border =
