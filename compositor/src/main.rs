@@ -7,7 +7,7 @@ use compositor::paint::{Colour, Preference};
 use compositor_control::{ControlError, Listener, Mode};
 use log_limits::StandardError;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +38,9 @@ struct Arguments {
     /// Most pictures of a window in a second; without it, those of the fastest monitor.
     #[arg(long, value_name = "HERTZ", value_parser = clap::value_parser!(u32).range(1..=1000))]
     frame_rate: Option<u32>,
+    /// For tests: each byte from this pipe loses the GPU.
+    #[arg(long, value_name = "PIPE", hide = true)]
+    gpu_losses: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -107,14 +110,27 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let event_loop =
         EventLoop::<Wake>::with_user_event().with_x11().build().map_err(AppError::from)?;
     let proxy = event_loop.create_proxy();
+    let losing = proxy.clone();
     let mut app = App::new(settings, proxy.clone())?;
     if let Some(daemon) = daemon {
         daemon.hear(proxy).map_err(AppError::from)?;
     } else if let Some(listener) = listener {
         accept(listener, proxy).map_err(AppError::from)?;
     }
+    if let Some(pipe) = &arguments.gpu_losses {
+        let pipe = File::open(pipe).map_err(system(format!("open {}", pipe.display())))?;
+        lose(pipe, losing).map_err(AppError::from)?;
+    }
     event_loop.run_app(&mut app).map_err(AppError::from)?;
     app.into_result()?;
+    Ok(())
+}
+
+/// Loses the GPU at each byte, in a thread of its own.
+fn lose(mut pipe: File, proxy: EventLoopProxy<Wake>) -> io::Result<()> {
+    std::thread::Builder::new().name("losses".into()).spawn(move || {
+        while matches!(pipe.read(&mut [0]), Ok(1)) && proxy.send_event(Wake::LoseGpu).is_ok() {}
+    })?;
     Ok(())
 }
 

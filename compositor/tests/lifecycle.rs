@@ -103,9 +103,8 @@ fn in_desktop_mode_no_window_is_open_and_all_come_back() {
     shown(&desktop, &mut guest, 1, 9);
 }
 
-/// All of a window as it is on the screen, for one painter.
-fn drawn(desktop: &Desktop, painter: &str) -> (String, Vec<[u8; 3]>) {
-    let mut compositor = Compositor::start(desktop, painter);
+/// All of a window as it is on the screen, by this compositor.
+fn drawn(desktop: &Desktop, mut compositor: Compositor) -> (String, Vec<[u8; 3]>) {
     let mut guest = compositor.guest();
     guest.tell(v1::Window { undecorated: true, ..window(1, 300, 200, 200, 120) });
     guest.configured(1, |_| true);
@@ -141,14 +140,22 @@ fn drawn(desktop: &Desktop, painter: &str) -> (String, Vec<[u8; 3]>) {
 #[test]
 fn both_painters_put_the_same_on_the_screen() {
     let Some(desktop) = Desktop::new() else { return };
-    let (_, software) = drawn(&desktop, "software");
+    let (_, software) = drawn(&desktop, Compositor::start(&desktop, "software"));
     if !std::path::Path::new("/usr/share/vulkan/icd.d").exists() {
         println!("SKIPPED: no Vulkan driver is installed (mesa-vulkan-drivers)");
         return;
     }
-    let (renderer, gpu) = drawn(&desktop, "gpu");
-    assert!(!renderer.contains("software ("), "{renderer}");
-    assert!(software == gpu, "{renderer} draws otherwise than the X server");
+    for (name, other) in [("vulkan", "__EGL_VENDOR_LIBRARY_FILENAMES"), ("gl", "VK_DRIVER_FILES")] {
+        let compositor = Compositor::start_as(&desktop, name, "gpu", |command| {
+            command.env(other, "/nowhere");
+            if name == "gl" {
+                command.env("VK_ICD_FILENAMES", "/nowhere");
+            }
+        });
+        let (renderer, gpu) = drawn(&desktop, compositor);
+        assert!(renderer.contains(&format!("({name},")), "{renderer}");
+        assert!(software == gpu, "{renderer} draws otherwise than the X server");
+    }
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub enum Wake {
     Daemon(ToCompositor),
     /// The daemon is gone.
     DaemonGone,
+    /// The GPU is to be lost, for tests.
+    LoseGpu,
 }
 
 /// How the program is to be.
@@ -508,6 +510,14 @@ impl App {
             self.settings.painter = Preference::Software;
         }
         let before = self.painter.take();
+        // A driver that is gone is no reason to end, also where a GPU was asked for.
+        if let Err(error) = self.painter(event_loop) {
+            if self.settings.painter == Preference::Software {
+                return Err(error);
+            }
+            tracing::warn!("{error}");
+            self.settings.painter = Preference::Software;
+        }
         let mut surfaces = Vec::new();
         let targets: Vec<(u32, Target)> =
             self.windows.iter().map(|(id, window)| (*id, window.target.clone())).collect();
@@ -600,6 +610,11 @@ impl ApplicationHandler<Wake> for App {
                 if let Err(error) = self.order(event_loop, message) {
                     self.failed = Some(error);
                     event_loop.exit();
+                }
+            }
+            Wake::LoseGpu => {
+                if let Some(painter) = &mut self.painter {
+                    painter.lose();
                 }
             }
             Wake::DaemonGone => {

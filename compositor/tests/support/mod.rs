@@ -16,7 +16,8 @@ use window_link::Decoder;
 use window_memory::{Allocator, Area, Span, WindowMemory};
 use x11rb::connection::Connection;
 use x11rb::protocol::xproto::{
-    AtomEnum, ConnectionExt as _, CreateWindowAux, ImageFormat, WindowClass,
+    AtomEnum, ConfigureWindowAux, ConnectionExt as _, CreateWindowAux, ImageFormat, StackMode,
+    WindowClass,
 };
 use x11rb::rust_connection::RustConnection;
 
@@ -30,7 +31,14 @@ pub(crate) const VM: &str = "Test VM";
 pub(crate) const BORDER: i32 = 2;
 
 /// Ends its process with it.
-struct Process(Child);
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts it, to be heard of no more.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -179,6 +187,24 @@ impl Desktop {
         window.into()
     }
 
+    /// A window of the host's own that is the whole screen in one colour: blue, green, red.
+    pub(crate) fn backdrop(&self, colour: [u8; 3]) {
+        let [blue, green, red] = colour;
+        let window = self.x.generate_id().unwrap();
+        let attributes = CreateWindowAux::new()
+            .background_pixel(u32::from_be_bytes([0, red, green, blue]))
+            .override_redirect(1);
+        let class = WindowClass::INPUT_OUTPUT;
+        self.x
+            .create_window(0, window, self.root, 0, 0, 1280, 800, 0, class, 0, &attributes)
+            .unwrap();
+        self.x.map_window(window).unwrap();
+        let below = ConfigureWindowAux::new().stack_mode(StackMode::BELOW);
+        self.x.configure_window(window, &below).unwrap();
+        self.x.flush().unwrap();
+        self.until("the backdrop", || (self.pixels(505, 305, 1, 1) == [colour]).then_some(()));
+    }
+
     /// Gives a window the keyboard.
     pub(crate) fn activate(&self, window: u64) {
         self.run("xdotool", &["windowactivate", "--sync", &window.to_string()]);
@@ -229,19 +255,29 @@ pub(crate) struct Compositor {
 
 impl Compositor {
     pub(crate) fn start(desktop: &Desktop, painter: &str) -> Self {
-        let socket = desktop.folder.path().join(format!("control-{painter}"));
+        Self::start_as(desktop, painter, painter, |_| {})
+    }
+
+    /// By another name than its painter's, with more arguments or variables.
+    pub(crate) fn start_as(
+        desktop: &Desktop,
+        name: &str,
+        painter: &str,
+        more: impl FnOnce(&mut Command),
+    ) -> Self {
+        let socket = desktop.folder.path().join(format!("control-{name}"));
         let listener = UnixListener::bind(&socket).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_macrohard-compositor"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_macrohard-compositor"));
+        command
             .args(["--painter", painter])
             .env("DISPLAY", &desktop.display)
             .env("MACROHARD_LOG", std::env::var("MACROHARD_LOG").unwrap_or("error".into()))
             .env("XCURSOR_PATH", desktop.folder.path().join("icons"))
             .env_remove("WAYLAND_DISPLAY")
             .env("XDG_RUNTIME_DIR", desktop.folder.path())
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
-            .spawn()
-            .unwrap();
-        let process = Process(child);
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+        more(&mut command);
+        let process = Process(command.spawn().unwrap());
         let memory = WindowMemory::create(64 << 20).unwrap();
         let (sender, receiver) = daemon(&socket);
         let mut compositor = Self { process, sender, receiver, memory, asked: 0, socket };
