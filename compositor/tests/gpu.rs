@@ -9,8 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use support::{Compositor, Desktop, Guest, opaque, pattern, window};
 use window_memory::Span;
-use x11rb::connection::Connection;
-use x11rb::protocol::xproto::{ConnectionExt as _, CreateGCAux, Rectangle};
+use x11rb::protocol::xproto::ConnectionExt as _;
 
 /// Size of the guest's windows here.
 const WIDTH: u32 = 120;
@@ -112,25 +111,6 @@ impl Shown {
             (desktop.pixels(x - 2, 148, width, height) == shot).then_some(())
         });
     }
-
-    /// Somebody draws over it: nothing of what was there is left.
-    fn spoil(&self, desktop: &Desktop, compositor: &mut Compositor) {
-        let host = u32::try_from(compositor.host(self.id)).unwrap();
-        let gc = desktop.x.generate_id().unwrap();
-        desktop.x.create_gc(gc, host, &CreateGCAux::new().foreground(0x00_ff_00)).unwrap();
-        let all = Rectangle { x: 0, y: 0, width: 400, height: 400 };
-        desktop.x.poly_fill_rectangle(host, gc, &[all]).unwrap();
-        desktop.x.free_gc(gc).unwrap();
-        desktop.x.flush().unwrap();
-        let x = Self::x(self.id);
-        desktop.until("green", || {
-            desktop
-                .pixels(x, 150, WIDTH, HEIGHT)
-                .iter()
-                .all(|pixel| *pixel == [0, 255, 0])
-                .then_some(())
-        });
-    }
 }
 
 #[test]
@@ -148,7 +128,7 @@ fn when_the_gpu_is_lost_all_windows_are_shown_again() {
     for (seed, by_gpu) in [(40, true), (50, false)] {
         on_gpu.lose();
         for shown in &windows {
-            shown.spoil(&desktop, &mut on_gpu.compositor);
+            desktop.spoil(on_gpu.compositor.host(shown.id));
         }
         // One has something to show; the others have only been lost.
         windows[0].change(&mut guest, seed);
@@ -178,7 +158,7 @@ fn without_a_gpu_to_come_back_the_x_server_draws() {
     std::fs::remove_file(&on_gpu.driver).unwrap();
     on_gpu.lose();
     for shown in &windows {
-        shown.spoil(&desktop, &mut on_gpu.compositor);
+        desktop.spoil(on_gpu.compositor.host(shown.id));
     }
     windows[0].change(&mut guest, 60);
     for shown in &windows {

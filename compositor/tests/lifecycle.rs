@@ -488,3 +488,60 @@ fn in_desktop_mode_the_guests_screen_is_one_window() {
     drop(server);
     desktop.until("its end", || (compositor.status().windows == 0).then_some(()));
 }
+
+#[test]
+fn a_guest_that_floods_holds_up_neither_its_own_windows_nor_those_of_others() {
+    let Some(desktop) = Desktop::new() else { return };
+    let mut flooded = Compositor::start_as(&desktop, "flooded", "software", |_| {});
+    let mut flooding = flooded.guest();
+    shown(&desktop, &mut flooding, 1, 1);
+    let pixels = shown(&desktop, &mut flooding, 2, 2);
+    let mut other = Compositor::start(&desktop, "software");
+    let mut normal = other.guest();
+    shown(&desktop, &mut normal, 3, 3);
+
+    // A present and a long title in turn: both take the compositor longer than to be sent.
+    let span = flooding.buffer(120, 80, &pattern(120, 80, 90));
+    let first = flooding.present(1, &span, 120, 80);
+    let start = flooding.generation();
+    let flood = flooding.flood(move |number| {
+        if number % 2 == 0 {
+            let sequence = first.sequence + number;
+            return from_guest::Message::Present(v1::Present { sequence, ..first.clone() });
+        }
+        let title = format!("{number}{}", "\u{202e}\u{7}".repeat(10_000));
+        let generation = start + number;
+        from_guest::Message::Window(v1::Window {
+            generation,
+            title,
+            ..window(1, 300, 150, 120, 80)
+        })
+    });
+    desktop.until("the flood", || (flood.said() > 2000).then_some(()));
+    for round in 0..5_u8 {
+        let before = flood.said();
+        // What the flooding guest shows is drawn, and so is its other window when it has been spoiled.
+        desktop.until("the flood's pixels", || {
+            (desktop.pixels(300, 150, 120, 80) == opaque(&pattern(120, 80, 90))).then_some(())
+        });
+        let host = flooded.host(2);
+        desktop.spoil(host);
+        desktop.expose(host);
+        desktop.until("the other window's pixels", || {
+            (desktop.pixels(500, 150, 120, 80) == opaque(&pixels)).then_some(())
+        });
+        // Another VM's window shows what it presents.
+        let shows = pattern(120, 80, 100 + round);
+        let span = normal.buffer(120, 80, &shows);
+        let present = normal.present(3, &span, 120, 80);
+        normal.show(present);
+        desktop.until("the normal guest's pixels", || {
+            (desktop.pixels(700, 150, 120, 80) == opaque(&shows)).then_some(())
+        });
+        desktop.until("more of the flood", || (flood.said() > before).then_some(()));
+    }
+    drop(flood);
+    let status = flooded.status();
+    assert!(status.guest, "it was not disconnected for it");
+    assert!(status.refused["present-flood"] > 500, "{status:?}");
+}

@@ -95,6 +95,8 @@ pub struct App {
     model: Model,
     link: Option<(u64, Link)>,
     links: u64,
+    /// Batches of what the guest has said that are not taken.
+    untaken: usize,
     screen: Option<screen::Screen>,
     daemon: bool,
     windows: BTreeMap<u32, Open>,
@@ -166,6 +168,7 @@ impl App {
             losses: 0,
             link: None,
             links: 0,
+            untaken: 0,
             screen: None,
             windows: BTreeMap::new(),
             monitors: v1::Monitors::default(),
@@ -223,6 +226,7 @@ impl App {
     fn connect(&mut self, stream: UnixStream) {
         self.disconnect("another one has come");
         self.links += 1;
+        self.untaken = 0;
         let number = self.links;
         let proxy = self.proxy.clone();
         let wake = move || {
@@ -272,9 +276,11 @@ impl App {
         }
     }
 
-    /// Takes what the guest has said, at most one batch: the others get their turn.
-    fn hear(&mut self, number: u64) {
-        let Some((_, link)) = self.link.as_ref().filter(|(of, _)| *of == number) else { return };
+    /// Takes what the guest has said, at most one batch between two pictures: whatever it says, the others get
+    /// their turn, and what there is is drawn.
+    fn hear(&mut self) {
+        let Some((_, link)) = self.link.as_ref().filter(|_| self.untaken > 0) else { return };
+        self.untaken -= 1;
         match link.take() {
             None => {}
             Some(Heard::End(reason)) => self.disconnect(&reason),
@@ -328,7 +334,11 @@ impl App {
         if let Some(screen) = &mut self.screen {
             screen.drawn();
         }
-        tracing::trace!(windows = ?self.windows, "asleep");
+        tracing::trace!(windows = ?self.windows, self.untaken, "asleep");
+        if self.untaken > 0 {
+            event_loop.set_control_flow(ControlFlow::Poll);
+            return Ok(());
+        }
         let waits = self.model.wait().map(|wait| self.passed + wait);
         let due = self.windows.values().filter_map(Open::due).chain(waits).min();
         event_loop.set_control_flow(due.map_or(ControlFlow::Wait, ControlFlow::WaitUntil));
@@ -581,8 +591,9 @@ impl ApplicationHandler<Wake> for App {
             }
             Wake::Connected(stream) => self.connect(stream),
             Wake::Guest(number) => {
-                self.hear(number);
-                self.end_if_alone(event_loop);
+                if self.link.as_ref().is_some_and(|(of, _)| *of == number) {
+                    self.untaken += 1;
+                }
             }
             Wake::Display(number) => {
                 if let Some(screen) = &mut self.screen {
@@ -629,6 +640,8 @@ impl ApplicationHandler<Wake> for App {
     }
 
     fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
+        self.hear();
+        self.end_if_alone(event_loop);
         if let Err(error) = self.pump(event_loop) {
             self.failed = Some(error);
             event_loop.exit();

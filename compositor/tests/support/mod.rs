@@ -11,13 +11,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use window_link::Decoder;
 use window_memory::{Allocator, Area, Span, WindowMemory};
 use x11rb::connection::Connection;
 use x11rb::protocol::xproto::{
-    AtomEnum, ConfigureWindowAux, ConnectionExt as _, CreateWindowAux, ImageFormat, StackMode,
-    WindowClass,
+    AtomEnum, ConfigureWindowAux, ConnectionExt as _, CreateGCAux, CreateWindowAux, ImageFormat,
+    StackMode, WindowClass,
 };
 use x11rb::rust_connection::RustConnection;
 
@@ -203,6 +205,24 @@ impl Desktop {
         self.x.configure_window(window, &below).unwrap();
         self.x.flush().unwrap();
         self.until("the backdrop", || (self.pixels(505, 305, 1, 1) == [colour]).then_some(()));
+    }
+
+    /// Lets the X server ask for all of a window's pixels.
+    pub(crate) fn expose(&self, window: u64) {
+        let window = u32::try_from(window).unwrap();
+        self.x.clear_area(true, window, 0, 0, 0, 0).unwrap();
+        self.x.get_input_focus().unwrap().reply().unwrap();
+    }
+
+    /// Draws over all of a window: nothing of what it showed is left.
+    pub(crate) fn spoil(&self, window: u64) {
+        let window = u32::try_from(window).unwrap();
+        let gc = self.x.generate_id().unwrap();
+        self.x.create_gc(gc, window, &CreateGCAux::new().foreground(0x00_ff_00)).unwrap();
+        let all = x11rb::protocol::xproto::Rectangle { x: 0, y: 0, width: 4000, height: 4000 };
+        self.x.poly_fill_rectangle(window, gc, &[all]).unwrap();
+        self.x.free_gc(gc).unwrap();
+        self.x.get_input_focus().unwrap().reply().unwrap();
     }
 
     /// Gives a window the keyboard.
@@ -411,6 +431,29 @@ fn daemon(socket: &Path) -> (Sender<ToCompositor>, Receiver<FromCompositor>) {
     compositor_control::link(UnixStream::connect(socket).unwrap()).unwrap()
 }
 
+/// See [`Guest::flood`].
+pub(crate) struct Flood {
+    ends: Arc<AtomicBool>,
+    said: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    /// Messages so far.
+    pub(crate) fn said(&self) -> u64 {
+        self.said.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A guest's agent.
 pub(crate) struct Guest {
     stream: UnixStream,
@@ -474,6 +517,11 @@ impl Guest {
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Of the last window that was told.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Tells of a window, with the next generation.
@@ -583,6 +631,37 @@ impl Guest {
             height,
             damage: Vec::new(),
         }
+    }
+
+    /// Says what `next` makes of 1, 2, 3 ..., and takes all answers, until what is given back is dropped.
+    pub(crate) fn flood(
+        &self,
+        next: impl Fn(u64) -> from_guest::Message + Send + 'static,
+    ) -> Flood {
+        let (mut writing, mut reading) =
+            (self.stream.try_clone().unwrap(), self.stream.try_clone().unwrap());
+        let (ends, said) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (end, count) = (Arc::clone(&ends), Arc::clone(&said));
+        let writer = std::thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                let message = Some(next(count.fetch_add(1, Ordering::Relaxed) + 1));
+                let mut bytes = Vec::new();
+                window_link::encode(&FromGuest { message }, &mut bytes).unwrap();
+                if writing.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        let end = Arc::clone(&ends);
+        let reader = std::thread::spawn(move || {
+            reading.set_read_timeout(Some(LOOK)).unwrap();
+            let mut bytes = [0; 65536];
+            while !end.load(Ordering::Relaxed) {
+                // Nothing for a moment, or the end.
+                let _ = reading.read(&mut bytes);
+            }
+        });
+        Flood { ends, said, threads: vec![writer, reader] }
     }
 
     /// Presents and waits for the answer.
