@@ -369,6 +369,7 @@ impl App {
                 }
             }
             Notice::Monitors => self.read_monitors()?,
+            Notice::Titles(titles) => self.model.set_titles(titles),
             Notice::Keyboard => {
                 let keyboard = self.windowing.keyboard()?;
                 if keyboard != self.keyboard {

@@ -76,6 +76,11 @@ pub(crate) fn have(programs: &[&str]) -> bool {
 impl Desktop {
     /// `None` where it cannot be had.
     pub(crate) fn new() -> Option<Self> {
+        Self::with(None)
+    }
+
+    /// With this for openbox's configuration.
+    pub(crate) fn with(configuration: Option<&str>) -> Option<Self> {
         if !have(&["Xvfb", "openbox", "xprop", "xwininfo", "xdotool", "wmctrl"]) {
             return None;
         }
@@ -101,6 +106,10 @@ impl Desktop {
         let display = format!(":{}", number.trim());
         let (x, screen) = x11rb::connect(Some(&display)).unwrap();
         let root = x.setup().roots[screen].root;
+        if let Some(configuration) = configuration {
+            std::fs::create_dir(folder.path().join("openbox")).unwrap();
+            std::fs::write(folder.path().join("openbox/rc.xml"), configuration).unwrap();
+        }
         let manager = Command::new("openbox")
             .env("DISPLAY", &display)
             .env("HOME", folder.path())

@@ -1,7 +1,7 @@
 //! What winit and the X server report.
 
-use super::X11;
-use crate::model::{Rect, Seen};
+use super::{Native, X11};
+use crate::model::{Kind, Rect, Seen, State};
 use crate::windowing::{Notice, WindowingError};
 use winit::dpi::PhysicalSize;
 use winit::event::{ElementState, MouseButton, MouseScrollDelta, WindowEvent};
@@ -14,8 +14,17 @@ const FIRST_KEY: u32 = 8;
 /// linux/input-event-codes.h.
 const KEY_ENTER: u32 = 28;
 const KEY_BACKSPACE: u32 = 14;
+/// A frame of so many pixels above a window has room for a title.
+const TITLE: u32 = 8;
 /// A notch of a wheel.
 const NOTCH: f64 = 120.0;
+
+/// Whether a title bar is over this window on a desktop that has any.
+fn has_title(native: &Native, state: State) -> bool {
+    let view = &native.view;
+    let full = state.fullscreen || state.maximized_vertically || state.minimized;
+    view.decorated && !full && matches!(view.kind, Kind::Normal | Kind::Dialog)
+}
 
 fn fixed(number: f64, by: f64) -> i32 {
     #[expect(clippy::cast_possible_truncation, reason = "saturates; what is not a number is 0")]
@@ -204,6 +213,21 @@ impl X11 {
         }
     }
 
+    /// How much of its frame is above a window whose top is at `y`, whatever the window manager says.
+    fn above(&self, xid: u32, y: i32) -> Result<u32, WindowingError> {
+        let mut outermost = xid;
+        loop {
+            let parent = self.connection.query_tree(outermost)?.reply()?.parent;
+            if parent == self.root || parent == x11rb::NONE {
+                break;
+            }
+            outermost = parent;
+        }
+        let top = self.connection.get_geometry(outermost)?.reply()?;
+        let top = i32::from(top.y) + i32::from(top.border_width);
+        Ok(u32::try_from(y - top).unwrap_or(0))
+    }
+
     /// Where a window is now and what became of it.
     pub(super) fn look(&mut self, id: u32) -> Result<(), WindowingError> {
         let Some(native) = self.windows.get(&id) else { return Ok(()) };
@@ -216,6 +240,9 @@ impl X11 {
             self.read_state(xid)?
         };
         let (geometry, place) = (geometry.reply()?, place.reply()?);
+        if native.mapped && has_title(native, state) {
+            self.titles = frame.top >= TITLE || self.above(xid, place.dst_y.into())? >= TITLE;
+        }
         let rect = Rect {
             x: place.dst_x.into(),
             y: place.dst_y.into(),
