@@ -182,6 +182,21 @@ fn without_descriptors_pixels_go_over_the_connection_and_the_painter_stays() {
 }
 
 #[test]
+fn walls_are_around_the_program_unless_it_is_told_otherwise() {
+    let Some(desktop) = Desktop::new() else { return };
+    // 2: with a filter (proc(5)).
+    for (sandbox, filter) in [("on", "2"), ("off", "0")] {
+        let mut compositor = Compositor::start_as(&desktop, sandbox, "software", |command| {
+            command.args(["--sandbox", sandbox]);
+        });
+        let mut guest = compositor.guest();
+        shown(&desktop, &mut guest, 1, 1);
+        assert_eq!(compositor.fact("Seccomp"), filter);
+        assert_eq!(compositor.fact("NoNewPrivs"), if sandbox == "on" { "1" } else { "0" });
+    }
+}
+
+#[test]
 fn nothing_runs_while_nothing_changes() {
     let Some(desktop) = Desktop::new() else { return };
     let mut compositor = Compositor::start(&desktop, "software");

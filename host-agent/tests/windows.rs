@@ -497,6 +497,7 @@ impl display::Seat for Seat {
 
 #[test]
 fn without_a_desktop_a_picture_is_of_the_screen() {
+    use display::Scanout as _;
     if !kvm() {
         return;
     }

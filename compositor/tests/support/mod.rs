@@ -428,6 +428,14 @@ impl Compositor {
         self.process.0.wait().unwrap()
     }
 
+    /// What the kernel says of it under this name (proc(5), status).
+    pub(crate) fn fact(&self, name: &str) -> String {
+        let path = format!("/proc/{}/status", self.process.0.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let found = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found.unwrap().trim().to_owned()
+    }
+
     /// Processor time it has used, in clock ticks (proc(5), stat: utime and stime).
     pub(crate) fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).unwrap();

@@ -464,7 +464,7 @@ impl Windowing for X11 {
     }
 
     fn settle(&mut self) -> Vec<Notice> {
-        let titles = self.titles;
+        let (titles, before) = (self.titles, self.notices.len());
         for id in std::mem::take(&mut self.stale) {
             // A window that is being closed answers no more.
             if let Err(error) = self.look(id) {
@@ -472,8 +472,8 @@ impl Windowing for X11 {
             }
         }
         if titles != self.titles {
-            // After where windows are, which is with the borders that they have now.
-            self.notices.push(Notice::Titles(self.titles));
+            // Before where windows are: the name takes its room from the window that the window manager has placed.
+            self.notices.insert(before, Notice::Titles(self.titles));
         }
         if std::mem::take(&mut self.focus_changed) {
             self.notices.push(Notice::Seen(Seen::Focus(self.focus)));
