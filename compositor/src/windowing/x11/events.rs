@@ -213,6 +213,13 @@ impl X11 {
         }
     }
 
+    /// Whether there is a window manager that says so (EWMH). Without one windows are as they are.
+    fn is_managed(&self) -> Result<bool, WindowingError> {
+        let check = self.atoms._NET_SUPPORTING_WM_CHECK;
+        let asked = self.connection.get_property(false, self.root, check, AtomEnum::ANY, 0, 1)?;
+        Ok(asked.reply()?.length > 0)
+    }
+
     /// How much of its frame is above a window whose top is at `y`, whatever the window manager says.
     fn above(&self, xid: u32, y: i32) -> Result<u32, WindowingError> {
         let mut outermost = xid;
@@ -241,7 +248,9 @@ impl X11 {
         };
         let (geometry, place) = (geometry.reply()?, place.reply()?);
         if native.mapped && has_title(native, state) {
-            self.titles = frame.top >= TITLE || self.above(xid, place.dst_y.into())? >= TITLE;
+            self.titles = frame.top >= TITLE
+                || !self.is_managed()?
+                || self.above(xid, place.dst_y.into())? >= TITLE;
         }
         let rect = Rect {
             x: place.dst_x.into(),
