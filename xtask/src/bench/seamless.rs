@@ -115,7 +115,7 @@ pub(super) fn measure() -> Result<Option<Map<String, Value>>> {
     Ok(Some(compared.chain(limits).chain(stages).collect()))
 }
 
-/// The same way through a VM. Prints; none when it did not come to its end.
+/// The same way through a VM. Prints.
 pub(super) fn measure_vm() -> Result<Map<String, Value>> {
     let mut stages = Vec::new();
     crate::demo::stages::measure(&mut |line| told(line, &mut stages))?;
