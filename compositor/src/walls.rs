@@ -166,7 +166,7 @@ fn calls() -> Result<[BpfProgram; 2], SandboxError> {
         .with(libc::SYS_socket, &[&sockets])?
         .with(libc::SYS_socketpair, &[&[not(libc::AF_UNIX)]])?
         // Types into a terminal, selects and pastes on a console: ways out.
-        .with(libc::SYS_ioctl, &[&[ioctl(libc::TIOCSTI)], &[ioctl(libc::TIOCLINUX as u64)]])?
+        .with(libc::SYS_ioctl, &[&[ioctl(libc::TIOCSTI)], &[ioctl(libc::TIOCLINUX)]])?
         .with(libc::SYS_personality, &[&[Argument::IsNot(0, 0xffff_ffff)]])?;
     Ok([without_clone3()?, refused.filter()?])
 }

@@ -464,11 +464,11 @@ impl App {
                 }
             }
             Act::Tell(message) => {
-                let key = matches!(message, from_host::Message::Key(_));
-                self.say(message);
-                if key {
+                // Before: the answer may be read before this thread goes on.
+                if matches!(message, from_host::Message::Key(_)) {
                     latency::pass("pressed", "said");
                 }
+                self.say(message);
             }
         }
         Ok(())
