@@ -15,4 +15,6 @@ pub mod model;
 #[cfg(feature = "desktop")]
 pub mod paint;
 #[cfg(feature = "desktop")]
+pub mod walls;
+#[cfg(feature = "desktop")]
 pub mod windowing;

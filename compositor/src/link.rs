@@ -1,13 +1,13 @@
 //! The connection to a guest's agent. A thread reads and decodes, so that a guest that sends much waits for
 //! itself; what is said goes out at once, and what the guest does not take waits in a bounded buffer.
 
-use proto::v1::{FromGuest, FromHost, from_host};
+use proto::v1::{FromGuest, FromHost, from_guest, from_host};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use window_link::Decoder;
+use window_link::{Decoder, latency};
 
 /// Most messages that are handed over together.
 const BATCH: usize = 256;
@@ -151,6 +151,9 @@ fn read(mut stream: UnixStream, heard: &SyncSender<Heard>, wake: &dyn Fn()) {
                 }
             }
             let whole = batch.len() == BATCH;
+            if latency::runs() && batch.iter().any(presents) {
+                latency::pass("said", "read");
+            }
             if !batch.is_empty() {
                 // Nobody listens any longer.
                 let Ok(()) = heard.send(Heard::Messages(batch)) else { return };
@@ -168,6 +171,10 @@ fn read(mut stream: UnixStream, heard: &SyncSender<Heard>, wake: &dyn Fn()) {
     if heard.send(Heard::End(end)).is_ok() {
         wake();
     }
+}
+
+fn presents(message: &FromGuest) -> bool {
+    matches!(message.message, Some(from_guest::Message::Present(_)))
 }
 
 fn write(mut stream: UnixStream, out: &Out) {

@@ -4,10 +4,12 @@
 use clap::Parser;
 use compositor::app::{App, AppError, Daemon, Settings, Wake};
 use compositor::paint::{Colour, Preference};
+use compositor::walls;
 use compositor_control::{ControlError, Listener, Mode};
 use log_limits::StandardError;
+use sandbox::SandboxError;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +40,20 @@ struct Arguments {
     /// Most pictures of a window in a second; without it, those of the fastest monitor.
     #[arg(long, value_name = "HERTZ", value_parser = clap::value_parser!(u32).range(1..=1000))]
     frame_rate: Option<u32>,
+    /// Walls around the process: no programs, no network, few files. Off for drivers that need more.
+    #[arg(long, value_enum, default_value_t, env = "MACROHARD_COMPOSITOR_SANDBOX")]
+    sandbox: Walls,
+    /// For tests: each byte from this pipe loses the GPU.
+    #[arg(long, value_name = "PIPE", hide = true)]
+    gpu_losses: Option<PathBuf>,
+}
+
+/// Whether there are walls around the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Walls {
+    #[default]
+    On,
+    Off,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +64,8 @@ enum Failure {
     Control(#[from] ControlError),
     #[error(transparent)]
     Memory(#[from] MapError),
+    #[error("no walls can be built around the process (--sandbox off does without): {0}")]
+    Walls(#[from] SandboxError),
     #[error("cannot {action}: {source}")]
     System { action: String, source: io::Error },
 }
@@ -78,6 +96,8 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     let system = |action: String| move |source| Failure::System { action, source };
     let Arguments { painter, frame_rate: rate, .. } = arguments;
+    let losses = arguments.gpu_losses.as_ref().map(File::open).transpose();
+    let losses = losses.map_err(system("open the pipe of --gpu-losses".to_owned()))?;
     let (settings, daemon, listener) = match (&arguments.listen, &arguments.memory) {
         (Some(listen), Some(memory)) => {
             let file = File::options().read(true).write(true).open(memory);
@@ -104,17 +124,33 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             (settings, Some(daemon), None)
         }
     };
+    // While there is one thread.
+    if arguments.sandbox == Walls::On {
+        walls::close()?;
+    }
     let event_loop =
         EventLoop::<Wake>::with_user_event().with_x11().build().map_err(AppError::from)?;
     let proxy = event_loop.create_proxy();
+    let losing = proxy.clone();
     let mut app = App::new(settings, proxy.clone())?;
     if let Some(daemon) = daemon {
         daemon.hear(proxy).map_err(AppError::from)?;
     } else if let Some(listener) = listener {
         accept(listener, proxy).map_err(AppError::from)?;
     }
+    if let Some(pipe) = losses {
+        lose(pipe, losing).map_err(AppError::from)?;
+    }
     event_loop.run_app(&mut app).map_err(AppError::from)?;
     app.into_result()?;
+    Ok(())
+}
+
+/// Loses the GPU at each byte, in a thread of its own.
+fn lose(mut pipe: File, proxy: EventLoopProxy<Wake>) -> io::Result<()> {
+    std::thread::Builder::new().name("losses".into()).spawn(move || {
+        while matches!(pipe.read(&mut [0]), Ok(1)) && proxy.send_event(Wake::LoseGpu).is_ok() {}
+    })?;
     Ok(())
 }
 

@@ -103,9 +103,8 @@ fn in_desktop_mode_no_window_is_open_and_all_come_back() {
     shown(&desktop, &mut guest, 1, 9);
 }
 
-/// All of a window as it is on the screen, for one painter.
-fn drawn(desktop: &Desktop, painter: &str) -> (String, Vec<[u8; 3]>) {
-    let mut compositor = Compositor::start(desktop, painter);
+/// All of a window as it is on the screen, by this compositor.
+fn drawn(desktop: &Desktop, mut compositor: Compositor) -> (String, Vec<[u8; 3]>) {
     let mut guest = compositor.guest();
     guest.tell(v1::Window { undecorated: true, ..window(1, 300, 200, 200, 120) });
     guest.configured(1, |_| true);
@@ -141,14 +140,22 @@ fn drawn(desktop: &Desktop, painter: &str) -> (String, Vec<[u8; 3]>) {
 #[test]
 fn both_painters_put_the_same_on_the_screen() {
     let Some(desktop) = Desktop::new() else { return };
-    let (_, software) = drawn(&desktop, "software");
+    let (_, software) = drawn(&desktop, Compositor::start(&desktop, "software"));
     if !std::path::Path::new("/usr/share/vulkan/icd.d").exists() {
         println!("SKIPPED: no Vulkan driver is installed (mesa-vulkan-drivers)");
         return;
     }
-    let (renderer, gpu) = drawn(&desktop, "gpu");
-    assert!(!renderer.contains("software ("), "{renderer}");
-    assert!(software == gpu, "{renderer} draws otherwise than the X server");
+    for (name, other) in [("vulkan", "__EGL_VENDOR_LIBRARY_FILENAMES"), ("gl", "VK_DRIVER_FILES")] {
+        let compositor = Compositor::start_as(&desktop, name, "gpu", |command| {
+            command.env(other, "/nowhere");
+            if name == "gl" {
+                command.env("VK_ICD_FILENAMES", "/nowhere");
+            }
+        });
+        let (renderer, gpu) = drawn(&desktop, compositor);
+        assert!(renderer.contains(&format!("({name},")), "{renderer}");
+        assert!(software == gpu, "{renderer} draws otherwise than the X server");
+    }
 }
 
 #[test]
@@ -172,6 +179,21 @@ fn without_descriptors_pixels_go_over_the_connection_and_the_painter_stays() {
     guest.show(present);
     assert_eq!(compositor.status().renderer, painter);
     assert_eq!(compositor.status().windows, 3);
+}
+
+#[test]
+fn walls_are_around_the_program_unless_it_is_told_otherwise() {
+    let Some(desktop) = Desktop::new() else { return };
+    // 2: with a filter (proc(5)).
+    for (sandbox, filter) in [("on", "2"), ("off", "0")] {
+        let mut compositor = Compositor::start_as(&desktop, sandbox, "software", |command| {
+            command.args(["--sandbox", sandbox]);
+        });
+        let mut guest = compositor.guest();
+        shown(&desktop, &mut guest, 1, 1);
+        assert_eq!(compositor.fact("Seccomp"), filter);
+        assert_eq!(compositor.fact("NoNewPrivs"), if sandbox == "on" { "1" } else { "0" });
+    }
 }
 
 #[test]
@@ -480,4 +502,61 @@ fn in_desktop_mode_the_guests_screen_is_one_window() {
     // When the VM process goes, so does the window.
     drop(server);
     desktop.until("its end", || (compositor.status().windows == 0).then_some(()));
+}
+
+#[test]
+fn a_guest_that_floods_holds_up_neither_its_own_windows_nor_those_of_others() {
+    let Some(desktop) = Desktop::new() else { return };
+    let mut flooded = Compositor::start_as(&desktop, "flooded", "software", |_| {});
+    let mut flooding = flooded.guest();
+    shown(&desktop, &mut flooding, 1, 1);
+    let pixels = shown(&desktop, &mut flooding, 2, 2);
+    let mut other = Compositor::start(&desktop, "software");
+    let mut normal = other.guest();
+    shown(&desktop, &mut normal, 3, 3);
+
+    // A present and a long title in turn: both take the compositor longer than to be sent.
+    let span = flooding.buffer(120, 80, &pattern(120, 80, 90));
+    let first = flooding.present(1, &span, 120, 80);
+    let start = flooding.generation();
+    let flood = flooding.flood(move |number| {
+        if number % 2 == 0 {
+            let sequence = first.sequence + number;
+            return from_guest::Message::Present(v1::Present { sequence, ..first.clone() });
+        }
+        let title = format!("{number}{}", "\u{202e}\u{7}".repeat(10_000));
+        let generation = start + number;
+        from_guest::Message::Window(v1::Window {
+            generation,
+            title,
+            ..window(1, 300, 150, 120, 80)
+        })
+    });
+    desktop.until("the flood", || (flood.said() > 2000).then_some(()));
+    for round in 0..5_u8 {
+        let before = flood.said();
+        // What the flooding guest shows is drawn, and so is its other window when it has been spoiled.
+        desktop.until("the flood's pixels", || {
+            (desktop.pixels(300, 150, 120, 80) == opaque(&pattern(120, 80, 90))).then_some(())
+        });
+        let host = flooded.host(2);
+        desktop.spoil(host);
+        desktop.expose(host);
+        desktop.until("the other window's pixels", || {
+            (desktop.pixels(500, 150, 120, 80) == opaque(&pixels)).then_some(())
+        });
+        // Another VM's window shows what it presents.
+        let shows = pattern(120, 80, 100 + round);
+        let span = normal.buffer(120, 80, &shows);
+        let present = normal.present(3, &span, 120, 80);
+        normal.show(present);
+        desktop.until("the normal guest's pixels", || {
+            (desktop.pixels(700, 150, 120, 80) == opaque(&shows)).then_some(())
+        });
+        desktop.until("more of the flood", || (flood.said() > before).then_some(()));
+    }
+    drop(flood);
+    let status = flooded.status();
+    assert!(status.guest, "it was not disconnected for it");
+    assert!(status.refused["present-flood"] > 500, "{status:?}");
 }

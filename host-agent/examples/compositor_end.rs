@@ -125,7 +125,8 @@ fn answer(now: &Shown, question: Question) -> Answer {
             guest: now.guest.is_some(),
             windows: u32::try_from(now.windows.len()).unwrap(),
             renderer: format!("{:?}", now.start.as_ref().unwrap().colour),
-            ..Status::default()
+            // Not refused, but as many as there were.
+            refused: BTreeMap::from([("guests".to_owned(), now.guests.into())]),
         }),
         Question::Windows => Answer::Windows(now.windows.values().cloned().collect()),
         Question::Screenshot { window: Some(id) } if !now.windows.contains_key(&id) => {

@@ -244,7 +244,13 @@ fn a_guests_windows_are_listed_and_pictured() {
     );
     let list = scene.desk.cli(&["windows", "vm"]).ok().out;
     assert!(list.contains("7   Test   300x200-5+10  Editor"), "{list}");
-    assert!(scene.desk.cli(&["status", "vm"]).ok().out.contains("seamless, 1 window"));
+    let status = scene.desk.cli(&["status", "vm"]).ok().out;
+    assert!(status.contains("seamless, 1 window"), "{status}");
+    // What the compositor says of itself: here, its colour, and how many guests there were.
+    assert!(status.contains("drawn by") && status.contains("refused"), "{status}");
+    let windows = &scene.desk.status("vm")["windows"];
+    assert!(windows["renderer"].as_str().unwrap().starts_with('['), "{windows}");
+    assert!(windows["refused"]["guests"].as_u64().unwrap() >= 1, "{windows}");
 
     // What the VM's memory holds is what the compositor sees.
     let mut client = Client::connect(&scene.folder().join("control.sock"), Duration::from_secs(10));
@@ -478,7 +484,51 @@ fn without_a_desktop_nothing_is_shown_and_the_vm_runs_on() {
     assert!(scene.try_connect(Role::User(USER)).is_none());
     assert!(scene.log().contains("no desktop"), "{}", scene.log());
     assert!(!scene.folder().join("compositor.pid").exists());
+    scene.desk.cli(&["screenshot", "vm"]).refused(1, &["no window of VM"]);
     assert_eq!(scene.desk.state("vm"), "running");
+}
+
+/// Takes what a viewer says, and does nothing with it.
+struct Seat;
+
+impl display::Seat for Seat {
+    fn take(&mut self, _: display::FromViewer) {}
+}
+
+#[test]
+fn without_a_desktop_a_picture_is_of_the_screen() {
+    use display::Scanout as _;
+    if !kvm() {
+        return;
+    }
+    let mut scene = Scene { desk: Desk::new(), daemon: None, compositor: compositor_end() };
+    scene.start_daemon(None);
+    scene.desk.start("vm");
+    // In place of a VM process that has a screen.
+    let shared = display::Display::new().unwrap();
+    let mut screen = shared.screen();
+    let path = scene.folder().join("display.sock");
+    let _server = display::Server::start(&shared, &path, Box::new(Seat)).unwrap();
+    let to = scene.desk.path("screen.png");
+    let picture = || scene.desk.cli(&["screenshot", "vm", "--output", to.to_str().unwrap()]);
+    picture().refused(1, &["shows nothing"]);
+    let size = display::Size::new(3, 2).unwrap();
+    screen.configure(Some(size)).unwrap();
+    screen.paint(size.whole(), &mut |y, x, row| {
+        for (column, pixel) in row.chunks_exact_mut(4).enumerate() {
+            pixel.copy_from_slice(&[x as u8 + column as u8, y as u8, 7, 0]);
+        }
+    });
+    picture().ok();
+    let file = std::io::BufReader::new(File::open(&to).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!((info.width, info.height), (3, 2));
+    let expected: Vec<u8> = (0..2).flat_map(|y| (0..3).flat_map(move |x| [7, y, x])).collect();
+    assert_eq!(pixels, expected);
+    // A window is another thing.
+    scene.desk.cli(&["screenshot", "vm", "--window", "1"]).refused(1, &["no window"]);
 }
 
 #[test]

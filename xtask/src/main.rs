@@ -23,6 +23,7 @@ mod test;
 mod workspace;
 
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -39,6 +40,9 @@ enum Task {
         /// The test of it instead: on engine tcg, in folders of its own, up to the whole desktop.
         #[arg(long)]
         check: bool,
+        /// A film of it instead (an animated PNG), on a desktop of its own.
+        #[arg(long, value_name = "FILE", conflicts_with = "check")]
+        film: Option<PathBuf>,
     },
     /// Runs every test; the last line says how many passed, failed and were skipped.
     Test {
@@ -48,7 +52,7 @@ enum Task {
     },
     /// Measures the product beside QEMU in one lab machine, and its windows beside xpra; a table, then JSON.
     Bench {
-        /// One of: agent, clipboard, disk, exits, memory, seamless, share, start, stream, type15.
+        /// One of: agent, clipboard, disk, exits, memory, seamless, seamless-vm, share, start, stream, type15.
         name: Option<String>,
     },
     /// Makes a Debian package under target/package.
@@ -78,8 +82,9 @@ enum LabCommand {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
-        Task::Demo { check: false } => demo::run(),
-        Task::Demo { check: true } => demo::check().map(|()| 0),
+        Task::Demo { film: Some(file), .. } => demo::film(&file).map(|()| 0),
+        Task::Demo { check: false, .. } => demo::run(),
+        Task::Demo { check: true, .. } => demo::check().map(|()| 0),
         Task::Test { all } => test::run(all),
         Task::Bench { name } => bench::run(name.as_deref()),
         Task::Package => package::run(),

@@ -50,6 +50,7 @@ pub(crate) const DESKTOP: &[&str] = &[
     "x11-xkb-utils",
     "x11-xserver-utils",
     "xclip",
+    "xcompmgr",
     "xdg-utils",
     "xdotool",
     "xterm",

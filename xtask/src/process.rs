@@ -29,6 +29,7 @@ pub(crate) struct Step {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     folder: PathBuf,
+    input: Option<PathBuf>,
     limit: Duration,
     /// What ends it when this task runner ends.
     death: Death,
@@ -49,6 +50,7 @@ impl Step {
             arguments: Vec::new(),
             environment: Vec::new(),
             folder: crate::workspace::root(),
+            input: None,
             limit: Duration::from_secs(600),
             death: Death::Term,
         }
@@ -90,6 +92,12 @@ impl Step {
         self
     }
 
+    /// Its standard input is this file; without, it has none.
+    pub(crate) fn input(mut self, file: impl Into<PathBuf>) -> Self {
+        self.input = Some(file.into());
+        self
+    }
+
     /// Kills the program after this long.
     pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -112,7 +120,7 @@ impl Step {
         line
     }
 
-    fn command(&self) -> Command {
+    fn command(&self) -> Result<Command> {
         let mut command = Command::new("setpriv");
         command
             .args([
@@ -126,14 +134,19 @@ impl Step {
             .arg(&self.program)
             .args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.current_dir(&self.folder).stdin(Stdio::null());
-        command
+        command.current_dir(&self.folder).stdin(match &self.input {
+            Some(file) => {
+                std::fs::File::open(file).context(|| format!("read {}", file.display()))?.into()
+            }
+            None => Stdio::null(),
+        });
+        Ok(command)
     }
 
     /// Runs it to its end and fails unless it ends with status 0.
     pub(crate) fn run(self, output: Output) -> Result {
         let line = self.line();
-        let mut command = self.command();
+        let mut command = self.command()?;
         let log = match &output {
             Output::Shown => None,
             Output::Logged(path) => {
@@ -169,7 +182,7 @@ impl Step {
     /// (`None`: killed at its limit). Standard error is shown.
     pub(crate) fn lines(self, each: &mut dyn FnMut(&str)) -> Result<Option<ExitStatus>> {
         let line = self.line();
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.stdout(Stdio::piped());
         let mut running = Running::start(command, &line)?;
         let stdout = running.child.stdout.take().expect("standard output is a pipe");
@@ -203,7 +216,7 @@ impl Step {
     /// Runs it, gives its standard output to `each` as it comes, and ends it when `each` says `false`.
     pub(crate) fn bytes(self, each: &mut dyn FnMut(&str) -> bool) -> Result {
         let line = self.line();
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.stdout(Stdio::piped());
         let mut running = Running::start(command, &line)?;
         let mut stdout = running.child.stdout.take().expect("standard output is a pipe");
@@ -228,7 +241,7 @@ impl Step {
         let line = self.line();
         let file = std::fs::File::create(log).context(|| format!("write {}", log.display()))?;
         let again = file.try_clone().context(|| format!("write {}", log.display()))?;
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.stdout(file).stderr(again);
         let mut running = Running::start(command, &line)?;
         running.death = self.death;
@@ -250,7 +263,7 @@ impl Step {
 
     /// Runs it and returns its standard output when it ends with status 0.
     pub(crate) fn text(self) -> Option<String> {
-        let output = self.command().stderr(Stdio::null()).output().ok()?;
+        let output = self.command().ok()?.stderr(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }

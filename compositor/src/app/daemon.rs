@@ -158,6 +158,7 @@ impl App {
             ToCompositor::Mode(mode) => self.set_mode(event_loop, mode)?,
             ToCompositor::Ask { number, question } => {
                 // What came before it is done first.
+                self.hear();
                 self.pump(event_loop)?;
                 self.ask(number, question);
             }

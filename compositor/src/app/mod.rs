@@ -27,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use window::Open;
+use window_link::latency;
 use window_memory::WindowMemory;
 use winit::application::ApplicationHandler;
 use winit::event::WindowEvent;
@@ -61,6 +62,8 @@ pub enum Wake {
     Daemon(ToCompositor),
     /// The daemon is gone.
     DaemonGone,
+    /// The GPU is to be lost, for tests.
+    LoseGpu,
 }
 
 /// How the program is to be.
@@ -92,6 +95,8 @@ pub struct App {
     model: Model,
     link: Option<(u64, Link)>,
     links: u64,
+    /// Batches of what the guest has said that are not taken.
+    untaken: usize,
     screen: Option<screen::Screen>,
     daemon: bool,
     windows: BTreeMap<u32, Open>,
@@ -163,6 +168,7 @@ impl App {
             losses: 0,
             link: None,
             links: 0,
+            untaken: 0,
             screen: None,
             windows: BTreeMap::new(),
             monitors: v1::Monitors::default(),
@@ -220,6 +226,7 @@ impl App {
     fn connect(&mut self, stream: UnixStream) {
         self.disconnect("another one has come");
         self.links += 1;
+        self.untaken = 0;
         let number = self.links;
         let proxy = self.proxy.clone();
         let wake = move || {
@@ -269,13 +276,16 @@ impl App {
         }
     }
 
-    /// Takes what the guest has said, at most one batch: the others get their turn.
-    fn hear(&mut self, number: u64) {
-        let Some((_, link)) = self.link.as_ref().filter(|(of, _)| *of == number) else { return };
+    /// Takes what the guest has said, at most one batch between two pictures: whatever it says, the others get
+    /// their turn, and what there is is drawn.
+    fn hear(&mut self) {
+        let Some((_, link)) = self.link.as_ref().filter(|_| self.untaken > 0) else { return };
+        self.untaken -= 1;
         match link.take() {
             None => {}
             Some(Heard::End(reason)) => self.disconnect(&reason),
             Some(Heard::Messages(messages)) => {
+                latency::pass("read", "taken");
                 for message in messages {
                     if let Err(error) = self.model.hear(Untrusted::new(message)) {
                         self.disconnect(&error.to_string());
@@ -305,6 +315,7 @@ impl App {
             }
         }
         self.draw(event_loop)?;
+        latency::end("taken", "drawn");
         let now = Instant::now();
         for (id, window) in &mut self.windows {
             match window.answer(now, self.interval) {
@@ -323,7 +334,11 @@ impl App {
         if let Some(screen) = &mut self.screen {
             screen.drawn();
         }
-        tracing::trace!(windows = ?self.windows, "asleep");
+        tracing::trace!(windows = ?self.windows, self.untaken, "asleep");
+        if self.untaken > 0 {
+            event_loop.set_control_flow(ControlFlow::Poll);
+            return Ok(());
+        }
         let waits = self.model.wait().map(|wait| self.passed + wait);
         let due = self.windows.values().filter_map(Open::due).chain(waits).min();
         event_loop.set_control_flow(due.map_or(ControlFlow::Wait, ControlFlow::WaitUntil));
@@ -354,6 +369,7 @@ impl App {
                 }
             }
             Notice::Monitors => self.read_monitors()?,
+            Notice::Titles(titles) => self.model.set_titles(titles),
             Notice::Keyboard => {
                 let keyboard = self.windowing.keyboard()?;
                 if keyboard != self.keyboard {
@@ -447,7 +463,13 @@ impl App {
                     }
                 }
             }
-            Act::Tell(message) => self.say(message),
+            Act::Tell(message) => {
+                // Before: the answer may be read before this thread goes on.
+                if matches!(message, from_host::Message::Key(_)) {
+                    latency::pass("pressed", "said");
+                }
+                self.say(message);
+            }
         }
         Ok(())
     }
@@ -499,6 +521,14 @@ impl App {
             self.settings.painter = Preference::Software;
         }
         let before = self.painter.take();
+        // A driver that is gone is no reason to end, also where a GPU was asked for.
+        if let Err(error) = self.painter(event_loop) {
+            if self.settings.painter == Preference::Software {
+                return Err(error);
+            }
+            tracing::warn!("{error}");
+            self.settings.painter = Preference::Software;
+        }
         let mut surfaces = Vec::new();
         let targets: Vec<(u32, Target)> =
             self.windows.iter().map(|(id, window)| (*id, window.target.clone())).collect();
@@ -562,8 +592,9 @@ impl ApplicationHandler<Wake> for App {
             }
             Wake::Connected(stream) => self.connect(stream),
             Wake::Guest(number) => {
-                self.hear(number);
-                self.end_if_alone(event_loop);
+                if self.link.as_ref().is_some_and(|(of, _)| *of == number) {
+                    self.untaken += 1;
+                }
             }
             Wake::Display(number) => {
                 if let Some(screen) = &mut self.screen {
@@ -593,6 +624,11 @@ impl ApplicationHandler<Wake> for App {
                     event_loop.exit();
                 }
             }
+            Wake::LoseGpu => {
+                if let Some(painter) = &mut self.painter {
+                    painter.lose();
+                }
+            }
             Wake::DaemonGone => {
                 self.daemon = false;
                 self.end_if_alone(event_loop);
@@ -605,6 +641,8 @@ impl ApplicationHandler<Wake> for App {
     }
 
     fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
+        self.hear();
+        self.end_if_alone(event_loop);
         if let Err(error) = self.pump(event_loop) {
             self.failed = Some(error);
             event_loop.exit();

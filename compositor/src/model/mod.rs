@@ -126,6 +126,8 @@ pub struct Model {
     /// Bytes of window memory.
     memory: u64,
     screens: Vec<Screen>,
+    /// The desktop puts titles over windows.
+    titles: bool,
     hello: bool,
     /// The desktop shows the guest's screen instead of its windows.
     hiding: bool,
@@ -149,6 +151,7 @@ impl Model {
             vm: text::line(vm, limits::TITLE).0,
             memory,
             screens: Vec::new(),
+            titles: true,
             hello: false,
             hiding: false,
             windows: BTreeMap::new(),
@@ -233,6 +236,14 @@ impl Model {
     /// The monitors have changed.
     pub fn set_screens(&mut self, screens: &[Screen]) {
         screens.clone_into(&mut self.screens);
+        for window in self.windows.values_mut() {
+            window.dirty = true;
+        }
+    }
+
+    /// Whether the desktop puts titles over windows; where it does not, borders say the VM's name.
+    pub fn set_titles(&mut self, titles: bool) {
+        self.titles = titles;
         for window in self.windows.values_mut() {
             window.dirty = true;
         }
@@ -485,7 +496,8 @@ impl Model {
         }
         let Some(window) = self.windows.get(&id) else { return };
         let scale = cover::scale(&self.screens, &rect);
-        let mut view = View::of(&window.record, &self.vm, scale, rect, window.state, owner);
+        let mut view =
+            View::of(&window.record, &self.vm, scale, rect, window.state, owner, self.titles);
         // Neither of both can change while a window is open on X11.
         let opens = window
             .shown

@@ -230,6 +230,7 @@ impl Model {
             window.rect,
             state,
             shown.transient_for,
+            self.titles,
         );
         // What is minimized is nowhere: it comes back to where it was.
         let rect = if state.minimized {

@@ -72,7 +72,8 @@ impl View {
         self.content.with(&self.shadow)
     }
 
-    /// Of a guest's window: `rect` and `state` are what guest and host agree on now.
+    /// Of a guest's window: `rect` and `state` are what guest and host agree on now. `titles`: the desktop puts
+    /// titles over windows that it frames.
     #[must_use]
     pub fn of(
         record: &Record,
@@ -81,11 +82,12 @@ impl View {
         rect: Rect,
         state: State,
         transient_for: Option<u32>,
+        titles: bool,
     ) -> Self {
         let shadow = if state.fullscreen { Insets::default() } else { record.shadow };
         let content = rect.without(&shadow);
         // A title bar of the host says it where there is one; menus and tooltips have the colour.
-        let label = !record.popup && (record.is_frameless() || state.fullscreen);
+        let label = !record.popup && (record.is_frameless() || state.fullscreen || !titles);
         let border = border(label, scale);
         let whole = Rect { x: 0, y: 0, width: content.width, height: content.height };
         let shape = record

@@ -109,6 +109,9 @@ pub trait Painter {
     /// # Errors
     /// See [`PaintError`].
     fn open(&mut self, target: &Target) -> Result<Box<dyn Surface>, PaintError>;
+
+    /// Loses the GPU, as happens when its driver is started anew. Without one nothing is lost.
+    fn lose(&mut self) {}
 }
 
 /// A window that is drawn into.

@@ -73,6 +73,8 @@ pub enum Notice {
     Keyboard,
     /// The user wants the other mode.
     Toggle,
+    /// The window manager puts titles over windows, or does not.
+    Titles(bool),
 }
 
 /// Where a window is, for people.

@@ -11,12 +11,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use window_link::Decoder;
 use window_memory::{Allocator, Area, Span, WindowMemory};
 use x11rb::connection::Connection;
 use x11rb::protocol::xproto::{
-    AtomEnum, ConnectionExt as _, CreateWindowAux, ImageFormat, WindowClass,
+    AtomEnum, ConfigureWindowAux, ConnectionExt as _, CreateGCAux, CreateWindowAux, ImageFormat,
+    StackMode, WindowClass,
 };
 use x11rb::rust_connection::RustConnection;
 
@@ -30,7 +33,14 @@ pub(crate) const VM: &str = "Test VM";
 pub(crate) const BORDER: i32 = 2;
 
 /// Ends its process with it.
-struct Process(Child);
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts it, to be heard of no more.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -66,6 +76,11 @@ pub(crate) fn have(programs: &[&str]) -> bool {
 impl Desktop {
     /// `None` where it cannot be had.
     pub(crate) fn new() -> Option<Self> {
+        Self::with(None)
+    }
+
+    /// With this for openbox's configuration.
+    pub(crate) fn with(configuration: Option<&str>) -> Option<Self> {
         if !have(&["Xvfb", "openbox", "xprop", "xwininfo", "xdotool", "wmctrl"]) {
             return None;
         }
@@ -91,6 +106,10 @@ impl Desktop {
         let display = format!(":{}", number.trim());
         let (x, screen) = x11rb::connect(Some(&display)).unwrap();
         let root = x.setup().roots[screen].root;
+        if let Some(configuration) = configuration {
+            std::fs::create_dir(folder.path().join("openbox")).unwrap();
+            std::fs::write(folder.path().join("openbox/rc.xml"), configuration).unwrap();
+        }
         let manager = Command::new("openbox")
             .env("DISPLAY", &display)
             .env("HOME", folder.path())
@@ -179,6 +198,42 @@ impl Desktop {
         window.into()
     }
 
+    /// A window of the host's own that is the whole screen in one colour: blue, green, red.
+    pub(crate) fn backdrop(&self, colour: [u8; 3]) {
+        let [blue, green, red] = colour;
+        let window = self.x.generate_id().unwrap();
+        let attributes = CreateWindowAux::new()
+            .background_pixel(u32::from_be_bytes([0, red, green, blue]))
+            .override_redirect(1);
+        let class = WindowClass::INPUT_OUTPUT;
+        self.x
+            .create_window(0, window, self.root, 0, 0, 1280, 800, 0, class, 0, &attributes)
+            .unwrap();
+        self.x.map_window(window).unwrap();
+        let below = ConfigureWindowAux::new().stack_mode(StackMode::BELOW);
+        self.x.configure_window(window, &below).unwrap();
+        self.x.flush().unwrap();
+        self.until("the backdrop", || (self.pixels(505, 305, 1, 1) == [colour]).then_some(()));
+    }
+
+    /// Lets the X server ask for all of a window's pixels.
+    pub(crate) fn expose(&self, window: u64) {
+        let window = u32::try_from(window).unwrap();
+        self.x.clear_area(true, window, 0, 0, 0, 0).unwrap();
+        self.x.get_input_focus().unwrap().reply().unwrap();
+    }
+
+    /// Draws over all of a window: nothing of what it showed is left.
+    pub(crate) fn spoil(&self, window: u64) {
+        let window = u32::try_from(window).unwrap();
+        let gc = self.x.generate_id().unwrap();
+        self.x.create_gc(gc, window, &CreateGCAux::new().foreground(0x00_ff_00)).unwrap();
+        let all = x11rb::protocol::xproto::Rectangle { x: 0, y: 0, width: 4000, height: 4000 };
+        self.x.poly_fill_rectangle(window, gc, &[all]).unwrap();
+        self.x.free_gc(gc).unwrap();
+        self.x.get_input_focus().unwrap().reply().unwrap();
+    }
+
     /// Gives a window the keyboard.
     pub(crate) fn activate(&self, window: u64) {
         self.run("xdotool", &["windowactivate", "--sync", &window.to_string()]);
@@ -229,19 +284,29 @@ pub(crate) struct Compositor {
 
 impl Compositor {
     pub(crate) fn start(desktop: &Desktop, painter: &str) -> Self {
-        let socket = desktop.folder.path().join(format!("control-{painter}"));
+        Self::start_as(desktop, painter, painter, |_| {})
+    }
+
+    /// By another name than its painter's, with more arguments or variables.
+    pub(crate) fn start_as(
+        desktop: &Desktop,
+        name: &str,
+        painter: &str,
+        more: impl FnOnce(&mut Command),
+    ) -> Self {
+        let socket = desktop.folder.path().join(format!("control-{name}"));
         let listener = UnixListener::bind(&socket).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_macrohard-compositor"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_macrohard-compositor"));
+        command
             .args(["--painter", painter])
             .env("DISPLAY", &desktop.display)
             .env("MACROHARD_LOG", std::env::var("MACROHARD_LOG").unwrap_or("error".into()))
             .env("XCURSOR_PATH", desktop.folder.path().join("icons"))
             .env_remove("WAYLAND_DISPLAY")
             .env("XDG_RUNTIME_DIR", desktop.folder.path())
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
-            .spawn()
-            .unwrap();
-        let process = Process(child);
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+        more(&mut command);
+        let process = Process(command.spawn().unwrap());
         let memory = WindowMemory::create(64 << 20).unwrap();
         let (sender, receiver) = daemon(&socket);
         let mut compositor = Self { process, sender, receiver, memory, asked: 0, socket };
@@ -363,6 +428,14 @@ impl Compositor {
         self.process.0.wait().unwrap()
     }
 
+    /// What the kernel says of it under this name (proc(5), status).
+    pub(crate) fn fact(&self, name: &str) -> String {
+        let path = format!("/proc/{}/status", self.process.0.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let found = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found.unwrap().trim().to_owned()
+    }
+
     /// Processor time it has used, in clock ticks (proc(5), stat: utime and stime).
     pub(crate) fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).unwrap();
@@ -373,6 +446,29 @@ impl Compositor {
 
 fn daemon(socket: &Path) -> (Sender<ToCompositor>, Receiver<FromCompositor>) {
     compositor_control::link(UnixStream::connect(socket).unwrap()).unwrap()
+}
+
+/// See [`Guest::flood`].
+pub(crate) struct Flood {
+    ends: Arc<AtomicBool>,
+    said: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    /// Messages so far.
+    pub(crate) fn said(&self) -> u64 {
+        self.said.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// A guest's agent.
@@ -438,6 +534,11 @@ impl Guest {
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Of the last window that was told.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Tells of a window, with the next generation.
@@ -547,6 +648,37 @@ impl Guest {
             height,
             damage: Vec::new(),
         }
+    }
+
+    /// Says what `next` makes of 1, 2, 3 ..., and takes all answers, until what is given back is dropped.
+    pub(crate) fn flood(
+        &self,
+        next: impl Fn(u64) -> from_guest::Message + Send + 'static,
+    ) -> Flood {
+        let (mut writing, mut reading) =
+            (self.stream.try_clone().unwrap(), self.stream.try_clone().unwrap());
+        let (ends, said) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (end, count) = (Arc::clone(&ends), Arc::clone(&said));
+        let writer = std::thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                let message = Some(next(count.fetch_add(1, Ordering::Relaxed) + 1));
+                let mut bytes = Vec::new();
+                window_link::encode(&FromGuest { message }, &mut bytes).unwrap();
+                if writing.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        let end = Arc::clone(&ends);
+        let reader = std::thread::spawn(move || {
+            reading.set_read_timeout(Some(LOOK)).unwrap();
+            let mut bytes = [0; 65536];
+            while !end.load(Ordering::Relaxed) {
+                // Nothing for a moment, or the end.
+                let _ = reading.read(&mut bytes);
+            }
+        });
+        Flood { ends, said, threads: vec![writer, reader] }
     }
 
     /// Presents and waits for the answer.

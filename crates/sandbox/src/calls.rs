@@ -102,6 +102,55 @@ impl Calls {
     }
 }
 
+/// The calls that are refused, all others being allowed: for a process whose libraries make calls that nobody can
+/// list, as drivers of graphics cards do.
+#[derive(Clone, Debug, Default)]
+pub struct Refused(BTreeMap<libc::c_long, Vec<SeccompRule>>);
+
+impl Refused {
+    /// These with any arguments.
+    #[must_use]
+    pub fn with_any_arguments(calls: &[libc::c_long]) -> Self {
+        Self(Calls::with_any_arguments(calls).0)
+    }
+
+    /// One call where its arguments are as one of `choices` says, each of which is a list of what must hold.
+    ///
+    /// # Errors
+    /// An argument has no such number.
+    pub fn with(self, call: libc::c_long, choices: &[&[Argument]]) -> Result<Self, SandboxError> {
+        Ok(Self(Calls(self.0).with(call, choices)?.0))
+    }
+
+    /// What reaches beyond this process: another process, program or signal, the limits of another one. Threads
+    /// are made. Goes with [`without_clone3`].
+    ///
+    /// # Errors
+    /// None that can be told in advance.
+    pub fn with_processes(self) -> Result<Self, SandboxError> {
+        let thread = libc::CLONE_THREAD as u64;
+        let own = u64::from(std::process::id());
+        self.with(libc::SYS_clone, &[&[Argument::HasLong(0, thread, 0)]])?
+            .with(libc::SYS_tgkill, &[&[Argument::IsNot(0, own)]])?
+            .with(libc::SYS_kill, &[&[Argument::IsNot(0, own)]])?
+            .with(libc::SYS_prlimit64, &[&[Argument::IsNot(0, 0), Argument::IsNot(0, own)]])
+    }
+
+    /// Whether a call is among them, with whatever arguments.
+    #[must_use]
+    pub fn has(&self, call: libc::c_long) -> bool {
+        self.0.contains_key(&call)
+    }
+
+    /// The filter; these calls fail with `EPERM`.
+    ///
+    /// # Errors
+    /// It would be too long, or the processor is not known.
+    pub fn filter(self) -> Result<BpfProgram, SandboxError> {
+        filter(self.0, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
+    }
+}
+
 /// `clone3` takes its flags from memory, where a filter cannot see whether it makes a thread or a
 /// process. Told that the kernel has none, the C library makes threads with `clone`. A filter of its own, set before
 /// the other: of two the stricter answer counts.
@@ -128,10 +177,11 @@ mod tests {
 
     /// Within walls of these calls, on a thread of their own, where others fail with EPERM.
     fn inside<T: Send>(calls: Calls, act: impl FnOnce() -> T + Send) -> T {
-        let filters = [
-            without_clone3().unwrap(),
-            calls.filter(SeccompAction::Errno(libc::EPERM as u32)).unwrap(),
-        ];
+        behind(calls.filter(SeccompAction::Errno(libc::EPERM as u32)).unwrap(), act)
+    }
+
+    fn behind<T: Send>(filter: BpfProgram, act: impl FnOnce() -> T + Send) -> T {
+        let filters = [without_clone3().unwrap(), filter];
         std::thread::scope(|scope| {
             let close = move || {
                 for filter in filters {
@@ -176,6 +226,26 @@ mod tests {
         });
         assert_eq!(thread, 7);
         assert!(process.is_err());
+    }
+
+    #[test]
+    fn what_is_refused_fails_and_all_else_is_done() {
+        let vsock = Argument::Is(0, libc::AF_VSOCK as u64);
+        let refused = Refused::with_any_arguments(&[libc::SYS_execve])
+            .with_processes()
+            .and_then(|refused| refused.with(libc::SYS_socket, &[&[vsock]]))
+            .unwrap();
+        assert!(refused.has(libc::SYS_kill) && !refused.has(libc::SYS_openat));
+        let (thread, process, file, socket) = behind(refused.filter().unwrap(), || {
+            let thread = std::thread::Builder::new().name("one".to_owned()).spawn(|| 7);
+            let process = std::process::Command::new("/bin/true").status();
+            let file = tempfile::tempfile().map(drop);
+            let socket = std::os::unix::net::UnixDatagram::unbound().map(drop);
+            (thread.unwrap().join().unwrap(), process, file, socket)
+        });
+        assert_eq!(thread, 7);
+        assert_eq!(process.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert!(file.is_ok() && socket.is_ok());
     }
 
     #[test]

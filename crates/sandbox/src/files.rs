@@ -26,11 +26,24 @@ impl Files {
         if signals_inside {
             scope |= Scope::Signal;
         }
+        Self::ruled(scope)
+    }
+
+    fn ruled(scope: BitFlags<Scope>) -> Result<Self, SandboxError> {
         let rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(VERSION))?
             .scope(scope)?;
         Ok(Self(rules.create()?))
+    }
+
+    /// As [`Files::none`], with sockets of all kinds: where an X server has none but one without a file, and
+    /// nobody can tell.
+    ///
+    /// # Errors
+    /// The kernel refuses; not that it has no landlock.
+    pub fn none_but_sockets() -> Result<Self, SandboxError> {
+        Self::ruled(BitFlags::from(Scope::Signal))
     }
 
     /// All that can be done with a file or folder but running it.

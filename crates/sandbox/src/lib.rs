@@ -1,12 +1,12 @@
 //! Walls that a process builds around itself, from Linux's two means: landlock for the [`Files`] it reaches, seccomp
-//! for the [`Calls`] it makes. Each process has its own list of both, where its code is; here is what all lists
+//! for the [`Calls`] it makes, or for those that are [`Refused`] it. Each process has its own list of both, where its code is; here is what all lists
 //! share: how they become walls, and that no process makes another one.
 #![forbid(unsafe_code)]
 
 mod calls;
 mod files;
 
-pub use calls::{Argument, Calls, without_clone3};
+pub use calls::{Argument, Calls, Refused, without_clone3};
 pub use files::Files;
 pub use landlock::AccessFs;
 pub use seccompiler::{BpfProgram, SeccompAction as Action};

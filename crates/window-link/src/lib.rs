@@ -5,6 +5,7 @@
 //! compositor and tests do that each in their own way. [`limits`] are the numbers that both sides hold to.
 #![forbid(unsafe_code)]
 
+pub mod latency;
 pub mod limits;
 
 use prost::Message;

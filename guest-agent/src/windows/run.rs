@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use proto::v1::{Configure, WindowsMode, from_host};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use window_link::latency;
 
 use super::link::{Ended, Link};
 use super::mailbox::Mailbox;
@@ -68,12 +69,14 @@ fn turn(
     screen.refresh(teller)?;
     again |= present(screen, teller)?;
     again |= screen.flush()?;
+    latency::pass("heard", "injected");
     if let Some(link) = teller.link()
         && let Err(ended) = link.flush()
     {
         tracing::info!(%ended, "the connection for windows is over");
         lose(screen, mailbox, teller)?;
     }
+    latency::end("captured", "sent");
     Ok(again)
 }
 
@@ -144,6 +147,9 @@ fn hear(screen: &mut dyn Screen, teller: &mut Teller) -> Result<Result<bool, End
             Err(ended) => return Ok(Err(ended)),
         };
         handled += 1;
+        if matches!(&message, Some(from_host::Message::Key(key)) if key.pressed) {
+            latency::begin("heard");
+        }
         let Some(message) = message else {
             teller.refusals.note("messages of the host without content");
             continue;
@@ -225,6 +231,7 @@ fn present(screen: &mut dyn Screen, teller: &mut Teller) -> Result<bool, Lost> {
         })
         .collect();
     let there = screen.capture(&captures)?;
+    latency::pass("damaged", "captured");
     let done: Vec<(u32, bool)> = captures.iter().map(|capture| capture.window).zip(there).collect();
     for (window, there) in done {
         match there {

@@ -117,12 +117,27 @@ pub(super) struct WindowsView {
     /// The guest's are connected to this desktop.
     shown: bool,
     count: u32,
+    /// What draws them.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    renderer: String,
+    /// How often something of the guest was refused or cut, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    refused: BTreeMap<String, u64>,
 }
 
 impl From<&v1::VmWindows> for WindowsView {
     fn from(windows: &v1::VmWindows) -> Self {
-        Self { seamless: windows.seamless, shown: windows.shown, count: windows.count }
+        let refused = windows.refused.iter().map(|(why, count)| (why.clone(), *count)).collect();
+        let renderer = windows.renderer.clone();
+        let v1::VmWindows { seamless, shown, count, .. } = *windows;
+        Self { seamless, shown, count, renderer, refused }
     }
+}
+
+/// What was refused of a guest, in one line.
+fn refused(windows: &v1::VmWindows) -> String {
+    let sorted: BTreeMap<_, _> = windows.refused.iter().collect();
+    sorted.iter().map(|(why, count)| format!("{why} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 /// How windows are shown, in one line.
@@ -226,6 +241,12 @@ pub(super) fn status(vm: &v1::Vm) -> String {
         rows.push(("uptime", duration(vm.uptime)));
         if let Some(shown) = &vm.windows {
             rows.push(("windows", windows(shown)));
+            if !shown.renderer.is_empty() {
+                rows.push(("drawn by", shown.renderer.clone()));
+            }
+            if !shown.refused.is_empty() {
+                rows.push(("refused", refused(shown)));
+            }
         }
     }
     if let Some(agent) = vm.agents.first() {

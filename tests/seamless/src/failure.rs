@@ -12,6 +12,8 @@ pub(crate) enum Failure {
     X(String),
     #[error("{what} has not come in {seconds} s; logs: {logs}")]
     Late { what: String, seconds: u64, logs: PathBuf },
+    #[error("the stages cannot be told: {0}")]
+    Stages(String),
 }
 
 pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;

@@ -14,6 +14,7 @@ mod figures;
 mod observer;
 mod program;
 mod side;
+mod stages;
 mod subject;
 mod turns;
 
@@ -57,6 +58,45 @@ enum Command {
         #[arg(long)]
         animation: bool,
     },
+    /// Without a VM: the way from a key to its pixels by stage. The log has to want `latency=trace`.
+    Stages {
+        /// macrohard-guest-agent.
+        #[arg(long)]
+        agent: PathBuf,
+        /// macrohard-compositor.
+        #[arg(long)]
+        compositor: PathBuf,
+        /// For the logs of all programs.
+        #[arg(long)]
+        logs: PathBuf,
+        /// Key presses.
+        #[arg(long, default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..))]
+        keys: u32,
+    },
+    /// Before $DISPLAY, where a subject is: presses keys and says when, and when what they do was seen.
+    Strike {
+        /// Where the logs of all programs are, for messages.
+        #[arg(long)]
+        logs: PathBuf,
+        /// Key presses.
+        #[arg(long, default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..))]
+        keys: u32,
+    },
+    /// The way from a key to its pixels by stage, of what was written meanwhile.
+    Split {
+        /// What `strike` has printed.
+        #[arg(long)]
+        strikes: PathBuf,
+        /// The compositor's log.
+        #[arg(long)]
+        host: PathBuf,
+        /// The agent's log.
+        #[arg(long)]
+        guest: PathBuf,
+        /// What the subject has printed.
+        #[arg(long)]
+        subject: PathBuf,
+    },
     /// The program whose window is measured, on $DISPLAY.
     #[command(subcommand)]
     Subject(subject::Mode),
@@ -68,6 +108,13 @@ fn main() -> ExitCode {
         Command::Measure { agent, compositor, logs, turns, keys, seconds, only, animation } => {
             let programs = side::Programs { agent, compositor, logs };
             turns::run(&programs, &turns::Plan { turns, keys, seconds, only, animation })
+        }
+        Command::Stages { agent, compositor, logs, keys } => {
+            stages::measure(&side::Programs { agent, compositor, logs }, keys)
+        }
+        Command::Strike { logs, keys } => stages::strike(&logs, keys),
+        Command::Split { strikes, host, guest, subject } => {
+            stages::of_files(&strikes, &host, &guest, &subject)
         }
     };
     match ended {

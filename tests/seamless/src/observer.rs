@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use window_link::latency;
 use x11rb::NONE;
 use x11rb::connection::Connection;
 use x11rb::protocol::Event;
@@ -40,6 +41,20 @@ pub(crate) struct Observer {
 pub(crate) struct Marks {
     first: (i16, i16),
     last: (i16, i16),
+}
+
+/// A key, and what came of it: nanoseconds as `window_link::latency::now` counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Strike {
+    pub(crate) struck: u64,
+    pub(crate) seen: u64,
+}
+
+impl Strike {
+    /// How long it took.
+    pub(crate) fn took(self) -> Duration {
+        Duration::from_nanos(self.seen - self.struck)
+    }
 }
 
 /// What an animation showed.
@@ -197,20 +212,20 @@ impl Observer {
         Ok(())
     }
 
-    /// Presses a key and waits until the first mark has another colour: how long that took. None when it did
-    /// not come within `patience`.
-    pub(crate) fn strike(&self, marks: Marks, patience: Duration) -> Result<Option<Duration>> {
+    /// Presses a key and waits until the first mark has another colour. None when it did not come within
+    /// `patience`.
+    pub(crate) fn strike(&self, marks: Marks, patience: Duration) -> Result<Option<Strike>> {
         // What was drawn before is none of this key's.
         while self.drawn(Instant::now())? {}
         let before = self.pixel(marks.first)?;
-        let start = Instant::now();
+        let struck = latency::now();
         self.x.xtest_fake_input(KEY_PRESS_EVENT, KEY, 0, self.root, 0, 0, 0)?;
         self.x.flush()?;
-        let end = start + patience;
+        let end = Instant::now() + patience;
         let mut took = None;
         while took.is_none() && self.drawn(end)? {
             if self.pixel(marks.first)? != before {
-                took = Some(start.elapsed());
+                took = Some(Strike { struck, seen: latency::now() });
             }
         }
         self.x.xtest_fake_input(KEY_RELEASE_EVENT, KEY, 0, self.root, 0, 0, 0)?;

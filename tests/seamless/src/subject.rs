@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Result};
 use clap::Subcommand;
 use std::time::{Duration, Instant};
+use window_link::latency;
 use x11rb::connection::Connection;
 use x11rb::protocol::Event;
 use x11rb::protocol::xproto::{
@@ -34,7 +35,7 @@ const PICTURES: u32 = 8;
 /// What it does.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum Mode {
-    /// Changes the colour of its left upper mark at each key press.
+    /// Changes the colour of its left upper mark at each key press, and says when it got it and had drawn.
     Still,
     /// Shows another picture all the time, all of it new.
     Animate {
@@ -110,8 +111,11 @@ fn still(x: &RustConnection, window: u32, gc: Gcontext) -> Result {
                 mark(x, window, gc, CALM, &[last])?;
             }
             Event::KeyPress(_) => {
+                let got = latency::now();
                 colour = if colour == CALM { STRUCK } else { CALM };
                 mark(x, window, gc, colour, &[first])?;
+                x.flush()?;
+                println!("way got={got} drew={}", latency::now());
             }
             _ => continue,
         }

@@ -9,9 +9,10 @@ use crate::cost::{self, Cost};
 use crate::desktop::Desktop;
 use crate::failure::{Failure, Result, system};
 use crate::figures::{Times, Turns};
-use crate::observer::{Marks, Observer};
+use crate::observer::{Marks, Observer, Strike};
 use crate::program::{Program, command, own};
 use crate::side::{Kind, Programs, Side};
+use std::path::Path;
 use std::time::Duration;
 
 /// How much is measured.
@@ -97,7 +98,7 @@ pub(crate) fn run(programs: &Programs, plan: &Plan) -> Result {
     Ok(())
 }
 
-fn subject(display: &str, programs: &Programs, mode: &str) -> Result<Program> {
+pub(crate) fn subject(display: &str, programs: &Programs, mode: &str) -> Result<Program> {
     let mut subject = command(own()?);
     subject.args(["subject", mode]).env("DISPLAY", display);
     Program::start(&mut subject, &programs.logs.join("subject.log"))
@@ -137,19 +138,8 @@ fn still(
     std::thread::sleep(REST);
     observer.click(marks)?;
     std::thread::sleep(REST);
-    let mut lost = 0;
-    for number in 0..plan.keys {
-        match observer.strike(marks, LOST)? {
-            Some(time) => measured.keys.add(time),
-            None => lost += 1,
-        }
-        if lost > MOST_LOST {
-            let (what, seconds) = ("what keys do".to_owned(), LOST.as_secs());
-            return Err(Failure::Late { what, seconds, logs: programs.logs.clone() });
-        }
-        // In no step with any clock of the sides.
-        std::thread::sleep(Duration::from_millis(60 + u64::from(number * 37 % 41)));
-    }
+    let (strikes, lost) = strike_all(observer, marks, plan.keys, LOST, &programs.logs)?;
+    strikes.iter().for_each(|strike| measured.keys.add(strike.took()));
     measured.lost += lost;
     std::thread::sleep(REST);
     let before = cost::of(&side.programs())?;
@@ -159,6 +149,30 @@ fn still(
     measured.idle_sleeps.add(idle.sleeps as f64);
     drop(program);
     observer.vanish(marks)
+}
+
+/// Presses so many keys, each after the one before has been seen.
+pub(crate) fn strike_all(
+    observer: &Observer,
+    marks: Marks,
+    keys: u32,
+    patience: Duration,
+    logs: &Path,
+) -> Result<(Vec<Strike>, u32)> {
+    let (mut strikes, mut lost) = (Vec::new(), 0);
+    for number in 0..keys {
+        match observer.strike(marks, patience)? {
+            Some(strike) => strikes.push(strike),
+            None => lost += 1,
+        }
+        if lost > MOST_LOST {
+            let (what, seconds) = ("what keys do".to_owned(), patience.as_secs());
+            return Err(Failure::Late { what, seconds, logs: logs.to_owned() });
+        }
+        // In no step with any clock of the sides.
+        std::thread::sleep(Duration::from_millis(60 + u64::from(number * 37 % 41)));
+    }
+    Ok((strikes, lost))
 }
 
 fn animation(

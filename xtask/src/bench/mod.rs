@@ -5,6 +5,7 @@
 //! `compare NAME UNIT lower|higher OURS QEMU` is one comparison; which of the two is better is said
 //! by the third word. `exits` has more: `core` measures the core itself, on a machine of its own. `type15`
 //! runs on two machines, with KVM and with the core beneath Linux. `seamless` needs no lab machine: its peer is xpra.
+//! `seamless-vm` has no peer: it is the same through a VM.
 
 mod core;
 mod lines;
@@ -20,11 +21,12 @@ use serde_json::{Map, Value, json};
 pub(crate) fn run(name: Option<&str>) -> Result<i32> {
     let mut benches = scenario::within("bench")?;
     let windows = name.is_none_or(|name| name == seamless::NAME);
+    let through_vm = name.is_none_or(|name| name == seamless::NAME_VM);
     if let Some(name) = name {
         let mut names: Vec<String> = benches.iter().map(|bench| bench.name.clone()).collect();
         benches.retain(|bench| bench.name == name);
-        if benches.is_empty() && !windows {
-            names.push(seamless::NAME.to_owned());
+        if benches.is_empty() && !windows && !through_vm {
+            names.extend([seamless::NAME, seamless::NAME_VM].map(str::to_owned));
             return Err(Failure::new(format!(
                 "there is no benchmark `{name}`; there are: {}",
                 names.join(", ")
@@ -63,6 +65,21 @@ pub(crate) fn run(name: Option<&str>) -> Result<i32> {
                 results.insert(seamless::NAME.to_owned(), Value::Object(figures));
             }
             None => broken += 1,
+        }
+    }
+    if through_vm {
+        println!("--- bench {}: {}", seamless::NAME_VM, seamless::CLAIM_VM);
+        match seamless::measure_vm() {
+            Ok(figures) => {
+                results.insert(seamless::NAME_VM.to_owned(), Value::Object(figures));
+            }
+            Err(failure) => {
+                eprintln!(
+                    "the benchmark `{}` did not come to its end: {failure}",
+                    seamless::NAME_VM
+                );
+                broken += 1;
+            }
         }
     }
     print("QEMU", &table);

@@ -13,6 +13,10 @@ use std::time::Duration;
 pub(super) const NAME: &str = "seamless";
 pub(super) const CLAIM: &str = "a window of a guest's program on the host's screen, beside xpra";
 
+/// Name of the benchmark through a VM.
+pub(super) const NAME_VM: &str = "seamless-vm";
+pub(super) const CLAIM_VM: &str = "from a key to its pixels by stage, through a VM on engine tcg";
+
 /// How often less, or more, a figure has to be than xpra's.
 const TARGETS: &[(&str, f64)] = &[
     ("key_to_pixel_p50", 0.5),
@@ -74,6 +78,22 @@ pub(super) fn measure() -> Result<Option<Map<String, Value>>> {
         return Ok(None);
     }
     held.extend(targets(&table)?);
+    let mut stages = Vec::new();
+    let step = Step::new(folder.join("seamless-bench"))
+        .argument("stages")
+        .argument("--agent")
+        .argument(folder.join("macrohard-guest-agent"))
+        .argument("--compositor")
+        .argument(folder.join("macrohard-compositor"))
+        .argument("--logs")
+        .argument(logs.join("stages"))
+        .variable("MACROHARD_LOG", "info,latency=trace")
+        .limit(Duration::from_secs(600));
+    let ended = step.lines(&mut |line| told(line, &mut stages))?;
+    if !ended.is_some_and(|status| status.success()) {
+        eprintln!("the stages of `{NAME}` did not come to their end; logs: {}", logs.display());
+        return Ok(None);
+    }
     super::print("xpra", &table);
     println!("\n{:<34} {:>8} {:>16} {:>16}  held", "limit", "unit", "found", "limit");
     for row in &held {
@@ -90,7 +110,54 @@ pub(super) fn measure() -> Result<Option<Map<String, Value>>> {
         value[most] = json!(row.limit);
         (format!("limit.{}", row.name), value)
     });
-    Ok(Some(compared.chain(limits).collect()))
+    print_stages(&stages);
+    let stages = stages.iter().map(Stage::json);
+    Ok(Some(compared.chain(limits).chain(stages).collect()))
+}
+
+/// The same way through a VM. Prints.
+pub(super) fn measure_vm() -> Result<Map<String, Value>> {
+    let mut stages = Vec::new();
+    crate::demo::stages::measure(&mut |line| told(line, &mut stages))?;
+    print_stages(&stages);
+    Ok(stages.iter().map(Stage::json).collect())
+}
+
+/// A part of the way from a key to its pixels, in milliseconds.
+struct Stage {
+    name: String,
+    median: f64,
+    /// Nine of ten are faster.
+    ninetieth: f64,
+}
+
+impl Stage {
+    fn json(&self) -> (String, Value) {
+        let value = json!({ "unit": "ms", "p50": self.median, "p90": self.ninetieth });
+        (format!("stage.{}", self.name), value)
+    }
+}
+
+fn told(line: &str, stages: &mut Vec<Stage>) {
+    match stage(line) {
+        Some(stage) => stages.push(stage),
+        None => println!("{line}"),
+    }
+}
+
+/// `stage MEDIAN NINETIETH NAME`
+fn stage(line: &str) -> Option<Stage> {
+    let mut parts = line.strip_prefix("stage ")?.splitn(3, ' ');
+    let mut number = || parts.next()?.parse().ok();
+    let (median, ninetieth) = (number()?, number()?);
+    Some(Stage { name: parts.next()?.to_owned(), median, ninetieth })
+}
+
+fn print_stages(stages: &[Stage]) {
+    println!("\n{:<44} {:>10} {:>12}", "stage, ms", "median", "9 of 10");
+    for Stage { name, median, ninetieth } in stages {
+        println!("{name:<44} {median:>10.3} {ninetieth:>12.3}");
+    }
 }
 
 /// `held NAME UNIT FOUND MOST`
@@ -123,7 +190,7 @@ fn targets(table: &[Comparison]) -> Result<Vec<Held>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Comparison, TARGETS, limit, targets};
+    use super::{Comparison, TARGETS, limit, stage, targets};
 
     fn row(name: &str, better: &str, ours: f64, peer: f64) -> Comparison {
         Comparison { name: name.into(), unit: "x".into(), better: better.into(), ours, peer }
@@ -143,6 +210,14 @@ mod tests {
         let holds: Vec<bool> =
             found.expect("all are there").iter().map(super::Held::holds).collect();
         assert_eq!(holds, [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_stage_has_two_times_and_a_name_of_many_words() {
+        let found = stage("stage 1.500 2.000 host: X server, to the compositor").expect("complete");
+        assert_eq!(found.name, "host: X server, to the compositor");
+        assert!((found.median - 1.5).abs() < 1e-9 && (found.ninetieth - 2.0).abs() < 1e-9);
+        assert!(stage("stage 1.500 many words").is_none());
     }
 
     #[test]

@@ -15,14 +15,15 @@ pub(super) struct Display {
 }
 
 impl Display {
-    /// Starts both; what they say goes to `folder`.
-    pub(super) fn start(folder: &Path) -> Result<Self> {
+    /// Starts both, on a screen of this size; what they say goes to `folder`.
+    pub(super) fn start(folder: &Path, size: [u16; 2]) -> Result<Self> {
         let log = |name: &str| {
             let log = folder.join(name);
             std::fs::File::create(&log).context(|| format!("make {}", log.display()))
         };
         let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "1280x800x24", "-nolisten", "tcp"])
+            .args(["-displayfd", "1", "-nolisten", "tcp", "-screen", "0"])
+            .arg(format!("{}x{}x24", size[0], size[1]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log("xvfb.log")?)

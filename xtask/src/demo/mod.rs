@@ -2,11 +2,14 @@
 //! the commands a person would type.
 
 mod display;
+mod film;
+pub(crate) mod stages;
 
 use crate::failure::{Context, Failure, Result};
 use crate::process::{Output, Step};
 use crate::{binaries, packages, workspace};
 use display::Display;
+use film::Camera;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,6 +30,10 @@ const APPLICATIONS: &str = "xvfb,xserver-xorg-core,xserver-xorg-input-libinput,o
 const CHECKS: &str = "xclip,git,procps,libnotify-bin,xdotool,x11-utils";
 /// What the demo opens.
 const OPENED: [&str; 2] = ["debian-xterm", "l3afpad"];
+/// Of a desktop that nobody looks at.
+const SCREEN: [u16; 2] = [1280, 800];
+/// Of one that is filmed.
+const FILM: [u16; 2] = [960, 600];
 /// A software CPU on two busy cores takes minutes to boot Debian.
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -44,7 +51,7 @@ pub(crate) fn run() -> Result<i32> {
     } else {
         packages::require(packages::DESKTOP)?;
         println!("No desktop is here: the demo starts one, and leaves pictures of it.");
-        let display = Display::start(&workspace::folder("demo")?)?;
+        let display = Display::start(&workspace::folder("demo")?, SCREEN)?;
         demo.environment.push(("DISPLAY".to_owned(), display.name.clone()));
         Some(display)
     };
@@ -88,7 +95,7 @@ pub(crate) fn run() -> Result<i32> {
 pub(crate) fn check() -> Result {
     packages::require(packages::DESKTOP)?;
     let folders = workspace::folder("test/demo")?;
-    let display = Display::start(&folders)?;
+    let display = Display::start(&folders, SCREEN)?;
     let include = format!("{APPLICATIONS},{CHECKS}");
     let mut demo = Demo::prepare("desktop", &include, Some(&folders))?;
     demo.environment.push(("DISPLAY".to_owned(), display.name.clone()));
@@ -125,6 +132,37 @@ pub(crate) fn check() -> Result {
     let deleted = demo.command(&["delete", NAME, "--yes"]);
     let _ = demo.command(&["daemon", "stop"]);
     booted.and(deleted)
+}
+
+/// A film of what a person does first, in folders of its own: a terminal and an editor of the guest, typing, moving, the
+/// guest's screen and back. The VM is deleted in the end.
+pub(crate) fn film(file: &Path) -> Result {
+    packages::require(packages::DESKTOP)?;
+    let folders = workspace::folder("demo/film")?;
+    let display = Display::start(&folders, FILM)?;
+    let mut demo = Demo::prepare("applications", APPLICATIONS, Some(&folders))?;
+    demo.environment.push(("DISPLAY".to_owned(), display.name.clone()));
+    demo.environment.push(("MACROHARD_COMPOSITOR".to_owned(), binaries::compositor()?));
+    for ending in ["qcow2", "vmlinuz", "initrd"] {
+        let (from, to) = (demo.disk.with_extension(ending), folders.join("film"));
+        std::fs::copy(&from, to.with_extension(ending))
+            .context(|| format!("copy {}", from.display()))?;
+    }
+    demo.disk = folders.join("film.qcow2");
+    let taken = demo.boot("auto").and_then(|()| {
+        demo.command(&["exec", "--wait", "300", NAME, "--", "id"])?;
+        demo.command(&["seamless", NAME, "--enable"])?;
+        let camera = Camera::start(&display.name, FILM);
+        let played = demo.play(&display);
+        camera.stop(file).and(played)
+    });
+    let stopped = demo.command(&["stop", NAME, "--force"]);
+    let deleted = demo.command(&["delete", NAME, "--yes"]);
+    let _ = demo.command(&["daemon", "stop"]);
+    taken.and(stopped).and(deleted)?;
+    let length = std::fs::metadata(file).map_or(0, |facts| facts.len());
+    println!("film: {} ({} KiB)", file.display(), length / 1024);
+    Ok(())
 }
 
 /// What tells one build of the guest's agent from another.
@@ -218,9 +256,71 @@ impl Demo {
 
     /// How many windows of the guest are open here.
     fn windows(&self) -> usize {
+        self.hosts().len()
+    }
+
+    /// Their ids on the desktop, in the order in which they were opened.
+    fn hosts(&self) -> Vec<String> {
         let text = self.cli().arguments(["windows", NAME, "--json"]).text().unwrap_or_default();
         let windows: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        windows.as_array().map_or(0, Vec::len)
+        let windows = windows.as_array().map(Vec::as_slice).unwrap_or_default();
+        windows
+            .iter()
+            .filter_map(|window| window["host"].as_u64())
+            .map(|id| id.to_string())
+            .collect()
+    }
+
+    /// Waits until so many windows are open; the last one.
+    fn wait_for_windows(&self, count: usize) -> Result<String> {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let hosts = self.hosts();
+            if let Some(last) = hosts.last().filter(|_| hosts.len() == count) {
+                return Ok(last.clone());
+            }
+            if Instant::now() >= end {
+                return Err(Failure::new(format!("{} windows in place of {count}", hosts.len())));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// What the film shows.
+    fn play(&self, display: &Display) -> Result {
+        let xdotool = |arguments: &[&str]| {
+            let step = Step::new("xdotool").arguments(arguments).variable("DISPLAY", &display.name);
+            step.run(Output::Shown)
+        };
+        let watch = |seconds| std::thread::sleep(Duration::from_secs(seconds));
+        self.command(&["launch", NAME, OPENED[0]])?;
+        let terminal = self.wait_for_windows(1)?;
+        // A program draws some time after its window is there.
+        watch(5);
+        xdotool(&["windowmove", &terminal, "40", "60"])?;
+        xdotool(&["windowactivate", "--sync", &terminal])?;
+        xdotool(&["type", "--delay", "150", "uname -sr; whoami\n"])?;
+        watch(4);
+        self.command(&["launch", NAME, OPENED[1]])?;
+        let editor = self.wait_for_windows(2)?;
+        watch(5);
+        xdotool(&["windowactivate", "--sync", &editor])?;
+        xdotool(&["type", "--delay", "150", "A guest's editor\non the host's desktop"])?;
+        watch(3);
+        for step in 0..12 {
+            let (x, y) = ((100 + 30 * step).to_string(), (80 + 14 * step).to_string());
+            xdotool(&["windowmove", &editor, &x, &y])?;
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        xdotool(&["windowactivate", "--sync", &terminal])?;
+        watch(2);
+        self.command(&["seamless", NAME, "--toggle"])?;
+        self.wait_for_windows(1)?;
+        watch(4);
+        self.command(&["seamless", NAME, "--toggle"])?;
+        self.wait_for_windows(2)?;
+        watch(4);
+        Ok(())
     }
 
     /// A check of the desktop against the guest that runs.

@@ -68,7 +68,8 @@ impl Small {
         for word in
             comment().filter_map(|line| line.strip_prefix(WANTS)).flat_map(str::split_whitespace)
         {
-            let number = word.split_once('=').and_then(|(key, value)| Some((key, value.parse().ok()?)));
+            let number =
+                word.split_once('=').and_then(|(key, value)| Some((key, value.parse().ok()?)));
             match number {
                 Some(("memory", value)) => small.memory = value,
                 Some(("pool", value)) => small.pool = value,
@@ -106,9 +107,9 @@ impl Small {
     pub(crate) fn check(&self, name: &str) -> Result {
         match self.run(&mut |line| println!("{line}"))? {
             0 => Ok(()),
-            status => Err(Failure::new(format!(
-                "ends with {status}; again with: cargo xtask lab {name}"
-            ))),
+            status => {
+                Err(Failure::new(format!("ends with {status}; again with: cargo xtask lab {name}")))
+            }
         }
     }
 

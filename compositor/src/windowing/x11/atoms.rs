@@ -14,6 +14,7 @@ x11rb::atom_manager! {
         _NET_CURRENT_DESKTOP,
         _NET_FRAME_EXTENTS,
         _NET_WORKAREA,
+        _NET_SUPPORTING_WM_CHECK,
         _NET_WM_ICON,
         _NET_WM_STATE,
         _NET_WM_STATE_ABOVE,

@@ -1,7 +1,7 @@
 //! What winit and the X server report.
 
-use super::X11;
-use crate::model::{Rect, Seen};
+use super::{Native, X11};
+use crate::model::{Kind, Rect, Seen, State};
 use crate::windowing::{Notice, WindowingError};
 use winit::dpi::PhysicalSize;
 use winit::event::{ElementState, MouseButton, MouseScrollDelta, WindowEvent};
@@ -14,8 +14,17 @@ const FIRST_KEY: u32 = 8;
 /// linux/input-event-codes.h.
 const KEY_ENTER: u32 = 28;
 const KEY_BACKSPACE: u32 = 14;
+/// A frame of so many pixels above a window has room for a title.
+const TITLE: u32 = 8;
 /// A notch of a wheel.
 const NOTCH: f64 = 120.0;
+
+/// Whether a title bar is over this window on a desktop that has any.
+fn has_title(native: &Native, state: State) -> bool {
+    let view = &native.view;
+    let full = state.fullscreen || state.maximized_vertically || state.minimized;
+    view.decorated && !full && matches!(view.kind, Kind::Normal | Kind::Dialog)
+}
 
 fn fixed(number: f64, by: f64) -> i32 {
     #[expect(clippy::cast_possible_truncation, reason = "saturates; what is not a number is 0")]
@@ -190,6 +199,7 @@ impl X11 {
             return;
         }
         if pressed {
+            window_link::latency::begin("pressed");
             self.user_time = event.time;
         }
         self.see(Seen::Key { window: id, code, pressed, time: event.time });
@@ -201,6 +211,28 @@ impl X11 {
         if let Err(error) = self.ask_state(native.xid, atom, !native.state.fullscreen) {
             tracing::warn!("window {id} cannot change to or from the whole screen: {error}");
         }
+    }
+
+    /// Whether there is a window manager that says so (EWMH). Without one windows are as they are.
+    fn is_managed(&self) -> Result<bool, WindowingError> {
+        let check = self.atoms._NET_SUPPORTING_WM_CHECK;
+        let asked = self.connection.get_property(false, self.root, check, AtomEnum::ANY, 0, 1)?;
+        Ok(asked.reply()?.length > 0)
+    }
+
+    /// How much of its frame is above a window whose top is at `y`, whatever the window manager says.
+    fn above(&self, xid: u32, y: i32) -> Result<u32, WindowingError> {
+        let mut outermost = xid;
+        loop {
+            let parent = self.connection.query_tree(outermost)?.reply()?.parent;
+            if parent == self.root || parent == x11rb::NONE {
+                break;
+            }
+            outermost = parent;
+        }
+        let top = self.connection.get_geometry(outermost)?.reply()?;
+        let top = i32::from(top.y) + i32::from(top.border_width);
+        Ok(u32::try_from(y - top).unwrap_or(0))
     }
 
     /// Where a window is now and what became of it.
@@ -215,6 +247,11 @@ impl X11 {
             self.read_state(xid)?
         };
         let (geometry, place) = (geometry.reply()?, place.reply()?);
+        if native.mapped && has_title(native, state) {
+            self.titles = frame.top >= TITLE
+                || !self.is_managed()?
+                || self.above(xid, place.dst_y.into())? >= TITLE;
+        }
         let rect = Rect {
             x: place.dst_x.into(),
             y: place.dst_y.into(),

@@ -73,6 +73,8 @@ pub struct X11 {
     cursor_format: Option<render::Pictformat>,
     /// Windows whose place or state may have changed.
     stale: BTreeSet<u32>,
+    /// The window manager puts titles over windows.
+    titles: bool,
     focus: Option<u32>,
     focus_changed: bool,
     pointer: Option<u32>,
@@ -140,6 +142,7 @@ impl X11 {
             theme,
             cursor_format,
             stale: BTreeSet::new(),
+            titles: true,
             focus: None,
             focus_changed: false,
             pointer: None,
@@ -461,11 +464,16 @@ impl Windowing for X11 {
     }
 
     fn settle(&mut self) -> Vec<Notice> {
+        let (titles, before) = (self.titles, self.notices.len());
         for id in std::mem::take(&mut self.stale) {
             // A window that is being closed answers no more.
             if let Err(error) = self.look(id) {
                 tracing::debug!("window {id}: {error}");
             }
+        }
+        if titles != self.titles {
+            // Before where windows are: the name takes its room from the window that the window manager has placed.
+            self.notices.insert(before, Notice::Titles(self.titles));
         }
         if std::mem::take(&mut self.focus_changed) {
             self.notices.push(Notice::Seen(Seen::Focus(self.focus)));

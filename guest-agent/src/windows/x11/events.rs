@@ -22,6 +22,7 @@ impl X11 {
         }
         match event {
             Event::DamageNotify(event) => {
+                window_link::latency::pass("injected", "damaged");
                 let area = event.area;
                 // Of the window inside its border; pixels count from outside.
                 let border =

@@ -423,14 +423,19 @@ impl Windows {
         };
         let question = async move {
             match compositor.ask(Question::Status, LIST_PATIENCE).await {
-                Ok(Answer::Status(status)) => {
-                    Some(Shown { guest: status.guest, windows: status.windows })
-                }
+                Ok(Answer::Status(status)) => Some(Shown {
+                    guest: status.guest,
+                    windows: status.windows,
+                    renderer: status.renderer,
+                    refused: status.refused,
+                }),
                 _ => None,
             }
         };
-        let Shown { guest, windows } = self.status.ask(question, STATUS_PATIENCE).await;
-        VmWindows { seamless, shown: guest, count: windows }
+        let shown = self.status.ask(question, STATUS_PATIENCE).await;
+        let Shown { guest, windows, renderer, refused } = shown;
+        let refused = refused.into_iter().collect();
+        VmWindows { seamless, shown: guest, count: windows, renderer, refused }
     }
 
     /// The windows that are shown.
@@ -461,7 +466,8 @@ impl Windows {
         Ok(WindowsReply { windows: windows.collect() })
     }
 
-    /// A picture of one window, or of all that is shown.
+    /// A picture of one window, or of all that is shown; where there is no desktop to show windows on, of the
+    /// guest's screen.
     ///
     /// # Errors
     /// Nothing is shown, there is no such window, or the compositor does not answer.
@@ -470,6 +476,10 @@ impl Windows {
         window: Option<u32>,
     ) -> Result<Picture, Problem> {
         let Some(compositor) = self.compositor() else {
+            let runtime = self.about.places.runtime_of(&self.about.vm);
+            if window.is_none() && screen::is_there(&runtime) {
+                return screen::picture(&runtime).await;
+            }
             let nothing = format!("no window of VM \"{}\" is shown", self.about.vm);
             return Err(Problem::new(Kind::Refused, nothing)
                 .advise("`launch` opens an application; `windows` lists what is shown"));

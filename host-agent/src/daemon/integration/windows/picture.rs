@@ -4,6 +4,7 @@ use crate::problem::Problem;
 use proto::v1::ScreenshotChunk;
 use rustix::fs::FileType;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use tokio::sync::mpsc::Sender;
@@ -32,6 +33,15 @@ impl Picture {
         Ok(Self { file: file.into(), length })
     }
 
+    /// Of a file's bytes.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Result<Self, Problem> {
+        let failed = |error: std::io::Error| Problem::failed(format!("a picture: {error}"));
+        let file = rustix::fs::memfd_create("screenshot", rustix::fs::MemfdFlags::CLOEXEC);
+        let mut file = File::from(file.map_err(|error| failed(error.into()))?);
+        file.write_all(bytes).map_err(failed)?;
+        Ok(Self { file, length: bytes.len() as u64 })
+    }
+
     /// Sends all of it. Blocks.
     pub(in crate::daemon) fn send(&self, to: &Sender<Result<ScreenshotChunk, Status>>) {
         let mut at = 0;
@@ -53,7 +63,6 @@ impl Picture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn sent(length: u64, content: &[u8]) -> Vec<Result<ScreenshotChunk, Status>> {
         let mut file = tempfile::tempfile().unwrap();

@@ -1,17 +1,22 @@
 //! What a compositor last said of how it fares. One that is busy costs those who ask for many VMs, again and again,
 //! the wait for it once: until it has answered what it owes, they get what it said before.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What is shown of a guest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shown {
     /// An agent tells of windows.
     pub(super) guest: bool,
     /// Windows that are open.
     pub(super) windows: u32,
+    /// What draws them.
+    pub(super) renderer: String,
+    /// What was refused of the guest, by reason.
+    pub(super) refused: BTreeMap<String, u64>,
 }
 
 /// See the module. Clones are the same.
@@ -40,14 +45,14 @@ impl Last {
         let before = {
             let state = self.lock();
             if state.owed > 0 {
-                return state.shown;
+                return state.shown.clone();
             }
-            state.shown
+            state.shown.clone()
         };
         let own = self.clone();
         let mut asking = tokio::spawn(async move {
             let shown = question.await.unwrap_or_default();
-            own.lock().shown = shown;
+            own.lock().shown.clone_from(&shown);
             shown
         });
         match tokio::time::timeout(patience, &mut asking).await {
@@ -77,8 +82,9 @@ mod tests {
     #[tokio::test]
     async fn a_busy_compositor_is_waited_for_once_and_the_last_answer_stands_until_the_next() {
         let last = Last::default();
-        let first = Shown { guest: true, windows: 3 };
-        assert_eq!(last.ask(async move { Some(first) }, LONG).await, first);
+        let first = Shown { guest: true, windows: 3, ..Shown::default() };
+        let answered = Some(first.clone());
+        assert_eq!(last.ask(async move { answered }, LONG).await, first);
         let (answer, answered) = oneshot::channel();
         let slow = async move { answered.await.ok() };
         assert_eq!(last.ask(slow, SHORT).await, first);
@@ -87,8 +93,8 @@ mod tests {
             let asked = std::future::pending();
             assert_eq!(last.ask(asked, LONG).await, first);
         }
-        let second = Shown { guest: true, windows: 4 };
-        answer.send(second).unwrap();
+        let second = Shown { windows: 4, ..first.clone() };
+        answer.send(second.clone()).unwrap();
         while last.lock().owed > 0 {
             tokio::task::yield_now().await;
         }
