@@ -11,43 +11,105 @@ use std::task::{Context, Poll, ready};
 
 use rustix::fs::{Mode, OFlags, open};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::runtime::Handle;
 
 use super::{Line, call};
+use crate::PORT;
 
 /// Lines of this process, by port.
-static LINES: Mutex<BTreeMap<PathBuf, Line>> = Mutex::new(BTreeMap::new());
+static LINES: Mutex<BTreeMap<PathBuf, Held>> = Mutex::new(BTreeMap::new());
 
-/// A new connection over the port at `path`.
-///
-/// # Errors
-/// There is no such port, another program has it, or nobody is at its other end.
-pub(crate) async fn connect(path: &Path) -> io::Result<DuplexStream> {
-    let line = {
+/// A line, and what carries it: a thread of its own, which waits for nothing else. The kernel may wait for a folder of
+/// the host that comes over the line, and with the kernel any other thread of this process.
+#[derive(Clone)]
+struct Held {
+    line: Line,
+    carrier: Handle,
+}
+
+impl Held {
+    fn take(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let port = File::from(open(path, flags, Mode::empty())?);
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let begin = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (line, carrying) = {
+                let _there = runtime.enter();
+                call(Port::new(port)?)
+            };
+            Ok((Self { line, carrier: runtime.handle().clone() }, runtime, carrying))
+        };
+        let carry = move || match begin() {
+            Ok((held, runtime, carrying)) => {
+                let _ = tell.send(Ok(held));
+                let ended = runtime.block_on(carrying);
+                tracing::debug!(?ended, "the line has ended");
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+        };
+        std::thread::Builder::new().name("serial line".to_owned()).spawn(carry)?;
+        told.recv().unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// The one at the port at `path`.
+    fn at(path: &Path) -> io::Result<Self> {
         let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
-        match lines.get(path).filter(|line| !line.is_closed()) {
-            Some(line) => line.clone(),
+        match lines.get(path).filter(|held| !held.line.is_closed()) {
+            Some(held) => Ok(held.clone()),
             None => {
-                let (line, carrying) = call(open_port(path)?);
-                tokio::spawn(carrying);
-                lines.insert(path.to_owned(), line.clone());
-                line
+                // Two cannot have the port at once.
+                lines.remove(path);
+                let held = Self::take(path)?;
+                lines.insert(path.to_owned(), held.clone());
+                Ok(held)
             }
         }
-    };
-    line.open().await
+    }
 }
 
-/// The port as a stream. Reading nothing means that the host has let go of it.
-fn open_port(path: &Path) -> io::Result<Port> {
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    Port::new(File::from(open(path, flags, Mode::empty())?))
+/// A new connection over the serial port at `path` to the agents' port of the host.
+///
+/// # Errors
+/// There is no such serial port, another program has it, or nobody is at its other end.
+pub(crate) async fn connect(path: &Path) -> io::Result<DuplexStream> {
+    let held = Held::at(path)?;
+    held.line.open(PORT).await
 }
 
-/// An open port, waited for as a pipe is. But a read gives what is left of one of the driver's buffers
-/// (drivers/char/virtio_console.c, `fill_readbuf`) while more of them wait, and the driver wakes nobody for those: unlike
-/// with a pipe, only a read that would block says that nothing is left. So `Receiver`'s own way to read, which takes a
-/// short read for the last, will not do.
+/// A new connection over the serial port at `path` to this port of the host, as a socket that a kernel can take over.
+/// When either side ends it, it ends both ways.
+///
+/// # Errors
+/// There is no such serial port, another program has it, or nobody is at its other end.
+pub async fn socket(path: &Path, port: u32) -> io::Result<UnixStream> {
+    let Held { line, carrier } = Held::at(path)?;
+    let channel = line.open(port).await?;
+    let (near, far) = std::os::unix::net::UnixStream::pair()?;
+    near.set_nonblocking(true)?;
+    far.set_nonblocking(true)?;
+    carrier.spawn(async move { bridge(channel, UnixStream::from_std(far)?).await });
+    UnixStream::from_std(near)
+}
+
+/// Carries bytes both ways until either side ends.
+async fn bridge(channel: DuplexStream, socket: UnixStream) -> io::Result<u64> {
+    let (mut from_channel, mut to_channel) = tokio::io::split(channel);
+    let (mut from_socket, mut to_socket) = socket.into_split();
+    tokio::select! {
+        ended = tokio::io::copy(&mut from_channel, &mut to_socket) => ended,
+        ended = tokio::io::copy(&mut from_socket, &mut to_channel) => ended,
+    }
+}
+
+/// An open port, waited for as a pipe is; reading nothing means that the host has let go of it. But a read gives what is
+/// left of one of the driver's buffers (drivers/char/virtio_console.c, `fill_readbuf`) while more of them wait, and the
+/// driver wakes nobody for those: unlike with a pipe, only a read that would block says that nothing is left. So
+/// `Receiver`'s own way to read, which takes a short read for the last, will not do.
 struct Port {
     reading: pipe::Receiver,
     writing: pipe::Sender,
@@ -171,6 +233,16 @@ mod tests {
         })
         .await;
         reading.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_port_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for path in [&file, &folder.path().join("none")] {
+            assert!(socket(path, PORT).await.is_err() && connect(path).await.is_err());
+        }
     }
 
     #[tokio::test]
