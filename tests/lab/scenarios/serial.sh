@@ -2,7 +2,7 @@
 # In a VM without vsock all of the agents' traffic goes over one virtio-serial port of engine kvm: much both ways comes
 # whole, also of several programs at once; a session's agent is carried by the system's; a folder is shared with the
 # running guest, and is there again after the death of the agent and of the daemon, as both are themselves.
-# lab: memory=2048 cpus=1 limit=900 long
+# lab: memory=2048 cpus=1 limit=1500 long
 #
 # Long until it is known how long it takes on a busy machine.
 . /lab/lib.sh
@@ -33,7 +33,7 @@ as_user() { macrohard-hypervisor exec --wait 300 serial -- "$@"; }
 as_root() { macrohard-hypervisor exec --wait 300 --user root serial -- "$@"; }
 as_root true || fail "no agent"
 session() { macrohard-hypervisor status serial | grep -q '^agents.*one'; }
-wait_for 60 "the session" session
+wait_for 200 "the session" session
 sees() { [ "$(as_user cat "$1")" = "$2" ]; }
 listed() { macrohard-hypervisor share list serial | grep -q "$1"; }
 
@@ -72,15 +72,15 @@ as_user sh -c 'mkdir Host/t/work local && lab-tool files Host/t/work local --see
 step "the daemon is killed"
 pkill -KILL macrohardd
 as_root true || fail "the next daemon does not hear of the agent at the port"
-wait_for 60 "the session again" session
-wait_for 60 "the share again" sees Host/t/from-host "of the host"
+wait_for 200 "the session again" session
+wait_for 200 "the share again" sees Host/t/from-host "of the host"
 listed 't .*9p-serial' || fail "the list of the next daemon: $(macrohard-hypervisor share list serial)"
 
 step "the agent is killed"
 as_root killall -KILL macrohard-guest-agent 2>/dev/null
 as_root true || fail "no agent at the port after the first was killed"
-wait_for 60 "the session after that" session
-wait_for 60 "the share after that" sees Host/t/from-host "of the host"
+wait_for 200 "the session after that" session
+wait_for 200 "the share after that" sees Host/t/from-host "of the host"
 as_root cat <sent >back || fail "cat after all"
 cmp sent back || fail "bytes came back changed after all"
 
@@ -89,6 +89,6 @@ macrohard-hypervisor share remove serial t || fail "share remove"
 as_user ls Host/t/from-host 2>/dev/null && fail "the share is still there"
 as_root touch /tmp/end
 as_root killall macrohard-guest-agent 2>/dev/null
-wait_for 60 "the guest's end" sh -c '! macrohard-hypervisor list | grep -q serial'
+wait_for 200 "the guest's end" sh -c '! macrohard-hypervisor list | grep -q serial'
 macrohard-hypervisor logs serial --console >serial.console
 console_has serial "guest: ends with 0"

@@ -152,7 +152,8 @@ impl Agents {
             lines: Seldom::default(),
         });
         let listening = tokio::spawn(Arc::clone(&desk).accept(listener));
-        let carrying = tokio::spawn(serial::carry(vm.to_owned(), files.agent_port(), serial::ports(files)));
+        let carrying =
+            tokio::spawn(serial::carry(vm.to_owned(), files.agent_port(), serial::ports(files)));
         Ok(Self { desk, listening, carrying })
     }
 
