@@ -4,7 +4,8 @@
 # running guest, and is there again after the death of the agent and of the daemon, as both are themselves.
 # lab: memory=2048 cpus=1 limit=1500 long
 #
-# Long until it is known how long it takes on a busy machine.
+# Long until it has held as a whole several times and its time is known (what comes before the folder, and the deaths of
+# agent and daemon without one, hold).
 . /lab/lib.sh
 
 head -c 1000000 /dev/urandom >sent
