@@ -3,7 +3,7 @@
 mod support;
 
 use agent_link::Role;
-use agent_link::serial::answer;
+use agent_link::serial::{Opened, answer};
 use proto::v1::PingRequest;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -43,7 +43,7 @@ fn port(desk: &Desk) -> (PathBuf, File) {
     tokio::spawn(carrying);
     let host = desk.path("host");
     tokio::spawn(async move {
-        while let Some(mut channel) = channels.next().await {
+        while let Some(Opened { stream: mut channel, .. }) = channels.next().await {
             let mut stream = UnixStream::connect(&host).await.unwrap();
             tokio::spawn(async move {
                 let _ = tokio::io::copy_bidirectional(&mut channel, &mut stream).await;

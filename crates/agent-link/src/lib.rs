@@ -26,5 +26,8 @@ pub use watched::{Gone, watch};
 /// The vsock port of the host at which agents report: "MH".
 pub const PORT: u32 = 0x4d48;
 
+/// Ports of the host at which folders are shared, each at one of its own.
+pub const SHARE_PORTS: std::ops::RangeInclusive<u32> = PORT + 1..=PORT + 64;
+
 /// Name of the fw_cfg file with the VM's token, which the guest's kernel shows to root alone.
 pub const TOKEN_FILE: &str = "opt/org.macrohard/agent-token";

@@ -66,7 +66,7 @@ async fn a_window_full_of_frames_of_one_byte_takes_the_room_of_its_bytes() {
     for channel in 1..=CHANNELS {
         let open = fuzzing::frame(OPEN, GUEST, host, channel, &[]).expect("a frame");
         wire.write_all(&open).await.expect("the host reads");
-        unread.push(channels.next().await.expect("a channel"));
+        unread.push(channels.next().await.expect("a channel").stream);
     }
     let before = HELD.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);

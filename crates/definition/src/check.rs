@@ -3,7 +3,7 @@
 
 use crate::name::check_name;
 use crate::network::MacAddress;
-use crate::{AgentWay, Boot, Disk, Network, NetworkMode, Share, VmDefinition, Windows};
+use crate::{Boot, Disk, Network, NetworkMode, Share, VmDefinition, Windows};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
@@ -184,13 +184,6 @@ impl VmDefinition {
         let mut tags = BTreeSet::new();
         for (index, share) in self.shares.iter().enumerate() {
             share.check(index)?;
-            if !share.kind.has_device() && self.agent == AgentWay::Serial {
-                return Err(FieldProblem::new(
-                    Field::element("share", index, "kind"),
-                    "vsock",
-                    "\"9p\" or \"virtio-fs\", with agent = \"serial\": the VM has no vsock device",
-                ));
-            }
             if !tags.insert(&share.tag) {
                 return Err(FieldProblem::new(
                     Field::element("share", index, "tag"),

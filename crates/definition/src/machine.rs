@@ -28,8 +28,7 @@ pub enum AgentWay {
     /// A vsock device.
     #[default]
     Vsock,
-    /// A virtio-serial port, for guests without a driver for vsock; the VM has no vsock device then, and so no
-    /// shares that come and go while it runs.
+    /// A virtio-serial port, for guests without a driver for vsock; the VM has no vsock device then.
     Serial,
 }
 
@@ -176,8 +175,8 @@ pub enum ShareKind {
     Plan9,
     /// virtio-fs by a virtiofsd process.
     VirtioFs,
-    /// 9P2000.L by a process of its own over vsock, which needs no device and so comes and goes while the
-    /// VM runs; mounted by the guest's agent.
+    /// 9P2000.L by a process of its own over vsock, or over the agent's serial port where that is its way, which
+    /// needs no device and so comes and goes while the VM runs; mounted by the guest's agent.
     Vsock,
 }
 

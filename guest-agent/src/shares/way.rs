@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agent_link::{Address, Direction, Hello, PORT, Proof, Role, introduce};
+use agent_link::{Address, Direction, Hello, PORT, Proof, Role, introduce, serial};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_vsock::{VsockAddr, VsockStream};
@@ -40,12 +40,7 @@ impl Host {
                     Way::Vsock(VsockStream::connect(VsockAddr::new(*cid, port)).await?)
                 }
                 Address::Unix(path) => Way::Unix(UnixStream::connect(beside(path, port)?).await?),
-                // The kernel's 9P needs a socket of its own, and the line carries the agents' alone.
-                Address::Serial(_) => {
-                    let what =
-                        "folders shared with a running VM need vsock, which this guest lacks";
-                    return Err(io::Error::new(io::ErrorKind::Unsupported, what));
-                }
+                Address::Serial(path) => Way::Unix(serial::socket(path, port).await?),
             };
             let direction = Direction::Share { user: user.number, group: user.group };
             let hello = Hello { role: Role::System, direction, proof: self.proof.clone() };

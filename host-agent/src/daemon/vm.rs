@@ -181,11 +181,10 @@ impl Vm {
     /// Without agents the VM runs all the same.
     fn listen_for_agents(&self) -> Option<Agents> {
         let token = self.records.launch_spec()?.agent_token?.parse().ok()?;
-        let path = self.records.files().host_port(agent_link::PORT);
-        let port = self.records.files().agent_port();
+        let files = self.records.files();
         let _there = self.guests.enter();
         let (integration, audience) = (Arc::clone(&self.integration), Arc::clone(&self.audience));
-        let listening = Agents::listen(&self.name, path, port, token, integration, audience);
+        let listening = Agents::listen(&self.name, &files, token, integration, audience);
         listening.inspect_err(|problem| tracing::error!(vm = self.name, %problem)).ok()
     }
 

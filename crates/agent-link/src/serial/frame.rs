@@ -8,6 +8,8 @@
 //! frame:  KIND u8  FROM u32  TO u32  CHANNEL u16  DATA  CRC u32      little-endian; CRC-32 of all before it
 //! ```
 
+use crate::PORT;
+
 /// Most bytes of data in a frame.
 pub(super) const MOST_DATA: usize = 8 << 10;
 const HEAD: usize = 11;
@@ -20,8 +22,8 @@ const LONGEST: usize = HEAD + MOST_DATA + TAIL + (HEAD + MOST_DATA + TAIL) / 254
 pub(super) enum Kind {
     /// Says which run of a program speaks; everything of its earlier runs is gone.
     Hello,
-    /// A new channel.
-    Open,
+    /// A new channel to this port of the host.
+    Open(u32),
     /// Bytes of a channel.
     Data(Vec<u8>),
     /// So many more bytes may be sent on the channel.
@@ -69,7 +71,8 @@ impl Kind {
     fn parts(&self) -> (u8, Vec<u8>) {
         match self {
             Self::Hello => (1, Vec::new()),
-            Self::Open => (2, Vec::new()),
+            Self::Open(PORT) => (2, Vec::new()),
+            Self::Open(port) => (2, port.to_le_bytes().to_vec()),
             Self::Data(data) => (3, data.clone()),
             Self::Window(more) => (4, more.to_le_bytes().to_vec()),
             Self::End => (5, Vec::new()),
@@ -80,7 +83,8 @@ impl Kind {
     pub(super) fn of(number: u8, data: &[u8]) -> Option<Self> {
         Some(match (number, data) {
             (1, []) => Self::Hello,
-            (2, []) => Self::Open,
+            (2, []) => Self::Open(PORT),
+            (2, data) => Self::Open(u32::from_le_bytes(data.try_into().ok()?)),
             (3, data) if (1..=MOST_DATA).contains(&data.len()) => Self::Data(data.to_vec()),
             (4, data) => Self::Window(u32::from_le_bytes(data.try_into().ok()?)),
             (5, []) => Self::End,
@@ -220,7 +224,9 @@ mod tests {
     fn every_kind_comes_through_whatever_was_before_it() {
         for kind in [
             Kind::Hello,
-            Kind::Open,
+            Kind::Open(PORT),
+            Kind::Open(0),
+            Kind::Open(u32::MAX),
             Kind::Data(vec![0; MOST_DATA]),
             Kind::Data((0..MOST_DATA).map(|n| n as u8).collect()),
             Kind::Data(vec![1; 254 * 3]),
@@ -249,8 +255,8 @@ mod tests {
 
         #[test]
         fn garbage_is_no_frame_and_hides_none(garbage in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            let (frames, _) = found(&[&garbage[..], &frame(Kind::Open).encode()].concat());
-            prop_assert_eq!(frames.last(), Some(&frame(Kind::Open)));
+            let (frames, _) = found(&[&garbage[..], &frame(Kind::Open(PORT)).encode()].concat());
+            prop_assert_eq!(frames.last(), Some(&frame(Kind::Open(PORT))));
         }
 
         #[test]

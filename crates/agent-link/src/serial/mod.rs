@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use frame::{Finder, Frame, Kind, MOST_DATA};
 use inbox::Inbox;
+pub use port::socket;
 use pump::Said;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -25,7 +26,7 @@ use tokio::task::AbortHandle;
 /// Bytes of a channel on their way in one direction at once.
 const WINDOW: usize = 64 << 10;
 /// Channels at once.
-const MOST_CHANNELS: usize = 64;
+const MOST_CHANNELS: usize = 128;
 /// Frames that wait for the line.
 const QUEUE: usize = 64;
 /// Pause between an agent's greetings until it is answered.
@@ -33,8 +34,8 @@ const GREETING: Duration = Duration::from_millis(500);
 /// How long a new channel may wait for the other end of the line.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Asks for a channel.
-type Wish = oneshot::Sender<DuplexStream>;
+/// Asks for a channel to a port of the host.
+type Wish = (u32, oneshot::Sender<DuplexStream>);
 
 /// The agent's end of a line: opens channels.
 #[derive(Clone, Debug)]
@@ -42,16 +43,28 @@ pub struct Line(mpsc::Sender<Wish>);
 
 /// The host's end of a line: receives the channels that the agent opens.
 #[derive(Debug)]
-pub struct Channels(mpsc::Receiver<DuplexStream>);
+pub struct Channels(mpsc::Receiver<Opened>);
+
+/// A channel that the agent has opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// To which of the host's ports, as over vsock; the guest may name any.
+    pub port: u32,
+    /// The channel.
+    pub stream: DuplexStream,
+}
 
 impl Line {
-    /// A connection to the host.
+    /// A connection to this port of the host.
     ///
     /// # Errors
     /// The line has ended, or nobody is at its other end.
-    pub async fn open(&self) -> io::Result<DuplexStream> {
+    pub async fn open(&self, port: u32) -> io::Result<DuplexStream> {
         let (wish, granted) = oneshot::channel();
-        self.0.send(wish).await.map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?;
+        self.0
+            .send((port, wish))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?;
         match tokio::time::timeout(PATIENCE, granted).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(_)) => Err(io::ErrorKind::ConnectionReset.into()),
@@ -68,7 +81,7 @@ impl Line {
 
 impl Channels {
     /// The next connection; none when the line has ended.
-    pub async fn next(&mut self) -> Option<DuplexStream> {
+    pub async fn next(&mut self) -> Option<Opened> {
         self.0.recv().await
     }
 }
@@ -94,7 +107,7 @@ where
 /// Which end this is.
 enum End {
     Calls(mpsc::Receiver<Wish>),
-    Answers(mpsc::Sender<DuplexStream>),
+    Answers(mpsc::Sender<Opened>),
 }
 
 /// One channel.
@@ -229,7 +242,7 @@ impl Carrier {
         self.channels.drain().for_each(|(_, channel)| channel.cut());
     }
 
-    fn hear(&mut self, frame: Frame, incoming: &mut Option<mpsc::Sender<DuplexStream>>) {
+    fn hear(&mut self, frame: Frame, incoming: &mut Option<mpsc::Sender<Opened>>) {
         let Frame { from, to, channel, kind } = frame;
         if from == 0 || from == self.own {
             // An echo, as of a line that is looped back.
@@ -251,19 +264,19 @@ impl Carrier {
             return;
         }
         match (kind, incoming) {
-            (Kind::Open, Some(incoming)) => self.opened(from, channel, incoming),
+            (Kind::Open(port), Some(incoming)) => self.opened(from, channel, port, incoming),
             (kind, _) => self.of_channel(from, channel, kind),
         }
     }
 
-    fn opened(&mut self, from: u32, number: u16, incoming: &mpsc::Sender<DuplexStream>) {
+    fn opened(&mut self, from: u32, number: u16, port: u32, incoming: &mpsc::Sender<Opened>) {
         if self.channels.contains_key(&number) || self.channels.len() >= MOST_CHANNELS {
             self.cut(number);
             self.mention(from, number, Kind::Reset);
             return;
         }
         let stream = self.add(number);
-        if incoming.try_send(stream).is_err() {
+        if incoming.try_send(Opened { port, stream }).is_err() {
             self.cut(number);
             self.mention(from, number, Kind::Reset);
         }
@@ -271,7 +284,7 @@ impl Carrier {
 
     fn of_channel(&mut self, from: u32, number: u16, kind: Kind) {
         let Some(channel) = self.channels.get_mut(&number) else {
-            if matches!(kind, Kind::Data(_) | Kind::End | Kind::Open) {
+            if matches!(kind, Kind::Data(_) | Kind::End | Kind::Open(_)) {
                 self.mention(from, number, Kind::Reset);
             }
             return;
@@ -336,7 +349,7 @@ impl Carrier {
         Some(Frame { from: self.own, to, channel: number, kind })
     }
 
-    async fn grant(&mut self, wish: Wish) {
+    async fn grant(&mut self, (port, wish): Wish) {
         let Some(to) = self.other else {
             return;
         };
@@ -350,7 +363,7 @@ impl Carrier {
             }
         }
         let number = self.last;
-        let opening = Frame { from: self.own, to, channel: number, kind: Kind::Open };
+        let opening = Frame { from: self.own, to, channel: number, kind: Kind::Open(port) };
         if self.to_line.send(opening).await.is_err() {
             return;
         }

@@ -1,6 +1,7 @@
 //! Lines between two programs, with a Unix socket pair as the serial port.
 
 use super::*;
+use crate::PORT;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
@@ -53,7 +54,7 @@ impl Port {
 }
 
 async fn echo(mut channels: Channels) {
-    while let Some(stream) = channels.next().await {
+    while let Some(Opened { stream, .. }) = channels.next().await {
         tokio::spawn(async move {
             let (mut from, mut to) = tokio::io::split(stream);
             let _ = tokio::io::copy(&mut from, &mut to).await;
@@ -64,7 +65,7 @@ async fn echo(mut channels: Channels) {
 
 /// Sends this over a new channel and reads it back.
 async fn round_trip(line: &Line, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let (mut from, mut to) = tokio::io::split(line.open().await?);
+    let (mut from, mut to) = tokio::io::split(line.open(PORT).await?);
     let writing = async {
         to.write_all(bytes).await?;
         to.shutdown().await
@@ -103,8 +104,8 @@ async fn a_channel_that_nobody_reads_holds_up_no_other() {
     let (agent, host) = UnixStream::pair().unwrap();
     let (line, _agent) = calling(agent);
     let (mut channels, _host) = answering(host);
-    let mut stuck = soon(line.open()).await.unwrap();
-    let _unread = soon(channels.next()).await.unwrap();
+    let mut stuck = soon(line.open(PORT)).await.unwrap();
+    let _unread = soon(channels.next()).await.unwrap().stream;
     let filling = tokio::spawn(async move {
         let bytes = vec![0; 16 * WINDOW];
         stuck.write_all(&bytes).await
@@ -119,13 +120,13 @@ async fn an_end_that_is_dropped_is_noticed() {
     let (agent, host) = UnixStream::pair().unwrap();
     let (line, _agent) = calling(agent);
     let (mut channels, host) = answering(host);
-    let mut here = soon(line.open()).await.unwrap();
-    let there = soon(channels.next()).await.unwrap();
+    let mut here = soon(line.open(PORT)).await.unwrap();
+    let there = soon(channels.next()).await.unwrap().stream;
     drop(there);
     assert_eq!(soon(here.read(&mut [0; 8])).await.unwrap(), 0);
     // The line itself.
-    let mut here = soon(line.open()).await.unwrap();
-    let _there = soon(channels.next()).await.unwrap();
+    let mut here = soon(line.open(PORT)).await.unwrap();
+    let _there = soon(channels.next()).await.unwrap().stream;
     host.abort();
     assert_eq!(soon(here.read(&mut [0; 8])).await.unwrap(), 0);
     soon(async {
@@ -134,7 +135,7 @@ async fn an_end_that_is_dropped_is_noticed() {
         }
     })
     .await;
-    assert!(line.open().await.is_err());
+    assert!(line.open(PORT).await.is_err());
 }
 
 #[tokio::test]
@@ -144,8 +145,8 @@ async fn an_agent_killed_within_a_frame_is_gone_and_the_next_begins_anew() {
     for _ in 0..5 {
         let (program, copying) = port.open();
         let (line, agent) = calling(program);
-        let mut stream = soon(line.open()).await.unwrap();
-        let mut there = soon(channels.next()).await.unwrap();
+        let mut stream = soon(line.open(PORT)).await.unwrap();
+        let mut there = soon(channels.next()).await.unwrap().stream;
         let writing = tokio::spawn(async move {
             // Through a wire of 100 bytes: whenever it is killed, it is within a frame.
             let _ = stream.write_all(&vec![1; 1 << 20]).await;
@@ -160,9 +161,9 @@ async fn an_agent_killed_within_a_frame_is_gone_and_the_next_begins_anew() {
         let (line, agent) = calling(program);
         let mut rest = Vec::new();
         let ended = soon(there.read_to_end(&mut rest));
-        let (_, next) = tokio::join!(ended, soon(line.open()));
+        let (_, next) = tokio::join!(ended, soon(line.open(PORT)));
         let mut next = next.unwrap();
-        let mut there = soon(channels.next()).await.unwrap();
+        let mut there = soon(channels.next()).await.unwrap().stream;
         next.write_all(b"anew").await.unwrap();
         let mut said = [0; 4];
         soon(there.read_exact(&mut said)).await.unwrap();
@@ -180,8 +181,8 @@ async fn a_host_that_starts_again_is_greeted_and_old_channels_end() {
     let again = || UnixStream::from_std(host.try_clone().unwrap()).unwrap();
     let (line, _agent) = calling(agent);
     let (mut channels, first) = answering(again());
-    let mut stream = soon(line.open()).await.unwrap();
-    let _there = soon(channels.next()).await.unwrap();
+    let mut stream = soon(line.open(PORT)).await.unwrap();
+    let _there = soon(channels.next()).await.unwrap().stream;
     first.abort();
     let _ = first.await;
     let (channels, _second) = answering(again());
@@ -265,29 +266,29 @@ async fn who_breaks_the_rules_loses_the_channel_and_no_more() {
     // Never opened, opened twice, more than the window, more room than was taken, more after the end.
     hostile.send(9, Kind::Data(vec![1])).await;
     assert_eq!(hostile.about(9).await, Kind::Reset);
-    hostile.send(1, Kind::Open).await;
-    let _first = soon(channels.next()).await.unwrap();
-    hostile.send(1, Kind::Open).await;
+    hostile.send(1, Kind::Open(PORT)).await;
+    let _first = soon(channels.next()).await.unwrap().stream;
+    hostile.send(1, Kind::Open(PORT)).await;
     assert_eq!(hostile.about(1).await, Kind::Reset);
-    hostile.send(2, Kind::Open).await;
-    let _unread = soon(channels.next()).await.unwrap();
+    hostile.send(2, Kind::Open(PORT)).await;
+    let _unread = soon(channels.next()).await.unwrap().stream;
     for _ in 0..=WINDOW / MOST_DATA {
         hostile.send(2, Kind::Data(vec![0; MOST_DATA])).await;
     }
     while !matches!(hostile.about(2).await, Kind::Reset) {}
-    hostile.send(3, Kind::Open).await;
-    let _third = soon(channels.next()).await.unwrap();
+    hostile.send(3, Kind::Open(PORT)).await;
+    let _third = soon(channels.next()).await.unwrap().stream;
     hostile.send(3, Kind::Window(1)).await;
     assert_eq!(hostile.about(3).await, Kind::Reset);
-    hostile.send(4, Kind::Open).await;
-    let _fourth = soon(channels.next()).await.unwrap();
+    hostile.send(4, Kind::Open(PORT)).await;
+    let _fourth = soon(channels.next()).await.unwrap().stream;
     hostile.send(4, Kind::End).await;
     hostile.send(4, Kind::Data(vec![1])).await;
     assert_eq!(hostile.about(4).await, Kind::Reset);
     // More channels than there may be, and an honest one after they are gone.
     let mut held = Vec::new();
     for number in 100..100 + 2 * MOST_CHANNELS as u16 {
-        hostile.send(number, Kind::Open).await;
+        hostile.send(number, Kind::Open(PORT)).await;
     }
     assert_eq!(hostile.about(100 + MOST_CHANNELS as u16).await, Kind::Reset);
     while let Ok(Some(channel)) =
@@ -299,8 +300,8 @@ async fn who_breaks_the_rules_loses_the_channel_and_no_more() {
     for number in 100..100 + MOST_CHANNELS as u16 {
         hostile.send(number, Kind::Reset).await;
     }
-    hostile.send(5, Kind::Open).await;
-    let mut honest = soon(channels.next()).await.unwrap();
+    hostile.send(5, Kind::Open(PORT)).await;
+    let mut honest = soon(channels.next()).await.unwrap().stream;
     hostile.send(5, Kind::Data(b"fine".to_vec())).await;
     let mut said = [0; 4];
     soon(honest.read_exact(&mut said)).await.unwrap();

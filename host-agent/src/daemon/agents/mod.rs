@@ -14,7 +14,7 @@ use crate::daemon::update;
 use crate::problem::{Kind, Problem};
 use crate::untrusted::Untrusted;
 use agent_link::{
-    Channel, Direction, Gone, MAX_MESSAGE, Role, Token, admit, channel, receive, serve,
+    Channel, Direction, Gone, MAX_MESSAGE, PORT, Role, Token, admit, channel, receive, serve,
 };
 use from_guest::FromGuest;
 use log_limits::Seldom;
@@ -22,12 +22,12 @@ use proto::v1::guest_client::GuestClient;
 use proto::v1::host_server::HostServer;
 use proto::v1::{self, Feature, SetTimeRequest};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
+use vm_control::Files;
 
 /// Connections at once that have not proven themselves.
 const MOST_STRANGERS: usize = 8;
@@ -117,19 +117,19 @@ struct Entry {
 }
 
 impl Agents {
-    /// Listens at `path` for agents of VM `vm`, also of those that come over its serial port. They are heard in
-    /// the runtime that this is called in.
+    /// Listens for agents of VM `vm`, which has these files, also for those that come over its serial port. They are
+    /// heard in the runtime that this is called in.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub(super) fn listen(
         vm: &str,
-        path: PathBuf,
-        port: PathBuf,
+        files: &Files<'_>,
         token: Token,
         integration: Arc<Integration>,
         audience: Arc<dyn Audience>,
     ) -> Result<Self, Problem> {
+        let path = files.host_port(PORT);
         let failed = |error| {
             Problem::failed(format!("cannot listen for agents at {}: {error}", path.display()))
         };
@@ -152,7 +152,8 @@ impl Agents {
             lines: Seldom::default(),
         });
         let listening = tokio::spawn(Arc::clone(&desk).accept(listener));
-        let carrying = tokio::spawn(serial::carry(vm.to_owned(), port, path.clone()));
+        let carrying =
+            tokio::spawn(serial::carry(vm.to_owned(), files.agent_port(), serial::ports(files)));
         Ok(Self { desk, listening, carrying })
     }
 

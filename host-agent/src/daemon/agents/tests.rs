@@ -3,6 +3,7 @@
 use super::*;
 use crate::daemon::integration::About;
 use definition::{Places, Store};
+use std::path::PathBuf;
 use std::sync::mpsc;
 
 const ANN: Role = Role::User(1000);
@@ -60,11 +61,11 @@ impl Scene {
         let store = Store::new(places.definitions());
         let about = About { vm: "vm".to_owned(), places, store, desktop: Arc::default() };
         let notes = Arc::new(Notes::default());
-        let (socket, token) = (folder.path().join("agents"), Token::random().unwrap());
+        let files = vm_control::Files::new(folder.path(), folder.path());
+        let (socket, token) = (files.host_port(PORT), Token::random().unwrap());
         let agents = Agents::listen(
             "vm",
-            socket.clone(),
-            folder.path().join("port"),
+            &files,
             token.clone(),
             Arc::new(Integration::new(about)),
             Arc::clone(&notes) as Arc<dyn Audience>,

@@ -86,9 +86,12 @@ async fn vm_process(inner: &Inner, run: u64) -> Option<Process> {
             return None;
         }
         if let Some(process) = Process::find(&path) {
-            inner.state().devices = records.launched().map_or_else(Vec::new, |definition| {
-                definition.shares.into_iter().filter(|share| share.kind.has_device()).collect()
-            });
+            if let Some(definition) = records.launched() {
+                let mut state = inner.state();
+                state.agent = definition.agent;
+                state.devices = definition.shares;
+                state.devices.retain(|share| share.kind.has_device());
+            }
             return Some(process);
         }
         tokio::time::sleep(LOOK_PAUSE).await;

@@ -15,7 +15,7 @@ use crate::daemon::agents::Agent;
 use crate::problem::{Kind, Problem};
 use agent_link::Role;
 use definition::toml_edit::DocumentMut;
-use definition::{Share, ShareKind, add_share, remove_share};
+use definition::{AgentWay, Share, ShareKind, add_share, remove_share};
 use proto::v1::{
     AddShareRequest, Feature, SetSharesRequest, SharedFolder, SharedPath, SharesReply,
 };
@@ -75,6 +75,8 @@ struct State {
     /// Shares of the definition without and with a device, and the tags of all.
     live: Vec<Wanted>,
     devices: Vec<Share>,
+    /// The way of this run's agent.
+    agent: AgentWay,
     defined: BTreeSet<String>,
     portals: Vec<Wanted>,
     /// Living processes by tag.
@@ -280,10 +282,15 @@ impl Shares {
             read_only,
             ..SharedFolder::default()
         };
-        let way = |kind| match kind {
-            ShareKind::Plan9 => "9p",
-            ShareKind::VirtioFs => "virtio-fs",
-            ShareKind::Vsock => "9p-vsock",
+        let agent = match &definition {
+            Some(definition) if !running => definition.agent,
+            _ => state.agent,
+        };
+        let way = |kind| match (kind, agent) {
+            (ShareKind::Plan9, _) => "9p",
+            (ShareKind::VirtioFs, _) => "virtio-fs",
+            (ShareKind::Vsock, AgentWay::Vsock) => "9p-vsock",
+            (ShareKind::Vsock, AgentWay::Serial) => "9p-serial",
         };
         let defined = definition.map(|definition| definition.shares).unwrap_or_default();
         let attached = |tag: &str| state.devices.iter().find(|share| share.tag == tag);

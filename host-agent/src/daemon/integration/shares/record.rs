@@ -2,14 +2,11 @@
 //! VM process: a guest that broke out of its VM could else have any folder shared.
 
 use super::About;
-use agent_link::PORT;
+use agent_link::SHARE_PORTS;
 use definition::{Existing, write_atomically};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
-
-/// Ports of shares: these many above the agents' own.
-const PORTS: u32 = 64;
 
 /// A folder as a process serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +65,6 @@ impl Files {
 
     /// All records of the VM process `vm`; those of earlier ones are removed.
     pub(super) fn read(&self, vm: u32) -> Vec<Record> {
-        let ports = PORT + 1..=PORT + PORTS;
         let read = |port| {
             let text = std::fs::read(self.record(port)).ok()?;
             match serde_json::from_slice::<Record>(&text) {
@@ -79,7 +75,7 @@ impl Files {
                 }
             }
         };
-        ports.filter_map(read).collect()
+        SHARE_PORTS.filter_map(read).collect()
     }
 
     /// Removes what is left of the process with this port.
@@ -96,5 +92,6 @@ impl Files {
 
 /// A port that is none of `taken`.
 pub(super) fn free_port(mut taken: impl FnMut(u32) -> bool) -> Option<u32> {
-    (PORT + 1..=PORT + PORTS).find(|port| !taken(*port))
+    let mut ports = SHARE_PORTS;
+    ports.find(|port| !taken(*port))
 }
