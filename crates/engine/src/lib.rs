@@ -186,12 +186,13 @@ pub trait Partition: Send + Sync {
     /// The engine refused the routes.
     fn set_line_routes(&self, pins: &[Option<Msi>]) -> Result<(), EngineError>;
 
-    /// An event descriptor: whoever signals it delivers `msi`. `Ok(None)` when the engine has no
-    /// such thing (the caller then waits on a descriptor of its own and calls [`Self::inject`]).
+    /// An event descriptor: whoever signals it delivers an MSI, which is masked at first. `Ok(None)` when
+    /// the engine has no such thing (the caller then waits on a descriptor of its own and calls
+    /// [`Self::inject`]).
     ///
     /// # Errors
     /// The engine has it but refused.
-    fn interrupt_fd(&self, msi: Msi) -> Result<Option<Box<dyn InterruptFd>>, EngineError>;
+    fn interrupt_fd(&self) -> Result<Option<Box<dyn InterruptFd>>, EngineError>;
 
     /// Signals `event` at each matching guest write until the returned guard is dropped.
     /// `Ok(None)` when the engine has no such thing: the write then arrives as an exit.
@@ -223,11 +224,15 @@ pub trait InterruptFd: Send + Sync {
     /// The descriptor cannot be duplicated.
     fn descriptor(&self) -> Result<OwnedFd, EngineError>;
 
-    /// Changes what is sent (the guest reprogrammed MSI-X); `None` masks.
+    /// Changes what is sent (the guest reprogrammed MSI-X); `None` masks: a signal then waits, and is
+    /// delivered when something is sent again. When this has returned, nothing is sent as it was before.
     ///
     /// # Errors
     /// The engine refused the route.
     fn set(&self, msi: Option<Msi>) -> Result<(), EngineError>;
+
+    /// A signal waits while it is masked.
+    fn waits(&self) -> bool;
 }
 
 /// Interrupts a running processor from another thread.

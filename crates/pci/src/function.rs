@@ -1,6 +1,6 @@
 //! One function on the bus, and where its interrupts go.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// A message-signalled interrupt as programmed into an MSI-X table entry (PCIe 6.0 7.7.2.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,24 @@ pub struct MsiMessage {
 pub trait MsiSink: Send + Sync {
     /// Delivers one message; a message no APIC accepts is dropped, as on real hardware.
     fn send(&self, message: MsiMessage);
+
+    /// A descriptor through which another process sends messages without us; none where the engine has no such
+    /// thing.
+    fn line(&self) -> Option<Box<dyn MsiLine>> {
+        None
+    }
+}
+
+/// A descriptor whose signals the engine turns into messages. Masked at first.
+pub trait MsiLine: Send + Sync {
+    /// The descriptor, an eventfd, to be given away; none when the system gives no more.
+    fn descriptor(&self) -> Option<OwnedFd>;
+
+    /// What a signal sends from now on. None masks it: what is signalled then waits until a message is set.
+    fn set(&self, message: Option<MsiMessage>);
+
+    /// A signal waits.
+    fn waits(&self) -> bool;
 }
 
 /// What a base address register decodes.

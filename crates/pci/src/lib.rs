@@ -24,7 +24,7 @@ pub use bus::{Bus, BusError, BusState, SharedFunction};
 pub use config_space::{
     CAPABILITY_VENDOR, ConfigError, ConfigSpace, ConfigState, Identity, StateError,
 };
-pub use function::{BarKind, Doorbell, Function, MsiMessage, MsiSink};
+pub use function::{BarKind, Doorbell, Function, MsiLine, MsiMessage, MsiSink};
 use host_bridge::{HOST_BRIDGE_DEVICE, HostBridge};
 use lpc_bridge::{LPC_BRIDGE_DEVICE, LpcBridge};
 pub use msix::{Msix, MsixLayout, MsixState};

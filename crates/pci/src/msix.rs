@@ -1,7 +1,9 @@
 //! MSI-X: the vector table and pending bits of one function (PCIe 6.0 6.1.4, 7.7.2).
 
-use crate::{ConfigError, ConfigSpace, MsiMessage, MsiSink, StateError};
+use crate::{ConfigError, ConfigSpace, MsiLine, MsiMessage, MsiSink, StateError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Capability id (PCIe 6.0 7.7.2).
@@ -47,6 +49,8 @@ struct Table {
     vectors: Vec<Vector>,
     enabled: bool,
     function_masked: bool,
+    /// Of vectors that somebody else raises.
+    lines: BTreeMap<u16, Box<dyn MsiLine>>,
 }
 
 /// The MSI-X half of a function. Cheap to clone: the function answers the guest with one handle,
@@ -85,6 +89,7 @@ impl Msix {
             vectors: vec![vector; usize::from(vectors)],
             enabled: false,
             function_masked: false,
+            lines: BTreeMap::new(),
         };
         Ok(Self { table: Arc::new(Mutex::new(table)), sink, layout, capability })
     }
@@ -136,6 +141,21 @@ impl Msix {
         }
     }
 
+    /// A descriptor that raises `vector` for whoever signals it, also when the guest changes the vector, until a
+    /// reset. None while MSI-X is off, for a vector that does not exist, or where the engine has no such thing.
+    #[must_use]
+    pub fn descriptor(&self, vector: u16) -> Option<OwnedFd> {
+        let mut table = self.lock();
+        if !table.enabled || usize::from(vector) >= table.vectors.len() {
+            return None;
+        }
+        if !table.lines.contains_key(&vector) {
+            table.lines.insert(vector, self.sink.line()?);
+        }
+        table.set_lines();
+        table.lines.get(&vector)?.descriptor()
+    }
+
     /// Call after each guest write to configuration space: takes enable and function mask over.
     pub fn config_written(&self, config: &ConfigSpace) {
         let control = config.u16_at(self.capability + 2);
@@ -147,7 +167,8 @@ impl Msix {
 
     /// Delivers what is pending and no longer masked.
     fn settle(&self, table: &mut Table) {
-        let open = table.enabled && !table.function_masked;
+        table.set_lines();
+        let open = table.open();
         for vector in &mut table.vectors {
             if open && !vector.masked && vector.pending {
                 vector.pending = false;
@@ -171,7 +192,7 @@ impl Msix {
             for (byte, at) in data.iter_mut().zip(at..) {
                 *byte = (0..8u8).fold(0, |bits, bit| {
                     let vector = low_index(at * 8 + u64::from(bit));
-                    let pending = table.vectors.get(vector).is_some_and(|v| v.pending);
+                    let pending = table.is_pending(vector);
                     bits | (u8::from(pending) << bit)
                 });
             }
@@ -201,6 +222,7 @@ impl Msix {
         let mut table = self.lock();
         table.enabled = false;
         table.function_masked = false;
+        table.lines.clear();
         self.settle(&mut table);
         for vector in &mut table.vectors {
             *vector = Vector { masked: true, ..Vector::default() };
@@ -215,10 +237,9 @@ impl Msix {
         MsixState {
             version: STATE_VERSION,
             control: bit(table.enabled, ENABLE) | bit(table.function_masked, FUNCTION_MASK),
-            vectors: table
-                .vectors
-                .iter()
-                .map(|v| (v.message.address, v.message.data, v.masked, v.pending))
+            vectors: (0..)
+                .zip(&table.vectors)
+                .map(|(n, v)| (v.message.address, v.message.data, v.masked, table.is_pending(n)))
                 .collect(),
         }
     }
@@ -258,6 +279,25 @@ impl Msix {
 }
 
 impl Table {
+    fn open(&self) -> bool {
+        self.enabled && !self.function_masked
+    }
+
+    /// Lines send what their vectors say now.
+    fn set_lines(&self) {
+        let open = self.open();
+        for (number, line) in &self.lines {
+            let vector = self.vectors.get(usize::from(*number)).filter(|it| open && !it.masked);
+            line.set(vector.map(|vector| vector.message));
+        }
+    }
+
+    fn is_pending(&self, number: usize) -> bool {
+        let line = u16::try_from(number).ok().and_then(|number| self.lines.get(&number));
+        self.vectors.get(number).is_some_and(|vector| vector.pending)
+            || line.is_some_and(|line| line.waits())
+    }
+
     /// The 16 bytes of an entry: address, data, vector control (PCIe 6.0 7.7.2.5 to 7.7.2.8).
     fn entry(&self, index: u64) -> Option<[u8; 16]> {
         let vector = self.vectors.get(low_index(index))?;
@@ -305,15 +345,41 @@ mod tests {
     use crate::Identity;
 
     #[derive(Default)]
-    struct Sent(Mutex<Vec<MsiMessage>>);
+    struct Sent {
+        messages: Mutex<Vec<MsiMessage>>,
+        /// What each line was set to last.
+        lines: Mutex<Vec<Arc<Mutex<Option<MsiMessage>>>>>,
+    }
     impl MsiSink for Sent {
         fn send(&self, message: MsiMessage) {
-            self.0.lock().unwrap().push(message);
+            self.messages.lock().unwrap().push(message);
+        }
+        fn line(&self) -> Option<Box<dyn MsiLine>> {
+            let set = Arc::default();
+            self.lines.lock().unwrap().push(Arc::clone(&set));
+            Some(Box::new(TestLine(set)))
         }
     }
     impl Sent {
         fn take(&self) -> Vec<u32> {
-            self.0.lock().unwrap().drain(..).map(|m| m.data).collect()
+            self.messages.lock().unwrap().drain(..).map(|m| m.data).collect()
+        }
+        fn lines(&self) -> Vec<Option<u32>> {
+            let lines = self.lines.lock().unwrap();
+            lines.iter().map(|line| line.lock().unwrap().map(|message| message.data)).collect()
+        }
+    }
+    /// One for which a signal always waits while it is masked.
+    struct TestLine(Arc<Mutex<Option<MsiMessage>>>);
+    impl MsiLine for TestLine {
+        fn descriptor(&self) -> Option<OwnedFd> {
+            Some(std::fs::File::open("/dev/null").unwrap().into())
+        }
+        fn set(&self, message: Option<MsiMessage>) {
+            *self.0.lock().unwrap() = message;
+        }
+        fn waits(&self) -> bool {
+            self.0.lock().unwrap().is_none()
         }
     }
     const LAYOUT: MsixLayout = MsixLayout { bar: 1, table: 0, pending: 0x800 };
@@ -373,6 +439,35 @@ mod tests {
         assert_eq!(sent.take(), []);
         control(&mut config, &msix, ENABLE);
         assert_eq!(sent.take(), [0x30, 0x31]);
+    }
+
+    #[test]
+    fn a_line_sends_what_its_vector_says_and_is_masked_with_it() {
+        let (mut config, msix, sent) = machine();
+        assert!(msix.descriptor(3).is_none(), "MSI-X is off");
+        control(&mut config, &msix, ENABLE);
+        program(&msix, 3, 0x43, false);
+        assert!(msix.descriptor(70).is_none(), "there is no such vector");
+        assert!(msix.descriptor(3).is_some() && msix.descriptor(3).is_some());
+        assert_eq!(sent.lines(), [Some(0x43)]);
+        program(&msix, 3, 0x44, true);
+        assert_eq!(sent.lines(), [None]);
+        let mut pending = [0; 8];
+        assert!(msix.read(0x800, &mut pending));
+        assert_eq!(pending, [8, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(msix.save().vectors[3].3);
+        program(&msix, 3, 0x44, false);
+        assert_eq!(sent.lines(), [Some(0x44)]);
+        assert!(msix.read(0x800, &mut pending));
+        assert_eq!(pending, [0; 8]);
+        control(&mut config, &msix, ENABLE | FUNCTION_MASK);
+        assert_eq!(sent.lines(), [None]);
+        control(&mut config, &msix, 0);
+        assert_eq!(sent.lines(), [None]);
+        assert_eq!(sent.take(), []);
+        msix.reset();
+        let weak = Arc::downgrade(&sent.lines.lock().unwrap()[0]);
+        assert_eq!(weak.strong_count(), 1, "a reset gives the line back");
     }
 
     #[test]

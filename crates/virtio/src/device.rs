@@ -1,7 +1,7 @@
 //! The two halves of a device.
 
 use crate::{GuestMemory, Queue, QueueState};
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,6 +35,12 @@ pub enum DeviceId {
 pub trait Interrupts: Send + Sync {
     /// Used buffers in queue `index` (the worker has checked that the driver wants to know).
     fn queue(&self, index: u16);
+    /// An eventfd whose signal is an interrupt of queue `index`, past this process: for another one that works on the
+    /// queue. None where there is no such way; it goes through [`Self::queue`] then.
+    fn descriptor(&self, index: u16) -> Option<OwnedFd> {
+        let _ = index;
+        None
+    }
     /// The configuration space changed; bumps the generation.
     fn config_changed(&self);
     /// The device found the driver broken: sets DEVICE_NEEDS_RESET and tells it.

@@ -8,6 +8,7 @@ use kvm_bindings::{
     kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::VmFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,13 +33,22 @@ fn halves(address: u64) -> (u32, u32) {
 #[derive(Default)]
 pub(super) struct Routes {
     pins: Vec<Option<Msi>>,
-    descriptors: BTreeMap<u32, Option<Msi>>,
+    descriptors: BTreeMap<u32, Descriptor>,
+}
+
+/// What an interrupt descriptor sends.
+#[derive(Clone, Copy, Default)]
+struct Descriptor {
+    /// What it sent last, or sends.
+    msi: Option<Msi>,
+    /// KVM listens to the descriptor.
+    heard: bool,
 }
 
 impl Routes {
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
         let pins = (0u32..).zip(self.pins.iter().copied());
-        let descriptors = self.descriptors.iter().map(|(gsi, msi)| (*gsi, *msi));
+        let descriptors = self.descriptors.iter().map(|(gsi, sends)| (*gsi, sends.msi));
         pins.chain(descriptors).filter_map(|(gsi, msi)| Some(entry(gsi, msi?))).collect()
     }
 
@@ -64,14 +74,11 @@ impl Routes {
         self.apply(vm).inspect_err(|_| self.pins = before)
     }
 
-    fn add(&mut self, vm: &VmFd, msi: Msi) -> Result<u32, EngineError> {
+    fn add(&mut self) -> u32 {
         let first = LINE_PINS as u32;
         let gsi = (first..).find(|gsi| !self.descriptors.contains_key(gsi)).unwrap_or(u32::MAX);
-        self.descriptors.insert(gsi, Some(msi));
-        self.apply(vm).inspect_err(|_| {
-            self.descriptors.remove(&gsi);
-        })?;
-        Ok(gsi)
+        self.descriptors.insert(gsi, Descriptor::default());
+        gsi
     }
 }
 
@@ -92,7 +99,8 @@ fn entry(gsi: u32, msi: Msi) -> kvm_irq_routing_entry {
     }
 }
 
-/// An irqfd with its route.
+/// An irqfd with its route. While it is masked KVM does not listen to the descriptor, which keeps what is signalled:
+/// a signal without a route would be lost.
 pub(super) struct Irqfd {
     vm: Arc<VmFd>,
     routes: Arc<Mutex<Routes>>,
@@ -101,17 +109,31 @@ pub(super) struct Irqfd {
 }
 
 impl Irqfd {
-    pub(super) fn new(
-        vm: Arc<VmFd>,
-        routes: Arc<Mutex<Routes>>,
-        msi: Msi,
-    ) -> Result<Self, EngineError> {
+    pub(super) fn new(vm: Arc<VmFd>, routes: Arc<Mutex<Routes>>) -> Result<Self, EngineError> {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
             .map_err(|source| EngineError::call("eventfd", source))?;
-        let gsi = lock(&routes).add(&vm, msi)?;
-        let irqfd = Self { vm, routes, gsi, event };
-        irqfd.vm.register_irqfd(&irqfd.event, gsi).map_err(|error| failed("KVM_IRQFD", error))?;
-        Ok(irqfd)
+        let gsi = lock(&routes).add();
+        Ok(Self { vm, routes, gsi, event })
+    }
+
+    /// Signals before `msi` is sent are delivered as that.
+    fn hear(&self) -> Result<(), EngineError> {
+        let waits = self.event.read().is_ok();
+        self.vm
+            .register_irqfd(&self.event, self.gsi)
+            .map_err(|error| failed("KVM_IRQFD", error))?;
+        if waits {
+            // Fails only where the counter is full, and is a signal then.
+            let _ = self.event.write(1);
+        }
+        Ok(())
+    }
+
+    /// KVM delivers what it has heard before this returns.
+    fn ignore(&self) -> Result<(), EngineError> {
+        self.vm
+            .unregister_irqfd(&self.event, self.gsi)
+            .map_err(|error| failed("KVM_IRQFD", error))
     }
 }
 
@@ -124,24 +146,50 @@ impl InterruptFd for Irqfd {
 
     fn set(&self, msi: Option<Msi>) -> Result<(), EngineError> {
         let mut routes = lock(&self.routes);
-        let before = routes.descriptors.insert(self.gsi, msi).flatten();
-        if before == msi {
+        let before = routes.descriptors.get(&self.gsi).copied().unwrap_or_default();
+        let Some(msi) = msi else {
+            if before.heard {
+                self.ignore()?;
+                // The route stays: as a rule the same one is wanted again.
+                routes.descriptors.insert(self.gsi, Descriptor { heard: false, ..before });
+            }
             return Ok(());
+        };
+        if before.msi != Some(msi) {
+            routes.descriptors.insert(self.gsi, Descriptor { msi: Some(msi), ..before });
+            routes.apply(&self.vm).inspect_err(|_| {
+                routes.descriptors.insert(self.gsi, before);
+            })?;
         }
-        routes.apply(&self.vm).inspect_err(|_| {
-            routes.descriptors.insert(self.gsi, before);
-        })
+        if !before.heard {
+            self.hear()?;
+            routes.descriptors.insert(self.gsi, Descriptor { msi: Some(msi), heard: true });
+        }
+        Ok(())
+    }
+
+    fn waits(&self) -> bool {
+        let heard = lock(&self.routes).descriptors.get(&self.gsi).is_some_and(|it| it.heard);
+        // SAFETY: as in `descriptor`.
+        let event = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&self.event)) };
+        let mut polled = [PollFd::new(&event, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !heard && poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 }
 
 impl Drop for Irqfd {
     fn drop(&mut self) {
-        if let Err(error) = self.vm.unregister_irqfd(&self.event, self.gsi) {
-            tracing::debug!(gsi = self.gsi, %error, "irqfd was not registered");
-        }
         let mut routes = lock(&self.routes);
-        routes.descriptors.remove(&self.gsi);
-        if let Err(error) = routes.apply(&self.vm) {
+        let before = routes.descriptors.remove(&self.gsi).unwrap_or_default();
+        if before.heard
+            && let Err(error) = self.ignore()
+        {
+            tracing::warn!(gsi = self.gsi, %error, "KVM still listens to an interrupt's descriptor");
+        }
+        if before.msi.is_some()
+            && let Err(error) = routes.apply(&self.vm)
+        {
             tracing::warn!(gsi = self.gsi, %error, "stale interrupt route");
         }
     }
@@ -157,11 +205,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masked_pins_and_descriptors_have_no_route() {
+    fn masked_pins_and_new_descriptors_have_no_route() {
         let msi = Msi { address: 0x1_fee0_1000, data: 0x8031 };
         let routes = Routes {
             pins: vec![None, Some(msi)],
-            descriptors: BTreeMap::from([(24, None), (25, Some(msi))]),
+            descriptors: BTreeMap::from([
+                (24, Descriptor::default()),
+                (25, Descriptor { msi: Some(msi), heard: true }),
+            ]),
         };
         let entries = routes.entries();
         let gsis: Vec<u32> = entries.iter().map(|entry| entry.gsi).collect();

@@ -110,11 +110,11 @@ impl Partition for KvmPartition {
         interrupt::lock(&self.routes).set_pins(&self.vm, pins)
     }
 
-    fn interrupt_fd(&self, msi: Msi) -> Result<Option<Box<dyn InterruptFd>>, EngineError> {
+    fn interrupt_fd(&self) -> Result<Option<Box<dyn InterruptFd>>, EngineError> {
         if !self.offers.irqfd {
             return Ok(None);
         }
-        let irqfd = Irqfd::new(Arc::clone(&self.vm), Arc::clone(&self.routes), msi)?;
+        let irqfd = Irqfd::new(Arc::clone(&self.vm), Arc::clone(&self.routes))?;
         Ok(Some(Box::new(irqfd)))
     }
 

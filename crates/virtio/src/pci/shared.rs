@@ -3,6 +3,7 @@
 
 use crate::Interrupts;
 use pci::Msix;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::SeqCst};
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
 
@@ -66,6 +67,11 @@ impl Interrupts for Shared {
         if let Some(vector) = self.queue_vectors.get(usize::from(index)) {
             self.raise(vector, ISR_QUEUE);
         }
+    }
+
+    fn descriptor(&self, index: u16) -> Option<OwnedFd> {
+        // No vector has this number: MOST_QUEUES is below it.
+        self.msix.descriptor(self.queue_vectors.get(usize::from(index))?.load(SeqCst))
     }
 
     fn config_changed(&self) {

@@ -1,6 +1,7 @@
 //! A device whose back end is another process, attached over vhost-user (QEMU
 //! docs/interop/vhost-user): this side is the front-end. The process works on guest memory by
-//! itself: it maps the memory's file, is rung by the driver's doorbells, and rings for an interrupt.
+//! itself: it maps the memory's file, is rung by the driver's doorbells, and rings for an interrupt, which
+//! reaches the driver past us where the engine has a way for that.
 //!
 //! The process handles what a hostile guest says, so it is not trusted with our time: every message
 //! has a deadline, and when it is gone the device asks for a reset while the VM goes on.
@@ -9,7 +10,8 @@
 mod tests;
 mod worker;
 
-use crate::{Device, DeviceId, Queue, RING_FEATURES, Session, StartError, Worker, config};
+use crate::{Device, DeviceId, Interrupts, Queue, RING_FEATURES, Session, StartError, Worker, config};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use vhost::vhost_user::{
@@ -133,6 +135,7 @@ impl RemoteDevice {
         &mut self,
         queue: Queue,
         memory: &crate::MemoryGuard,
+        interrupts: &dyn Interrupts,
     ) -> Result<RemoteQueue, String> {
         let index = usize::from(queue.index);
         // The process finds an address by the region of ours it lies in.
@@ -152,7 +155,14 @@ impl RemoteDevice {
             avail_ring_addr: ours(ring.avail_ring())?,
             log_addr: None,
         };
-        let call = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|error| error.to_string())?;
+        // Straight to the driver where that can be: our thread would wake for each interrupt.
+        let (call, direct) = match interrupts.descriptor(queue.index) {
+            Some(event) => (event_of(event), true),
+            None => {
+                let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
+                (event.map_err(|error| error.to_string())?, false)
+            }
+        };
         let protocol = self.protocol();
         let frontend = &mut self.frontend;
         let mut tell = || {
@@ -169,8 +179,14 @@ impl RemoteDevice {
         tell().map_err(|error: vhost::Error| {
             format!("the process behind it refused queue {index}: {error}")
         })?;
-        Ok(RemoteQueue { queue, call })
+        Ok(RemoteQueue { queue, call: (!direct).then_some(call) })
     }
+}
+
+#[allow(unsafe_code)]
+fn event_of(descriptor: OwnedFd) -> EventFd {
+    // SAFETY: the descriptor is an eventfd (`Interrupts::descriptor`) and given away by its owner.
+    unsafe { EventFd::from_raw_fd(descriptor.into_raw_fd()) }
 }
 
 impl Device for RemoteDevice {
@@ -201,7 +217,7 @@ impl Device for RemoteDevice {
         let queues = session
             .queues
             .into_iter()
-            .map(|queue| self.hand_over(queue, &memory))
+            .map(|queue| self.hand_over(queue, &memory, session.interrupts.as_ref()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(fail)?;
         Ok(vec![Box::new(RemoteWorker {

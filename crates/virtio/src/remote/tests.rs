@@ -8,6 +8,7 @@ use crate::vsock::Vsock;
 use crate::{Device, DeviceId};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 fn attached(device: Box<dyn Device>, folder: &TempDir) -> (Server, Box<RemoteDevice>) {
@@ -39,6 +40,26 @@ fn a_device_in_another_process_answers_like_one_here() {
     let mut config = [9; 4];
     driver.device().read_config(0, &mut config);
     assert_eq!(config, [1, 2, 3, 0]);
+}
+
+#[test]
+fn interrupts_go_past_this_process_where_there_is_a_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, remote) = attached(Box::new(Rng::new("rng0")), &folder);
+    let (mut driver, interrupt) = TestDriver::start_direct(remote);
+    for _ in 0..3 {
+        driver.add(0, &[Buffer::In(16)]);
+        driver.kick(0);
+        let came = Instant::now() + Duration::from_secs(20);
+        while interrupt.read().is_err() {
+            assert!(Instant::now() < came, "no interrupt");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(driver.wait_used(0).length, 16);
+    }
+    driver.stop();
+    driver.resume();
+    assert!(driver.interrupts().seen().queues.is_empty(), "some came through the device");
 }
 
 #[test]

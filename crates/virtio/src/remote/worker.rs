@@ -1,4 +1,4 @@
-//! Passes interrupts on and notices when the process is gone.
+//! Notices when the process is gone, and passes interrupts on that do not reach the driver without us.
 
 use crate::{GuestMemory, Interrupts, Queue, QueueState, Source, Worker, WorkerError};
 use rustix::io::Errno;
@@ -16,8 +16,8 @@ use vmm_sys_util::eventfd::EventFd;
 /// A queue the process works on.
 pub(super) struct RemoteQueue {
     pub(super) queue: Queue,
-    /// Rung by the process for an interrupt.
-    pub(super) call: EventFd,
+    /// Rung by the process for an interrupt that is to be passed on.
+    pub(super) call: Option<EventFd>,
 }
 
 pub(super) struct RemoteWorker {
@@ -49,6 +49,13 @@ impl RemoteWorker {
             Ok(_) => Err(WorkerError {
                 what: format!("{}: the process behind it speaks unasked", self.name),
             }),
+        }
+    }
+
+    /// An interrupt, if the process has rung for one to be passed on. It has looked whether the driver wants it.
+    fn pass_on(&self, queue: &RemoteQueue) {
+        if queue.call.as_ref().is_some_and(|call| call.read().is_ok()) {
+            self.interrupts.queue(queue.queue.index);
         }
     }
 
@@ -92,7 +99,7 @@ impl Worker for RemoteWorker {
             |descriptor, token| Source { descriptor, readable: true, writable: false, token };
         let mut sources = vec![source(self.frontend.as_raw_fd(), SOCKET)];
         for (token, queue) in (0..).zip(&self.queues) {
-            sources.push(source(queue.call.as_raw_fd(), token));
+            sources.extend(queue.call.as_ref().map(|call| source(call.as_raw_fd(), token)));
         }
         sources
     }
@@ -102,10 +109,7 @@ impl Worker for RemoteWorker {
             return self.socket();
         }
         if let Some(queue) = self.queues.get(token as usize) {
-            // The process has looked whether the driver wants this one.
-            if queue.call.read().is_ok() {
-                self.interrupts.queue(queue.queue.index);
-            }
+            self.pass_on(queue);
         }
         Ok(())
     }
@@ -114,9 +118,7 @@ impl Worker for RemoteWorker {
         let states = self.queues.iter().map(|it| self.take_back(&it.queue));
         let states: Vec<QueueState> = states.collect();
         for queue in &self.queues {
-            if queue.call.read().is_ok() {
-                self.interrupts.queue(queue.queue.index);
-            }
+            self.pass_on(queue);
         }
         states
     }

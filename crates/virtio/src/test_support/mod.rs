@@ -16,6 +16,7 @@ pub use random::Random;
 pub use ring::{Ring, Used};
 
 use crate::{Device, GuestMemory, Interrupts, Queue, QueueState, Running, Session};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
@@ -49,6 +50,8 @@ pub enum Buffer<'a> {
 pub struct TestInterrupts {
     seen: Mutex<Seen>,
     changed: Condvar,
+    /// Stands for the interrupts of all queues, when there is one.
+    direct: OnceLock<EventFd>,
 }
 
 /// What [`TestInterrupts`] counted.
@@ -95,6 +98,13 @@ impl Interrupts for TestInterrupts {
             }
             seen.queues[index] += 1;
         });
+    }
+
+    #[allow(unsafe_code)]
+    fn descriptor(&self, _: u16) -> Option<OwnedFd> {
+        // SAFETY: open as long as `self.direct` is.
+        let event = unsafe { BorrowedFd::borrow_raw(self.direct.get()?.as_raw_fd()) };
+        Some(event.try_clone_to_owned().expect("the kernel gives a descriptor"))
     }
 
     fn config_changed(&self) {
@@ -192,6 +202,22 @@ impl TestDriver {
         };
         driver.resume();
         driver
+    }
+
+    /// As [`Self::start`], with a descriptor through which another process raises interrupts itself.
+    ///
+    /// # Panics
+    /// When the device does not start.
+    #[must_use]
+    pub fn start_direct(device: Box<dyn Device>) -> (Self, EventFd) {
+        let features = device.features();
+        let mut driver = Self::start_with(device, features);
+        driver.stop();
+        let event = eventfd();
+        let _ = driver.interrupts.direct.set(event.try_clone().expect("a descriptor"));
+        driver.interrupts.change(|seen| *seen = Seen::default());
+        driver.resume();
+        (driver, event)
     }
 
     /// Starts the device's workers, going on where the queues stand, and rings every queue.

@@ -4,8 +4,9 @@
 use super::gate::Gate;
 use super::processors::Halted;
 use chipset::{InterruptRouter, IoApicSink, Line, PinRoutes};
-use engine::{Msi, Partition};
-use pci::{MsiMessage, MsiSink};
+use engine::{InterruptFd, Msi, Partition};
+use pci::{MsiLine, MsiMessage, MsiSink};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -58,6 +59,37 @@ impl MessageSink {
 impl MsiSink for MessageSink {
     fn send(&self, message: MsiMessage) {
         self.inject(message.address, message.data);
+    }
+
+    fn line(&self) -> Option<Box<dyn MsiLine>> {
+        match self.partition.interrupt_fd() {
+            Ok(interrupt) => Some(Box::new(DirectLine(interrupt?))),
+            Err(error) => {
+                tracing::debug!(%error, "no descriptor for an interrupt");
+                None
+            }
+        }
+    }
+}
+
+/// Interrupts that reach the engine past this process. An engine that has them wakes halted processors itself.
+struct DirectLine(Box<dyn InterruptFd>);
+
+impl MsiLine for DirectLine {
+    fn descriptor(&self) -> Option<OwnedFd> {
+        self.0.descriptor().inspect_err(|error| tracing::debug!(%error, "no descriptor")).ok()
+    }
+
+    fn set(&self, message: Option<MsiMessage>) {
+        let message = message.map(|MsiMessage { address, data }| Msi { address, data });
+        // As for a message that is sent: the guest wrote it.
+        if let Err(error) = self.0.set(message) {
+            tracing::debug!(?message, %error, "an interrupt's descriptor is not routed");
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.0.waits()
     }
 }
 

@@ -86,7 +86,7 @@ impl Partition for StillPartition {
     fn set_line_routes(&self, _: &[Option<Msi>]) -> Result<(), EngineError> {
         Ok(())
     }
-    fn interrupt_fd(&self, _: Msi) -> Result<Option<Box<dyn InterruptFd>>, EngineError> {
+    fn interrupt_fd(&self) -> Result<Option<Box<dyn InterruptFd>>, EngineError> {
         Ok(None)
     }
     fn doorbell(

@@ -6,7 +6,7 @@ use crate::daemon::integration::clipboard::{Entry, Side, Way};
 use clipboard::{Backend, Content, FetchError, Format, Selection};
 use clipboard_relay::{Id, Place, content, files, transfer};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a program of the host may take with what it has copied.
 const LOCAL: Duration = Duration::from_secs(15);
@@ -96,9 +96,12 @@ impl Hub {
         let most = content::most(format);
         let content = match &found.from {
             From::Host(backend, number) => {
+                let asked_at = Instant::now();
                 let fetched = backend.fetch(selection, *number, format, most);
                 let fetched = tokio::time::timeout(LOCAL, fetched).await;
                 let content = fetched.unwrap_or(Err(FetchError::Late))?;
+                let nanoseconds = asked_at.elapsed().as_nanos();
+                tracing::debug!(nanoseconds, "content of the desktop is here");
                 // What was copied meanwhile is not what was asked for.
                 self.find(to, selection, id, format)?;
                 content
