@@ -159,7 +159,7 @@ impl Partition for CorePartition {
         Ok(())
     }
 
-    fn interrupt_fd(&self, _msi: Msi) -> Result<Option<Box<dyn InterruptFd>>, EngineError> {
+    fn interrupt_fd(&self) -> Result<Option<Box<dyn InterruptFd>>, EngineError> {
         Ok(None)
     }
 
