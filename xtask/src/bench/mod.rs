@@ -167,6 +167,6 @@ mod tests {
     fn every_benchmark_is_well_formed() {
         let benches = crate::lab::scenario::within("bench").expect("readable");
         assert!(benches.iter().all(|bench| bench.claim.len() > 40));
-        assert_eq!(benches.len(), 8);
+        assert_eq!(benches.len(), 9);
     }
 }
