@@ -227,7 +227,7 @@ wait_for 30 "a picture of this size" pixels
 picture desktop-mode-resized
 
 step "the agent is killed in desktop mode"
-managed() { in_session 'xprop -root _NET_SUPPORTING_WM_CHECK' | sed -n 's/.*# //p' | grep .; }
+managed() { guest pgrep -f x-window-manager; }
 before_it=$(managed) || fail "no window manager"
 guest systemctl --user kill --signal=KILL macrohard-guest-session.service
 another() { local now; now=$(managed) && [ "$now" != "$before_it" ] && framed; }
@@ -240,7 +240,7 @@ wait_for 60 "the windows again" window xterm
 wait_for 60 "all windows again" window l3afpad
 wait_for 30 "the screen's window to go" gone window 'org.macrohard.*.screen'
 [ "$(guest pgrep -x xterm)" = "$before" ] || fail "the terminal did not live on"
-wait_for 30 "the end of the guest's window manager" gone guest pgrep -f x-window-manager
+wait_for 30 "the end of the guest's window manager" gone managed
 terminal=$(window xterm)
 editor=$(window l3afpad)
 same() { place "$terminal"; [ "$(place "$terminal")" = "$stood" ]; }
