@@ -251,9 +251,9 @@ shot() {
 }
 wait_for 30 "the terminal's colour" shot
 echo nothing | xclip -selection clipboard
-type_into "$editor" ""
-xdotool key ctrl+a ctrl+c
-unlost() { [ "$(timeout 10 xclip -selection clipboard -o)" = "What is not saved." ]; }
+xdotool windowactivate --sync "$editor"
+# A guest that is slow may take over what was copied on the host after it has copied itself: then once more.
+unlost() { xdotool key ctrl+a ctrl+c; sleep 2; [ "$(timeout 10 xclip -selection clipboard -o)" = "What is not saved." ]; }
 wait_for 30 "the text that was not saved" unlost
 picture seamless-again
 
