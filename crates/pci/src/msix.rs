@@ -3,6 +3,7 @@
 use crate::{ConfigError, ConfigSpace, MsiLine, MsiMessage, MsiSink, StateError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -149,8 +150,8 @@ impl Msix {
         if !table.enabled || usize::from(vector) >= table.vectors.len() {
             return None;
         }
-        if !table.lines.contains_key(&vector) {
-            table.lines.insert(vector, self.sink.line()?);
+        if let Entry::Vacant(place) = table.lines.entry(vector) {
+            place.insert(self.sink.line()?);
         }
         table.set_lines();
         table.lines.get(&vector)?.descriptor()

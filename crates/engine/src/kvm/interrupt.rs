@@ -131,9 +131,7 @@ impl Irqfd {
 
     /// KVM delivers what it has heard before this returns.
     fn ignore(&self) -> Result<(), EngineError> {
-        self.vm
-            .unregister_irqfd(&self.event, self.gsi)
-            .map_err(|error| failed("KVM_IRQFD", error))
+        self.vm.unregister_irqfd(&self.event, self.gsi).map_err(|error| failed("KVM_IRQFD", error))
     }
 }
 

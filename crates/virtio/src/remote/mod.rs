@@ -10,7 +10,9 @@
 mod tests;
 mod worker;
 
-use crate::{Device, DeviceId, Interrupts, Queue, RING_FEATURES, Session, StartError, Worker, config};
+use crate::{
+    Device, DeviceId, Interrupts, Queue, RING_FEATURES, Session, StartError, Worker, config,
+};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
