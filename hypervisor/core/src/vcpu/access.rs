@@ -199,7 +199,7 @@ fn proceed(
             data = value.to_le_bytes();
             // A write is an instruction's last access: root hears of its effect after the instruction.
             next = effect;
-        } else if run.partition.translate(physical).is_none() {
+        } else if is_roots(run, physical, write.is_some()) {
             if crosses {
                 return Err(Trouble::Fault(GENERAL_PROTECTION));
             }
@@ -217,6 +217,11 @@ fn proceed(
     run.held.context.set_registers(&registers);
     run.advance(0);
     Ok(next)
+}
+
+/// Whether root answers an access: no memory is there, or what is there may only be read.
+fn is_roots(run: &Run<'_>, at: GuestPhysical, write: bool) -> bool {
+    run.partition.translate(at).is_none_or(|found| write && !found.access.write)
 }
 
 /// An access to the local APIC's page, if `at` is there: what is read, and what a write does.
