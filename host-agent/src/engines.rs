@@ -1,7 +1,8 @@
 //! Which engine runs a VM: what was asked for, or the best one this host has.
 
 use crate::problem::Problem;
-use definition::EngineChoice;
+use definition::{EngineChoice, HostFacts};
+use engine::core::{self, CoreEngine};
 use engine::discovery::{self, EngineKind};
 
 /// The name as in `--engine`.
@@ -13,6 +14,15 @@ pub fn name(engine: EngineChoice) -> &'static str {
         EngineChoice::Kvm => EngineKind::Kvm.name(),
         EngineChoice::Tcg => EngineKind::Tcg.name(),
     }
+}
+
+/// What a definition may ask of this host. The core's pool is memory that the kernel does not count.
+#[must_use]
+pub fn host_facts() -> HostFacts {
+    let facts = HostFacts::of_this_host();
+    let core = core::is_beneath().then(CoreEngine::open).and_then(Result::ok);
+    let pool = core.and_then(|core| core.facts().ok()).map_or(0, |core| core.pool.0 >> 20);
+    HostFacts { memory: facts.memory.max(pool) }
 }
 
 /// Chooses an engine and says in one line which and why. An engine asked for by name is taken as

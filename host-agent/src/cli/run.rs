@@ -9,7 +9,7 @@ use crate::engines;
 use crate::launch::sibling;
 use crate::lifecycle::describe;
 use crate::problem::Problem;
-use definition::{HostFacts, Places};
+use definition::Places;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::DirBuilder;
 use std::io::{self, Read};
@@ -58,7 +58,7 @@ impl Drop for Folders {
 pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Problem> {
     let definition = definition("run", &arguments.machine, DefaultNetwork::None)?;
     let disks = NewDisks::make(&arguments.machine)?;
-    definition.check_host(&HostFacts::of_this_host())?;
+    definition.check_host(&engines::host_facts())?;
     contents::check(&definition)?;
     let (engine, choice) = engines::choose(definition.engine)?;
     if definition.engine != engine {

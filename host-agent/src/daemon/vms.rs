@@ -8,7 +8,7 @@ use super::vm::Vm;
 use crate::engines;
 use crate::lifecycle::{Action, VmState};
 use crate::problem::{Kind, Problem};
-use definition::{HostFacts, Places, Store, VmDefinition, check_name};
+use definition::{Places, Store, VmDefinition, check_name};
 use proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -262,7 +262,7 @@ impl Vms {
                 Some(problem) => (*problem).into(),
                 None => Problem::from(error),
             })?;
-            definition.check_host(&HostFacts::of_this_host())?;
+            definition.check_host(&engines::host_facts())?;
             crate::contents::check(&definition)?;
             Ok(store.create(&text)?)
         });
@@ -284,7 +284,7 @@ impl Vms {
         let vm = self.get(name).await?;
         vm.look().await.state.check(name, Action::Start)?;
         let definition = self.store.load(name)?;
-        definition.check_host(&HostFacts::of_this_host())?;
+        definition.check_host(&engines::host_facts())?;
         self.check_disks_are_free(&definition).await?;
         let (engine, engine_choice) = engines::choose(definition.engine)?;
         vm.start(definition.clone(), engine).await?;

@@ -59,7 +59,7 @@ figure turns "$turns"
 [ "$(nproc)" = 2 ] || fail "a processor is missing"
 
 step "more than the pool has"
-macrohard-hypervisor run --engine core --memory 4096 --net none --kernel "$kernel" --initrd "$base_initrd" </dev/null >large.console 2>&1 &&
+macrohard-hypervisor run --engine core --memory 767 --net none --kernel "$kernel" --initrd "$base_initrd" </dev/null >large.console 2>&1 &&
     fail "a VM larger than the pool started"
 grep -q -i 'pool' large.console || fail "the error does not name the pool: $(cat large.console)"
 cat large.console
