@@ -17,6 +17,7 @@ const WANTED: [(&str, &str, &str); 2] = [
 /// Packs the agent built in `programs` there.
 pub(crate) fn pack(programs: &Path) -> Result<PathBuf> {
     packages::require(&["dpkg-dev"])?;
+    let _lock = workspace::lock("guest-package")?;
     let folder = workspace::folder("package/guest")?;
     let tree = folder.join("tree");
     let _ = std::fs::remove_dir_all(&tree);
