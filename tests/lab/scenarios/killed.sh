@@ -54,7 +54,10 @@ sleep 2
 [ "$(grep -c '^tick' stopped.console)" = "$seen" ] || fail "a stopped process's guest goes on"
 kill -CONT "$vm"
 wait_for 60 "the guest after its process was stopped" sh -c "[ \$(grep -c '^tick' stopped.console) -gt $((seen + 2)) ]"
-renice -n 15 -p "$vm" >/dev/null || fail "renice"
+# A fifth of one CPU, and that on the second.
+limited=/sys/fs/cgroup/limited
+echo +cpu >/sys/fs/cgroup/cgroup.subtree_control && mkdir "$limited" && echo "20000 100000" >"$limited/cpu.max" \
+    && echo "$vm" >"$limited/cgroup.procs" || fail "a cgroup with a limit"
 for thread in /proc/"$vm"/task/*; do taskset -p 2 "${thread##*/}" >/dev/null; done
 seen=$(grep -c '^tick' stopped.console)
 wait_for 60 "the guest on one CPU" sh -c "[ \$(grep -c '^tick' stopped.console) -gt $((seen + 2)) ]"
