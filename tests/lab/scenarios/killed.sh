@@ -21,7 +21,7 @@ ticks() { grep -c '^tick' witness.console; }
 macrohard-hypervisor run --engine "$engine" --memory 192 --cpus 2 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" </dev/null >witness.console 2>&1 &
 witness=$!
-wait_for 120 "the witness" grep -q '^tick 3' witness.console
+wait_for 300 "the witness" grep -q '^tick 3' witness.console
 
 step "sixty deaths"
 for round in $(seq 30); do
@@ -45,7 +45,7 @@ step "more processors than the machine has, stopped, made to wait, and moved"
 macrohard-hypervisor run --engine "$engine" --memory 128 --cpus 4 --net none --kernel "$kernel" --initrd "$work/initrd" \
     --append "$quiet" </dev/null >stopped.console 2>&1 &
 stopped=$!
-wait_for 180 "the guest with more processors than the machine" grep -q '^tick 2' stopped.console
+wait_for 300 "the guest with more processors than the machine" grep -q '^tick 2' stopped.console
 vm=$(vm_of "$stopped")
 kill -STOP "$vm"
 sleep 2
