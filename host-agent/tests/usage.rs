@@ -19,7 +19,7 @@ fn values_that_are_not_allowed_are_named_with_what_is() {
     let desk = Desk::new();
     let long = "n".repeat(300);
     let cases: [(&[&str], &[&str]); 16] = [
-        (&["--engine", "xen"], &["xen", "--engine", "auto, kvm, tcg"]),
+        (&["--engine", "xen"], &["xen", "--engine", "auto, core, kvm, tcg"]),
         (&["--memory", "0"], &["memory is 0", "16 to"]),
         (&["--memory", "999T"], &["memory is", "16 to", "MiB"]),
         (&["--memory", "many"], &["--memory", "many", "MiB"]),
