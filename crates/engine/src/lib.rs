@@ -62,6 +62,8 @@ pub struct Capabilities {
     pub read_only_memory: bool,
     /// A guest may itself run a hypervisor.
     pub nested: bool,
+    /// Guests' memory lies in files that a process for one of their devices (vhost-user) can map.
+    pub vhost_user: bool,
 }
 
 /// Opens the engine `kind`.

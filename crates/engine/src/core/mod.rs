@@ -150,6 +150,7 @@ impl Engine for CoreEngine {
             dirty_log: true,
             read_only_memory: true,
             nested: false,
+            vhost_user: false,
         }
     }
 

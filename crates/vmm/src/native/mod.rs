@@ -46,6 +46,23 @@ use window_memory::WindowMemory;
 /// RAM the balloon leaves to the guest.
 const LEAST_RAM: Bytes = Bytes::mib(64);
 
+/// A folder over virtio-fs is served by a process that maps the guest's memory.
+fn check_shares(engine: &dyn Engine, spec: &LaunchSpec) -> Result<(), MachineError> {
+    let by_process = |share: &definition::Share| share.kind == definition::ShareKind::VirtioFs;
+    match spec.definition.shares.iter().position(by_process) {
+        Some(index) if !engine.capabilities().vhost_user => Err(MachineError::Definition {
+            field: format!("share[{index}].kind").into(),
+            value: "virtio-fs".to_owned(),
+            reason: format!(
+                "virtiofsd cannot map the memory of engine {}'s guests; allowed: 9p, and folders shared \
+                 while the VM runs",
+                engine.name()
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// See the module.
 pub struct NativeMachine {
     engine: &'static str,
@@ -64,6 +81,7 @@ impl NativeMachine {
         spec: &LaunchSpec,
         surroundings: Surroundings,
     ) -> Result<Self, MachineError> {
+        check_shares(engine, spec)?;
         let processors = spec.definition.cpus;
         let partition = engine.create_partition(&PartitionConfig { processors })?;
         let gate = Arc::new(Gate::new(processors as usize));
