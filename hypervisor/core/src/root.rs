@@ -39,6 +39,11 @@ pub struct Root {
     mtrrs: Lock<Option<Mtrrs>>,
     /// Physical addresses end here.
     end: u64,
+    /// What root has not.
+    core: [Span; 2],
+    /// What it finds there when it reads: kernels that look through all of memory (/dev/mem, a crash dump)
+    /// do not expect a fault.
+    empty: HostPhysical,
     /// Processors that root does not run on: it starts them by INIT and start-up IPI, for which the core
     /// watches while there are some ([`apic`]).
     absent: AtomicUsize,
@@ -94,6 +99,8 @@ impl Root {
             mapped: end,
             mtrrs: Lock::new(mtrrs),
             end: 1 << address_bits.min(48),
+            core,
+            empty: Frames::allocate(1)?.into_raw(),
             absent: AtomicUsize::new(0),
         })
     }

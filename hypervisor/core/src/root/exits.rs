@@ -5,6 +5,7 @@ use crate::cpu::{control, msr, physical_apic, port};
 use crate::cpuid::spell;
 use crate::exit::{Event, Exit, Failure, GENERAL_PROTECTION, INVALID_OPCODE, MemoryFault};
 use crate::machine::machine;
+use crate::memory_type::MemoryType;
 use crate::msr::{KEPT_ON_VMX, set_exits};
 use crate::processor::{self, Cpu, wake};
 use crate::registers::{
@@ -15,7 +16,7 @@ use crate::{instruction, validate};
 use core::sync::atomic::Ordering;
 use hypervisor_abi::{CPUID_LEAF, CPUID_SIGNATURE, VERSION};
 use hypervisor_boot::memory_map::Span;
-use units::{Bytes, HostPhysical, PAGE_SIZE};
+use units::{Bytes, GuestPhysical, HostPhysical, PAGE_SIZE};
 
 /// MSRs of root's that the core answers on AMD; all others are root's own.
 const WATCHED_SVM: [u32; 4] = [msr::APIC_BASE, msr::EFER, msr::VM_CR, msr::VM_HSAVE_PA];
@@ -236,6 +237,18 @@ fn memory(root: &mut RootCpu, cpu: &mut Cpu, fault: &MemoryFault) {
             // from the MTRRs, Intel from the entry.
             let span = Span::of(page, Bytes(PAGE_SIZE));
             if super::map(&mut tables, span, memory_types::of_page(page)).is_some() {
+                return;
+            }
+        }
+        FaultCause::NotMapped
+            if !fault.write
+                && !fault.fetch
+                && root.root.core.iter().any(|span| span.contains(&Span::of(page, Bytes(1)))) =>
+        {
+            crate::log!("root was kept from {} (at {:#x})", fault.address, root.context.rip());
+            let (at, none) = (GuestPhysical(page.0), Access { write: false, execute: false });
+            let size = Bytes(PAGE_SIZE);
+            if tables.map(at, root.root.empty, size, none, MemoryType::WriteBack).is_ok() {
                 return;
             }
         }
