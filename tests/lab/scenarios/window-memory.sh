@@ -45,12 +45,22 @@ macrohard-hypervisor start windows || fail "the VM does not start"
 console=${XDG_STATE_HOME:-$HOME/.local/state}/macrohard/vms/windows/console.log
 wait_for 240 "the guest's writes" grep -q "guest: has written" "$console"
 pid=$(macrohard-hypervisor status windows --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
-memory=$(for file in /proc/"$pid"/fd/*; do [ "$(readlink "$file")" = "/memfd:window-memory (deleted)" ] && echo "$file"; done | head -n 1)
-[ -n "$memory" ] || fail "the VM process has no window memory"
-[ "$(dd if="$memory" bs=4 count=1 2>/dev/null)" = piel ] || fail "the guest's first word is not there"
-[ "$(dd if="$memory" bs=4 skip=$(((64 << 18) - 1)) count=1 2>/dev/null)" = '!end' ] || fail "the guest's last word is not there"
+# The memory as a file, and where in it: a memfd, or with the core beneath what the process has mapped of the pool.
+base=0
+if [ "$engine" = core ]; then
+    memory=/proc/$pid/mem
+    while IFS='- ' read -r from to _; do
+        [ $((0x$to - 0x$from)) = $((64 << 20)) ] && base=$((0x$from))
+    done < <(grep dax /proc/"$pid"/maps)
+    [ "$base" != 0 ] || fail "the VM process has mapped no window memory: $(grep dax /proc/"$pid"/maps)"
+else
+    memory=$(for file in /proc/"$pid"/fd/*; do [ "$(readlink "$file")" = "/memfd:window-memory (deleted)" ] && echo "$file"; done | head -n 1)
+    [ -n "$memory" ] || fail "the VM process has no window memory"
+fi
+[ "$(dd if="$memory" bs=4 skip=$((base / 4)) count=1 2>/dev/null)" = piel ] || fail "the guest's first word is not there"
+[ "$(dd if="$memory" bs=4 skip=$((base / 4 + (64 << 18) - 1)) count=1 2>/dev/null)" = '!end' ] || fail "the guest's last word is not there"
 step "the host writes"
-printf host | dd of="$memory" bs=1 seek=4096 conv=notrunc 2>/dev/null || fail "the host cannot write"
+printf host | dd of="$memory" bs=1 seek=$((base + 4096)) conv=notrunc 2>/dev/null || fail "the host cannot write"
 within 240 grep -q "guest: ends with" "$console"
 grep -q "guest: ends with 42" "$console" || fail "the guest does not see what the host wrote"
 figure seconds_windows "$(since "$start")"
