@@ -290,13 +290,7 @@ impl Machine {
                 "shift=0,sleep=off",
             ])
         } else {
-            // With the core beneath it the kernel loads x87 registers on one processor while another changes
-            // between root, core and guest: QEMU's race (docs/src/lab.md), which one thread for all has not.
-            let threads = match self.engine {
-                Engine::Kvm => "multi",
-                Engine::Core => "single",
-            };
-            step.argument("-accel").argument(format!("tcg,thread={threads},tb-size=512"))
+            step.arguments(["-accel", "tcg,thread=multi,tb-size=512"])
         })
     }
 }
