@@ -186,7 +186,21 @@ wmctrl -i -r "$terminal" -e 0,30,330,540,300
 colour='#2e7d5b'
 type_into "$terminal" "clear; printf '\\033]11;$colour\\007'"$'\n'
 xdotool type --delay 40 "echo begun here, "
-type_into "$editor" "What is not saved."
+# text FILE: a picture of the editor, with what was typed into it.
+text() { local id; id=$(told "$editor" id) && $hypervisor screenshot "$vm" --window "$id" --output "$1"; }
+# differing ONE OTHER: thousandths of two pictures' pixels that are not the same.
+differing() {
+    local all
+    all=$(identify -format '%[fx:w*h]' "$1")
+    printf '%.0f' "$(compare -metric AE -fuzz 10% "$1" "$2" null: 2>&1 | awk -v all="$all" '{ print 1000 * $1 / all }')"
+}
+text "$work/text-empty.png" || fail "no picture of the editor"
+type_into "$editor" "What is not saved, in a line that is long enough to be seen."
+typed() {
+    text "$work/text-early.png" && sleep 1 && text "$work/text-before.png" || return 1
+    [ "$(differing "$work/text-empty.png" "$work/text-before.png")" -gt 5 ] && [ "$(differing "$work/text-early.png" "$work/text-before.png")" -lt 2 ]
+}
+wait_for 60 "the text in the editor" typed
 wmctrl -i -a "$terminal"
 wait_for 30 "the terminal's keyboard" sh -c '[ "$(xdotool getactivewindow)" = "$(printf %d "$1")" ]' - "$terminal"
 stood=$(place "$terminal")
@@ -250,10 +264,12 @@ shot() {
     [ "$(convert "$work/window.png" -fill white -opaque "$colour" -fill black +opaque white -format '%[fx:int(100*mean)]' info:)" -gt 80 ]
 }
 wait_for 30 "the terminal's colour" shot
-echo nothing | xclip -selection clipboard
-xdotool windowactivate --sync "$editor"
-# A guest that is slow may take over what was copied on the host after it has copied itself: then once more.
-unlost() { xdotool key ctrl+a ctrl+c; sleep 2; [ "$(timeout 10 xclip -selection clipboard -o)" = "What is not saved." ]; }
+# The same but for the cursor.
+unlost() {
+    text "$work/text-after.png" || return 1
+    echo "$(differing "$work/text-before.png" "$work/text-after.png") of 1000 pixels of the editor differ"
+    [ "$(differing "$work/text-before.png" "$work/text-after.png")" -lt 3 ]
+}
 wait_for 30 "the text that was not saved" unlost
 picture seamless-again
 
