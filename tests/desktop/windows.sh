@@ -264,7 +264,8 @@ shot() {
     [ "$(convert "$work/window.png" -fill white -opaque "$colour" -fill black +opaque white -format '%[fx:int(100*mean)]' info:)" -gt 80 ]
 }
 wait_for 30 "the terminal's colour" shot
-# The same but for the cursor.
+# The same but for the cursor; programs draw otherwise while they have not the keyboard.
+xdotool windowactivate --sync "$editor"
 unlost() {
     text "$work/text-after.png" || return 1
     echo "$(differing "$work/text-before.png" "$work/text-after.png") of 1000 pixels of the editor differ"
