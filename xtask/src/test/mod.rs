@@ -40,9 +40,7 @@ pub(crate) fn run(all: bool) -> Result<i32> {
     }
     report.check("no_std crates for bare metal", bare_metal::check);
     core_scenarios(&mut report);
-    if all {
-        small_scenarios(&mut report);
-    }
+    small_scenarios(&mut report);
     scenarios(&mut report, all);
     report.check_machine("demo on tcg", demo::check);
     if all {
