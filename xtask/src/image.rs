@@ -126,6 +126,18 @@ impl Image {
         self.folder.join("busybox")
     }
 
+    /// Puts busybox into an archive as /bin/busybox, with a link for each of its programs.
+    pub(crate) fn add_busybox(&self, archive: &mut Archive) -> Result {
+        let path = self.busybox();
+        let content = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        archive.file("/bin/busybox", 0o755, &content);
+        let applets = Step::new(path).argument("--list").text().unwrap_or_default();
+        for applet in applets.lines().filter(|applet| *applet != "busybox") {
+            archive.link(&format!("/bin/{applet}"), "busybox");
+        }
+        Ok(())
+    }
+
     /// Puts modules and all they need into an archive under `/modules`, named in load order in
     /// `/modules/order`.
     pub(crate) fn add_modules(&self, archive: &mut Archive, names: &[&str]) -> Result {

@@ -4,7 +4,6 @@
 use crate::cpio::Archive;
 use crate::failure::{Context, Failure, Result};
 use crate::image::Image;
-use crate::process::Step;
 use crate::{binaries, workspace};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -82,11 +81,7 @@ fn build(image: &Image, programs: &[&Path], to: &Path) -> Result {
         archive.folder(folder);
     }
     archive.device("/dev/console", 5, 1);
-    archive.file("/bin/busybox", 0o755, &read(&image.busybox())?);
-    let applets = Step::new(image.busybox()).argument("--list").text().unwrap_or_default();
-    for applet in applets.lines().filter(|applet| *applet != "busybox") {
-        archive.link(&format!("/bin/{applet}"), "busybox");
-    }
+    image.add_busybox(&mut archive)?;
     for program in programs {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         archive.file(&format!("/bin/{name}"), 0o755, &read(program)?);

@@ -7,7 +7,6 @@ use super::{core, guest, product_files};
 use crate::cpio::Archive;
 use crate::failure::{Context, Failure, Result};
 use crate::image::{self, Image};
-use crate::process::Step;
 use crate::{bare_metal, binaries, packages, workspace};
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
@@ -163,11 +162,7 @@ impl Small {
             archive.folder(folder);
         }
         archive.device("/dev/console", 5, 1);
-        archive.file("/bin/busybox", 0o755, &read(&image.busybox())?);
-        let applets = Step::new(image.busybox()).argument("--list").text().unwrap_or_default();
-        for applet in applets.lines().filter(|applet| *applet != "busybox") {
-            archive.link(&format!("/bin/{applet}"), "busybox");
-        }
+        image.add_busybox(&mut archive)?;
         archive.file("/init", 0o755, INIT.as_bytes());
         archive.file("/lab/engine", 0o644, b"core\n");
         let mut script = read(&self.script)?;

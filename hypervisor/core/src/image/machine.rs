@@ -28,6 +28,8 @@ pub(super) struct Machine {
     /// Its memory.
     pub(super) map: MemoryMap<RANGES>,
     modules: [Option<Module>; MODULES],
+    /// The loader's words, the modules' command lines among them.
+    information: Span,
     /// Where the ACPI root pointer lies, 0 for nowhere.
     pub(super) root_pointer: HostPhysical,
     /// The core's command line.
@@ -67,6 +69,7 @@ impl Machine {
         let mut machine = Self {
             map: MemoryMap::new(),
             modules: [None; MODULES],
+            information: Span::of(HostPhysical(0), Bytes(0)),
             root_pointer: HostPhysical(0),
             command_line: [0; 512],
             command_length: 0,
@@ -91,6 +94,11 @@ impl Machine {
     /// What the loader brought, in its order.
     pub(super) fn modules(&self) -> impl Iterator<Item = Module> + '_ {
         self.modules.iter().flatten().copied()
+    }
+
+    /// What must not be written over before root's program and its command line are copied.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = Span> + '_ {
+        self.modules().map(|module| module.span).chain([self.information])
     }
 
     fn add_module(&mut self, span: Span, command_line: &'static str) {
@@ -146,7 +154,8 @@ impl Machine {
     fn read_multiboot2(&mut self, at: HostPhysical) {
         let mut first = [0; 4];
         first.copy_from_slice(bytes(Span::of(at, Bytes(4))));
-        let all = bytes(Span::of(at, multiboot2::total_size(first)));
+        self.information = Span::of(at, multiboot2::total_size(first));
+        let all = bytes(self.information);
         let info = multiboot2::Information::parse(all).unwrap_or_else(|error| {
             refuse!("the Multiboot2 information cannot be used: {error:?}")
         });

@@ -182,8 +182,8 @@ fn load_linux(
     map: &MemoryMap<RANGES>,
 ) -> Start {
     let mut free = *map;
-    for module in machine.modules() {
-        let _ = free.subtract(module.span);
+    for span in machine.in_use() {
+        let _ = free.subtract(span);
     }
     let high = Span { start: HostPhysical(KERNELS), end: HostPhysical(MAPPED) };
     let Some(place) = free.lowest_usable(kernel.size, kernel.alignment, high) else {
@@ -193,7 +193,7 @@ fn load_linux(
         )
     };
     let _ = free.subtract(place);
-    // SAFETY: usable, not the core's, and no module lies there.
+    // SAFETY: usable, not the core's, and nothing of the loader's lies there.
     let memory = unsafe { bytes_mut(place) };
     memory[..kernel.code.len()].copy_from_slice(kernel.code);
     let told = information(&free);

@@ -14,7 +14,6 @@ use crate::processor::{self, Cpu, has_vmx, wake};
 use crate::second_level::Access;
 use crate::walk::{self, Paging, walk};
 use core::sync::atomic::Ordering;
-use hypervisor_boot::memory_map::Span;
 use units::{Bytes, GuestPhysical, HostPhysical, PAGE_SIZE};
 
 /// Destination shorthand, delivery mode and level of a command (SDM 3A figure 11-12).
@@ -171,9 +170,4 @@ impl Memory {
     pub(super) fn host(&self, physical: GuestPhysical) -> Option<HostPhysical> {
         Some(self.root.tables.lock().translate(physical)?.host)
     }
-}
-
-/// The page of the xAPIC's registers.
-pub(super) fn page() -> Span {
-    Span::of(physical_apic::page(), Bytes(PAGE_SIZE))
 }

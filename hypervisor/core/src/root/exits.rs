@@ -220,7 +220,7 @@ fn memory(root: &mut RootCpu, cpu: &mut Cpu, fault: &MemoryFault) {
             root.context.flush_tlb(&cpu.vendor);
             return;
         }
-        FaultCause::Denied if apic::page().start == page => {
+        FaultCause::Denied if physical_apic::page() == page => {
             drop(tables);
             if apic::access(root, cpu) {
                 return;
