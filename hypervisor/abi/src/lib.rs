@@ -33,7 +33,7 @@ pub use information::{
 };
 pub use run_page::{
     EXIT_DATA, ExitReason, ExitRecord, FailureKind, Outside, PortDirection, RunFlags, RunPage,
-    answer, changed,
+    answer,
 };
 pub use state::{
     ACTIVITY_HALTED, ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, CpuidRow, DescriptorTable,
@@ -44,7 +44,7 @@ pub use status::{CorePart, Fault, Status};
 
 /// Version of this interface: major in the upper half, minor in the lower. Another major is another
 /// interface; a higher minor adds to it.
-pub const VERSION: u32 = 0x0001_0001;
+pub const VERSION: u32 = 0x0002_0000;
 
 /// CPUID leaf where the core answers on Intel and AMD alike, for root and guests: EBX, ECX, EDX
 /// spell [`CPUID_SIGNATURE`], EAX holds [`VERSION`]. Leaves from 0x4000_0000 on belong to

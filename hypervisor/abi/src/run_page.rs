@@ -3,16 +3,8 @@
 //! Root writes the upper part before [`VcpuRun`](crate::RootCall::VcpuRun), the core the exit before
 //! it returns. The core reads every field of root's exactly once per run and believes none unchecked.
 
-use crate::state::GeneralRegisters;
-
 /// Bytes of data an exit can carry.
 pub const EXIT_DATA: usize = 1024;
-
-/// Bits of [`RunPage::changed`].
-pub mod changed {
-    /// [`RunPage::registers`](super::RunPage::registers) go into the vCPU.
-    pub const REGISTERS: u32 = 1 << 0;
-}
 
 /// Bits of [`RunPage::request`].
 pub struct RunFlags;
@@ -201,27 +193,28 @@ pub struct ExitRecord {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(4096))]
 pub struct RunPage {
-    /// Root: what of this page goes into the vCPU ([`changed`]).
-    pub changed: u32,
     /// Root: [`RunFlags`].
     pub request: u32,
     /// Root: with [`RunFlags::EXTERNAL_INTERRUPT`], 0 to 255.
     pub external_vector: u32,
     /// Core: 1 when an external interrupt would be taken at once.
     pub accepts_external: u32,
+    /// Root: 1 more than the local APIC id of the physical CPU to which the interrupt comes that
+    /// [`Self::armed`] promises; on another one nothing is promised. 0 for whichever the vCPU runs on.
+    pub armed_on: u32,
     /// Root: the physical time-stamp counter by which a physical interrupt comes to this CPU for
     /// certain; `u64::MAX` for never. The core ends a run with [`ExitReason::Deadline`] when the guest
     /// needs an earlier one and the core has no timer of its own.
     pub armed: u64,
     /// Core: the physical time-stamp counter at which the guest's timer is due, `u64::MAX` for never.
     pub deadline: u64,
-    /// Core: the guest's registers at the exit. Root: see [`changed::REGISTERS`].
-    pub registers: GeneralRegisters,
+    /// Core: the guest's RIP at the exit; its other registers are in its state
+    /// ([`VcpuGetState`](crate::RootCall::VcpuGetState)).
+    pub rip: u64,
+    /// Core: its RFLAGS.
+    pub rflags: u64,
     /// Core: why the run ended.
     pub exit: ExitRecord,
-    /// Root: 1 more than the local APIC id of the physical CPU to which the interrupt comes that
-    /// [`Self::armed`] promises; on another one nothing is promised. 0 for whichever the vCPU runs on.
-    pub armed_on: u32,
 }
 
 const _: () = assert!(size_of::<RunPage>() == 4096);

@@ -180,6 +180,9 @@ pub fn run(mut cpu: Cpu, root: &'static Root, start: Start) -> ! {
         nmi: false,
         extended: Extended::new(&machine().extended).expect("an area was set aside for root"),
     };
+    if machine().extended.xsave {
+        root.extended.note_xcr0(control::xcr0());
+    }
     match start {
         // Xen docs/misc/pvh: any flat segments.
         Start::Boot { entry, information } => root.start_flat(entry, [8, 16], 3, information),

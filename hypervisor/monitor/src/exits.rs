@@ -54,7 +54,7 @@ pub fn answer(guest: &Guest, index: usize, page: &mut RunPage, tsc: u64) -> Next
             guest.board.lock().end_of_interrupt(exit.detail as u8);
             Next::Run
         }
-        ExitReason::Halt if page.registers.rflags & INTERRUPT_FLAG != 0 => Next::Sleep(deadline),
+        ExitReason::Halt if page.rflags & INTERRUPT_FLAG != 0 => Next::Sleep(deadline),
         // Only another vCPU ends this, and that comes with a wake-up.
         ExitReason::Halt | ExitReason::WaitForSipi => {
             if guest.stands_still(index) {
@@ -76,7 +76,7 @@ pub fn answer(guest: &Guest, index: usize, page: &mut RunPage, tsc: u64) -> Next
         }
         ExitReason::Shutdown => Next::End(Ending::Shutdown),
         ExitReason::Failure => {
-            let rip = page.registers.rip;
+            let rip = page.rip;
             failed(format!("vcpu {index} at {rip:#x}: {}", why(&page.exit)))
         }
     }

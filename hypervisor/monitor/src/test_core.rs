@@ -150,13 +150,13 @@ impl Gate for TestGate {
 
 fn page() -> RunPage {
     RunPage {
-        changed: 0,
         request: 0,
         external_vector: 0,
         accepts_external: 0,
         armed: 0,
         deadline: u64::MAX,
-        registers: hypervisor_abi::GeneralRegisters::default(),
+        rip: 0,
+        rflags: 0,
         exit: hypervisor_abi::ExitRecord {
             reason: 0,
             width: 0,

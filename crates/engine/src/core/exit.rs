@@ -106,7 +106,10 @@ impl Page {
         let reason = read!(self, exit.reason);
         let (address, detail) = (read!(self, exit.address), read!(self, exit.detail));
         let width = (read!(self, exit.width) as usize).clamp(1, 8);
-        let count = (read!(self, exit.count) as usize).clamp(1, EXIT_DATA / width);
+        let count = match read!(self, exit.count) {
+            0 | 1 => 1,
+            more => (more as usize).min(EXIT_DATA / width),
+        };
         // SAFETY: `width * count` bytes of the page's own data; nobody else in this process has a
         // reference to them while the caller's processor is borrowed. As with any shared memory of
         // trusted processes, that they do not write it is theirs to keep.
@@ -127,13 +130,11 @@ impl Page {
             Some(ExitReason::InterruptWindow) => Exit::InterruptWindow,
             Some(ExitReason::Shutdown) => Exit::Shutdown,
             Some(ExitReason::Failure) => Exit::Failure(self.failure(detail)),
-            _ => Exit::Failure(FailureFacts {
-                what: "an exit of the core's that this engine does not know (reason)".to_owned(),
-                codes: vec![reason.into()],
-            }),
+            _ => Exit::Failure(unknown(reason)),
         }
     }
 
+    #[cold]
     fn failure(self, detail: u32) -> FailureFacts {
         let arguments = read!(self, exit.arguments);
         let [first, second, ..] = arguments;
@@ -167,6 +168,14 @@ impl Page {
             }
             None => facts("a failure the core does not explain".to_owned(), &arguments[..4]),
         }
+    }
+}
+
+#[cold]
+fn unknown(reason: u32) -> FailureFacts {
+    FailureFacts {
+        what: "an exit of the core's that this engine does not know (reason)".to_owned(),
+        codes: vec![reason.into()],
     }
 }
 

@@ -236,8 +236,8 @@ mod tests {
             let page = InformationPage { version, ..information() };
             Pool::of(pool_file(&page, 8 << 20)).err().map(|error| error.to_string())
         };
-        let text = refused(0x0002_0003).unwrap();
-        assert!(text.contains("version 2.3"), "{text}");
+        let text = refused(0x0003_0003).unwrap();
+        assert!(text.contains("version 3.3"), "{text}");
         assert!(refused(VERSION - 1).is_some(), "a call is missing there");
         assert_eq!(refused(VERSION + 1), None);
     }

@@ -4,9 +4,8 @@
 use super::gate::Gate;
 use super::pool::Pool;
 use hypervisor_abi::{
-    EXIT_DATA, ExitReason, ExitRecord, Fault, GeneralRegisters, InformationPage, MAX_PARTITIONS,
-    POOL_HEAD_SIZE, RUN_PAGES_OFFSET, RootCall, RunPage, SIGNATURE, Status, TRANSFER_OFFSET,
-    VERSION, VcpuState,
+    EXIT_DATA, ExitReason, ExitRecord, Fault, InformationPage, MAX_PARTITIONS, POOL_HEAD_SIZE,
+    RUN_PAGES_OFFSET, RootCall, RunPage, SIGNATURE, Status, TRANSFER_OFFSET, VERSION, VcpuState,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::collections::{BTreeMap, VecDeque};
@@ -74,13 +73,13 @@ pub(super) fn pool_file(page: &InformationPage, size: u64) -> File {
 
 pub(super) fn empty_page() -> RunPage {
     RunPage {
-        changed: 0,
         request: 0,
         external_vector: 0,
         accepts_external: 0,
         armed: 0,
         deadline: u64::MAX,
-        registers: GeneralRegisters::default(),
+        rip: 0,
+        rflags: 0,
         exit: ExitRecord {
             reason: 0,
             width: 1,
@@ -188,8 +187,12 @@ impl TestCore {
         step.expect("a run beyond the script")(&mut page);
         let start = std::ptr::from_ref(&page).cast::<u8>();
         // SAFETY: only the fields, which are numbers and come first; the rest of the page is padding.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(start, std::mem::offset_of!(RunPage, armed_on)) };
+        let bytes = unsafe {
+            std::slice::from_raw_parts(
+                start,
+                std::mem::offset_of!(RunPage, exit) + size_of::<ExitRecord>(),
+            )
+        };
         self.pool.lock().unwrap().as_ref().unwrap().write_all_at(bytes, place).unwrap();
         Ok(0)
     }

@@ -4,6 +4,7 @@
 //! itself. What nobody claims reads as all ones and swallows writes, as an undriven bus does.
 
 use arc_swap::ArcSwap;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -30,6 +31,15 @@ struct Region {
     start: u64,
     size: u64,
     handler: Arc<dyn Handler>,
+}
+
+impl Region {
+    /// Whether all of an access lies in it.
+    fn holds(&self, address: u64, length: u64) -> bool {
+        address >= self.start
+            && address - self.start < self.size
+            && length <= self.size - (address - self.start)
+    }
 }
 
 /// A region that cannot be claimed because another lies there.
@@ -169,10 +179,25 @@ impl Bus {
 
     fn find<'a>(&self, regions: &'a [Region], address: u64, length: usize) -> Found<'a> {
         let length = length as u64;
+        LAST.with(|last| {
+            let last = &last[self.edge as usize];
+            let hinted = regions.get(last.get()).filter(|region| region.holds(address, length));
+            hinted.map(Found::Whole).unwrap_or_else(|| self.search(regions, address, length, last))
+        })
+    }
+
+    fn search<'a>(
+        &self,
+        regions: &'a [Region],
+        address: u64,
+        length: u64,
+        last: &Cell<usize>,
+    ) -> Found<'a> {
         let next = regions.partition_point(|r| r.start <= address);
         if let Some(region) = next.checked_sub(1).and_then(|i| regions.get(i)) {
             let offset = address - region.start;
             if offset < region.size {
+                last.set(next - 1);
                 return if self.edge == Edge::First || length <= region.size - offset {
                     Found::Whole(region)
                 } else {
@@ -207,6 +232,12 @@ impl Bus {
         let regions = self.regions.load();
         regions.iter().map(|r| (r.start, r.size)).collect()
     }
+}
+
+thread_local! {
+    /// Where this thread found the region of its last access, by [`Edge`]: the next one is most often for
+    /// the same. A hint, and good for any bus.
+    static LAST: [Cell<usize>; 2] = const { [const { Cell::new(0) }; 2] };
 }
 
 enum Found<'a> {

@@ -128,10 +128,16 @@ impl Gate {
 
     /// A processor thread before it enters the guest. `seen` is the thread's own, 0 at first.
     /// `work` is called when this thread is the one to reset the machine.
+    #[inline]
     pub(super) fn pass(&self, seen: &mut u64, work: impl Fn()) -> Order {
         if !self.wants_attention() {
             return Order::Run;
         }
+        self.park(seen, work)
+    }
+
+    #[inline(never)]
+    fn park(&self, seen: &mut u64, work: impl Fn()) -> Order {
         let mut state = self.lock();
         state.parked += 1;
         self.changed.notify_all();

@@ -137,7 +137,7 @@ extern "C" fn core_other() -> ! {
     descriptors::load_idt();
     physical_apic::prepare_other();
     // CR4 as on the first processor.
-    let _ = ExtendedFeatures::detect();
+    let _ = ExtendedFeatures::detect(plan.processors.len());
     let space = &plan.processors[index as usize].space;
     let cpu = is_complete().then(|| bring_up(index, physical_apic::id(), space)).flatten();
     OUTCOME.store(if cpu.is_some() { READY } else { FAILED }, Ordering::SeqCst);

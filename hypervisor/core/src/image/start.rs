@@ -76,7 +76,7 @@ extern "C" fn core_main(kind: u64, information: u64) -> ! {
         .expect("the core is out of memory for root's tables");
     root.expect_processors(processors.len()).expect(OUT_OF_MEMORY);
     partition::initialize(plan.pool).expect("the core is out of memory for the pool's owners");
-    learn_machine(began, plan.pool, &machine);
+    learn_machine(began, plan.pool, &machine, processors.len());
     write_information(processors.len());
     let Plan { frames, pool } = plan;
     let mebibytes = |span: Span| span.size().0 >> 20;
@@ -119,8 +119,8 @@ extern "C" fn first_processor() -> ! {
 }
 
 /// Notes what the rest of the core wants to know of this machine, with a key of what randomness it has.
-fn learn_machine(began: Tsc, pool: Span, booted: &Machine) {
-    let extended = ExtendedFeatures::detect();
+fn learn_machine(began: Tsc, pool: Span, booted: &Machine, processors: usize) {
+    let extended = ExtendedFeatures::detect(processors);
     let capabilities = cpuid::Capabilities {
         xcr0: if extended.xsave { extended.supported } else { 0 },
         tsc_aux: extended.tsc_aux,

@@ -7,14 +7,12 @@
 use super::pool;
 use crate::machine::machine;
 use core::mem::offset_of;
-use hypervisor_abi::{EXIT_DATA, ExitReason, GeneralRegisters, RUN_PAGES_OFFSET, RunPage};
+use hypervisor_abi::{EXIT_DATA, ExitReason, RUN_PAGES_OFFSET, RunPage};
 use units::PAGE_SIZE;
 
 /// What root wrote for a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders {
-    /// What of the page goes into the vCPU.
-    pub changed: u32,
     /// Requests.
     pub request: u32,
     /// A vector of an 8259.
@@ -64,25 +62,18 @@ impl RunPageSlot {
         RUN_PAGES_OFFSET + self.number as u64 * PAGE_SIZE
     }
 
-    /// What root wrote; `changed` and `request` are taken back.
+    /// What root wrote; `request` is taken back.
     pub fn orders(&self) -> Orders {
         let orders = Orders {
-            changed: read!(self.page, changed),
             request: read!(self.page, request),
             external_vector: read!(self.page, external_vector),
             armed: read!(self.page, armed),
             armed_on: read!(self.page, armed_on),
         };
-        if orders.changed | orders.request != 0 {
-            write!(self.page, 0, changed);
+        if orders.request != 0 {
             write!(self.page, 0, request);
         }
         orders
-    }
-
-    /// The registers root wrote.
-    pub fn registers(&self) -> GeneralRegisters {
-        read!(self.page, registers)
     }
 
     /// Where the exit's data lie.
@@ -139,19 +130,14 @@ impl RunPageSlot {
         reason: ExitReason,
         accepts_external: bool,
         deadline: u64,
-        general: &[u64; 16],
         rip: u64,
         rflags: u64,
     ) {
         write!(self.page, reason as u32, exit.reason);
         write!(self.page, u32::from(accepts_external), accepts_external);
         write!(self.page, deadline, deadline);
-        // One by one: as a whole they go through a byte-wise copy.
-        for (place, value) in general.iter().enumerate() {
-            write!(self.page, *value, registers.general[place]);
-        }
-        write!(self.page, rip, registers.rip);
-        write!(self.page, rflags, registers.rflags);
+        write!(self.page, rip, rip);
+        write!(self.page, rflags, rflags);
     }
 }
 

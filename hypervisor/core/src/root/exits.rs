@@ -77,7 +77,7 @@ pub(super) fn answer(root: &mut RootCpu, cpu: &mut Cpu, exit: Exit) {
             let (cpl, cr4) = (root.context.cpl(), root.context.cr4());
             match validate::xsetbv_of_root(index, value, cpl, cr4, machine().extended.supported) {
                 Ok(value) => {
-                    control::set_xcr0(value);
+                    root.extended.set_xcr0(value);
                     root.advance(cpu, &exit);
                 }
                 Err(validate::Invalid::Undefined) => root.context.inject(INVALID_OPCODE),

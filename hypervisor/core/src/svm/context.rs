@@ -43,10 +43,12 @@ struct Iret {
 }
 
 /// A virtual CPU as SVM runs it.
+#[repr(C)]
 pub struct SvmContext {
-    pub(super) vmcb: Object<Vmcb>,
-    /// RAX, RCX, ... as [`GeneralRegisters`](hypervisor_abi::GeneralRegisters) orders them.
+    /// RAX, RCX, ... as [`GeneralRegisters`](hypervisor_abi::GeneralRegisters) orders them. First, as
+    /// with VMX: [`Context`](crate::vcpu::Context) finds them without asking whose they are.
     pub general: [u64; 16],
+    pub(super) vmcb: Object<Vmcb>,
     nmi_blocked: bool,
     /// The IRET that ends the blocking: until it is done they are blocked. One NMI too
     /// early would be pushed over the frame that IRET is about to pop.

@@ -3,7 +3,6 @@
 use super::access::{self, Progress};
 use super::run::{Next, Run};
 use super::{Activity, msrs};
-use crate::cpu::control;
 use crate::cpuid::Dynamic;
 use crate::exit::{Event, Exit, GENERAL_PROTECTION, INVALID_OPCODE, escalate};
 use crate::machine::machine;
@@ -121,7 +120,7 @@ fn cpuid(run: &mut Run<'_>) {
     let answer = held.cpuid.answer(leaf, subleaf, || Dynamic {
         cr4: held.context.cr4(),
         apic_enabled: held.apic.apic_base() & 1 << 11 != 0,
-        xcr0: if machine().extended.xsave { control::xcr0() } else { 1 },
+        xcr0: held.extended.xcr0(),
     });
     let general = held.context.general_mut();
     for (register, value) in [RAX, RBX, RCX, RDX].into_iter().zip(answer) {
@@ -140,8 +139,7 @@ fn set_extended_control(run: &mut Run<'_>) {
         return held.context.inject(INVALID_OPCODE);
     }
     if let Ok(value) = legal {
-        control::set_xcr0(value);
-        held.extended.xcr0 = value;
+        held.extended.set_xcr0(value);
     }
     let legal = held.permit(legal.is_ok());
     finish(run, Exit::SetExtendedControl, legal);

@@ -29,6 +29,7 @@ pub struct Setup {
 
 /// A virtual CPU of either vendor.
 #[expect(clippy::large_enum_variant, reason = "a machine has one vendor")]
+#[repr(C)]
 pub enum Context {
     /// AMD.
     Svm(SvmContext),

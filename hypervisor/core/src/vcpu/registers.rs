@@ -128,7 +128,7 @@ impl Held<'_> {
         let system = &mut state.system;
         self.context.read_system(system);
         (system.apic_base, system.cr8) = (self.apic.apic_base(), self.apic.cr8().into());
-        (system.xcr0, system.tsc_aux) = (self.extended.xcr0, self.extended.tsc_aux);
+        (system.xcr0, system.tsc_aux) = (self.extended.xcr0(), self.extended.tsc_aux);
         system.debug[..4].copy_from_slice(&self.extended.debug);
         state.activity = match self.activity {
             Activity::Halted => ACTIVITY_HALTED,
@@ -152,7 +152,8 @@ impl Held<'_> {
         self.msrs.tsc_aux = tsc_aux as u32;
         self.set((state.system, state.registers));
         self.apic.set_cr8(cr8 as u8);
-        (self.extended.xcr0, self.extended.tsc_aux) = (xcr0, tsc_aux);
+        self.extended.note_xcr0(xcr0);
+        self.extended.tsc_aux = tsc_aux;
         self.extended.debug.copy_from_slice(&debug[..4]);
         self.activity = match state.activity {
             ACTIVITY_HALTED => Activity::Halted,

@@ -10,17 +10,14 @@ use crate::exit::{Event, Exit};
 use crate::machine::machine;
 use crate::partition::{Orders, Partition};
 use crate::processor::Cpu;
-use crate::registers::{RFLAGS_IF, RFLAGS_ONE, RFLAGS_TF};
+use crate::registers::{RFLAGS_IF, RFLAGS_TF};
 use crate::translations::State;
 use core::sync::atomic::Ordering;
-use hypervisor_abi::{ExitReason, FailureKind, GeneralRegisters, RunFlags, changed};
+use hypervisor_abi::{ExitReason, FailureKind, RunFlags};
 use units::Tsc;
 
 /// Exits in a row for exceptions or in the middle of an event's delivery, after which root runs.
 const MOST_UNDELIVERED: u32 = 8;
-
-/// RFLAGS root may set: not the reserved ones, and none of virtual-8086 mode (SDM 1 3.4.3).
-const GUEST_RFLAGS: u64 = 0x0024_7fd5;
 
 /// What becomes of a run after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,11 +86,6 @@ impl Run<'_> {
         let (held, orders) = (&mut *self.held, &self.orders);
         if !matches!(held.progress, Progress::None) {
             return;
-        }
-        if orders.changed & changed::REGISTERS != 0 {
-            let registers = held.page.registers();
-            let rflags = registers.rflags & GUEST_RFLAGS | RFLAGS_ONE;
-            held.context.set_registers(&GeneralRegisters { rflags, ..registers });
         }
         if external && held.context.accepts_interrupt() {
             if held.activity == Activity::Halted {
@@ -288,7 +280,7 @@ impl Run<'_> {
         let deadline = self.deadline().unwrap_or(u64::MAX);
         let context = &self.held.context;
         let (rip, rflags) = (context.rip(), context.rflags());
-        self.held.page.report(reason, accepts, deadline, context.general(), rip, rflags);
+        self.held.page.report(reason, accepts, deadline, rip, rflags);
     }
 
     /// What a write to the APIC does beyond it.

@@ -29,9 +29,11 @@ pub(super) const NMI_BLOCKED: u64 = 1 << 3;
 const SHADOW: u64 = BLOCKED_BY_STI | BLOCKED_BY_MOV_SS;
 
 /// A virtual CPU as VMX runs it.
+#[repr(C)]
 pub struct VmxContext {
-    pub(super) vmcs: Vmcs,
+    /// First, as with SVM.
     pub(crate) registers: Registers,
+    pub(super) vmcs: Vmcs,
     pub(super) kind: Kind,
     pub(super) setup: Setup,
     /// The controls it started with; the windows are kept in `primary`.

@@ -82,7 +82,7 @@ fn the_other_guest_goes_on_when_one_breaks() {
 /// HLT with interrupts on.
 fn halt(page: &mut RunPage) {
     reason(page, ExitReason::Halt);
-    page.registers.rflags = 0x202;
+    page.rflags = 0x202;
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_guest_whose_vcpus_all_halt_for_good_has_ended() {
     let bench = bench("guest one\nmemory 2\nvcpus 2\nkernel k\n");
     let for_good = |page: &mut RunPage| {
         reason(page, ExitReason::Halt);
-        page.registers.rflags = 2;
+        page.rflags = 2;
     };
     bench.log.then(1, 0, |page| reason(page, ExitReason::Interrupted));
     bench.log.then(1, 1, |page| reason(page, ExitReason::WaitForSipi));
@@ -208,7 +208,7 @@ fn a_failure_is_told_in_words() {
         reason(page, ExitReason::Failure);
         page.exit.detail = FailureKind::OutsideMemory as u32;
         page.exit.arguments[..2].copy_from_slice(&[0x100_0000, Outside::Code as u64]);
-        page.registers.rip = 0x1234;
+        page.rip = 0x1234;
     });
     bench.run();
     let expected = "monitor: guest one ended: status 1 (vcpu 0 at 0x1234: \
@@ -243,7 +243,7 @@ fn a_timer_that_came_before_its_time_is_armed_again() {
     bench.log.then(1, 0, |page| {
         reason(page, ExitReason::Halt);
         page.deadline = 1_000_000;
-        page.registers.rflags = 1 << 9;
+        page.rflags = 1 << 9;
     });
     bench.log.then(2, 0, |page| {
         machine.spend();

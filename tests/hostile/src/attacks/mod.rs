@@ -10,6 +10,7 @@ mod memory;
 mod ports;
 mod registers;
 mod tables;
+mod vectors;
 
 use crate::machine::Chance;
 
@@ -23,6 +24,7 @@ pub(crate) const ALL: &[(&str, Attack)] = &[
     ("msr", registers::msr),
     ("control", registers::control),
     ("debug-registers", registers::debug),
+    ("vectors", vectors::hidden),
     ("calls", calls::calls),
     ("virtualization", calls::virtualization),
     ("ports", ports::ports),
