@@ -50,7 +50,7 @@ head -c $((64 << 20)) /dev/urandom >disk.raw
 : >results
 for turn in $(seq 6); do
     start=$(date +%s%N)
-    timeout 120 macrohard-hypervisor run --engine "$engine" --timeout 100 --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd initrd \
+    timeout 40 macrohard-hypervisor run --engine "$engine" --timeout 30 --memory 256 --cpus 1 --net none --kernel "$kernel" --initrd initrd \
         --append "$quiet" --disk "$work/disk.raw,format=raw" </dev/null 2>&1 |
         while read -r line; do
             case $line in

@@ -23,17 +23,19 @@ macrohard-hypervisor run --engine "$engine" --memory 192 --cpus 2 --net none --k
 witness=$!
 wait_for 300 "the witness" grep -q '^tick 3' witness.console
 
-step "sixty deaths"
-for round in $(seq 30); do
-    for number in 1 2; do
+step "two hundred deaths"
+for round in $(seq 50); do
+    victims=
+    for number in 1 2 3 4; do
         macrohard-hypervisor run --engine "$engine" --memory 128 --cpus 2 --net none --kernel "$kernel" --initrd "$work/initrd" \
             --append "$quiet" </dev/null >"victim$number.console" 2>&1 &
-        eval "victim$number=\$!"
+        victims="$victims $!"
     done
     sleep "$(awk -v r="$round" 'BEGIN { srand(r); printf "%.2f", rand() * 3 }')"
-    # Once the VM's process itself, once the program that waits for it.
-    kill -KILL "$(vm_of "$victim1")" "$victim2"
-    wait "$victim1" "$victim2" 2>/dev/null
+    # Half of them the VM's process itself, half the program that waits for it.
+    read -r first second third fourth <<<"$victims"
+    kill -KILL "$(vm_of "$first")" "$second" "$(vm_of "$third")" "$fourth"
+    wait "$first" "$second" "$third" "$fourth" 2>/dev/null
     kill -0 "$witness" 2>/dev/null || fail "the witness died in round $round: $(tail -n 5 witness.console)"
 done
 seen=$(ticks)

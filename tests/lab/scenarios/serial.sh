@@ -2,10 +2,7 @@
 # In a VM without vsock all of the agents' traffic goes over one virtio-serial port of engine kvm: much both ways comes
 # whole, also of several programs at once; a session's agent is carried by the system's; a folder is shared with the
 # running guest, and is there again after the death of the agent and of the daemon, as both are themselves.
-# lab: memory=2048 cpus=1 limit=1500 long
-#
-# Long until it has held as a whole several times and its time is known (what comes before the folder, and the deaths of
-# agent and daemon without one, hold).
+# lab: memory=2048 cpus=1 limit=1500
 . /lab/lib.sh
 
 head -c 1000000 /dev/urandom >sent

@@ -2,7 +2,7 @@
 //! initial RAM disk with busybox, the product and a script. It fits Bochs, whose processor is Intel's kind and
 //! slow; QEMU runs it, too.
 
-use super::bare::{Emulator, End, Machine, Said};
+use super::bare::{Emulator, End, Machine, Module, Said};
 use super::{core, guest, product_files};
 use crate::cpio::Archive;
 use crate::failure::{Context, Failure, Result};
@@ -116,26 +116,22 @@ impl Small {
     pub(crate) fn run(&self, each: &mut dyn FnMut(&str)) -> Result<i32> {
         packages::require(packages::CORE)?;
         let image = image::prepare()?;
-        let mut archive = Archive::new();
-        let kernel = image.kernel();
-        let read = |path: &Path| std::fs::read(path).context(|| format!("read {}", path.display()));
-        archive.file("root", 0o644, &read(&kernel)?);
-        archive.file("initrd", 0o644, &self.initrd(&image)?);
-        archive.file("command-line", 0o644, COMMAND_LINE.as_bytes());
-        let module =
+        let initrd =
             workspace::folder("lab/runs")?.join(format!("small-{}.cpio", std::process::id()));
-        std::fs::write(&module, archive.finish())
-            .context(|| format!("write {}", module.display()))?;
+        std::fs::write(&initrd, self.initrd(&image)?)
+            .context(|| format!("write {}", initrd.display()))?;
+        // As GRUB's menu has it (`packaging/core`).
+        let kernel = Module { path: image.kernel(), command_line: COMMAND_LINE.to_owned() };
         let machine = Machine {
             emulator: self.emulator,
             image: bare_metal::images()?.core,
-            module: module.clone(),
+            modules: vec![kernel, Module::plain(initrd.clone())],
             command_line: format!("pool={}", self.pool),
             cpus: self.cpus,
             cpu: None,
             lenient: true,
             memory: self.memory + self.pool + OWN_MEMORY,
-            disc: false,
+            disc: true,
             icount: false,
             disk: None,
             terminal: false,
@@ -148,7 +144,7 @@ impl Small {
             }
             ControlFlow::Continue(())
         });
-        let _ = std::fs::remove_file(&module);
+        let _ = std::fs::remove_file(&initrd);
         match end? {
             End::Exit(status) => Ok(i32::from(status)),
             other => Err(Failure::new(core::describe(&other, &machine))),

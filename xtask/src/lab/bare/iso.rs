@@ -1,4 +1,4 @@
-//! A disc that boots on a BIOS machine: GRUB with its configuration inside, the image, the module.
+//! A disc that boots on a BIOS machine: GRUB with its configuration inside, the image, the modules.
 
 use super::Machine;
 use crate::failure::{Context, Failure, Result};
@@ -12,10 +12,12 @@ const MODULES: &[&str] = &["biosdisk", "iso9660", "multiboot2"];
 pub(super) fn make(machine: &Machine, folder: &Path) -> Result<PathBuf> {
     let log = || Output::Logged(folder.join("disc.log"));
     let configuration = folder.join("grub.cfg");
-    let text = format!(
-        "multiboot2 /boot/core-image {}\nmodule2 /boot/boot.cpio\nboot\n",
-        words(&machine.command_line)?
-    );
+    let mut text = format!("multiboot2 /boot/core-image {}\n", words(&machine.command_line)?);
+    for (number, module) in machine.modules.iter().enumerate() {
+        let words = words(&module.command_line)?;
+        text.push_str(&format!("module2 /boot/module{number} {words}\n"));
+    }
+    text.push_str("boot\n");
     std::fs::write(&configuration, text)
         .context(|| format!("write {}", configuration.display()))?;
     let loader = folder.join("loader");
@@ -43,10 +45,11 @@ pub(super) fn make(machine: &Machine, folder: &Path) -> Result<PathBuf> {
             "-o",
         ])
         .argument(&disc);
-    for (name, path) in
-        [("loader", &loader), ("core-image", &machine.image), ("boot.cpio", &machine.module)]
-    {
+    for (name, path) in [("loader", &loader), ("core-image", &machine.image)] {
         step = step.argument(format!("boot/{name}={}", path.display()));
+    }
+    for (number, module) in machine.modules.iter().enumerate() {
+        step = step.argument(format!("boot/module{number}={}", module.path.display()));
     }
     step.run(log())?;
     Ok(disc)

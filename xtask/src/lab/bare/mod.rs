@@ -43,6 +43,22 @@ impl fmt::Display for Emulator {
     }
 }
 
+/// A file the boot loader loads beside the image.
+#[derive(Clone, Debug)]
+pub(crate) struct Module {
+    /// Which.
+    pub(crate) path: PathBuf,
+    /// Words for whoever it is.
+    pub(crate) command_line: String,
+}
+
+impl Module {
+    /// One without words.
+    pub(crate) const fn plain(path: PathBuf) -> Self {
+        Self { path, command_line: String::new() }
+    }
+}
+
 /// What a bare machine is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -50,8 +66,8 @@ pub(crate) struct Machine {
     pub(crate) emulator: Emulator,
     /// The image to boot: an ELF file with a PVH note and a Multiboot2 header.
     pub(crate) image: PathBuf,
-    /// Its module.
-    pub(crate) module: PathBuf,
+    /// What the boot loader gives it besides: one file, or several where it is GRUB.
+    pub(crate) modules: Vec<Module>,
     /// Its command line.
     pub(crate) command_line: String,
     /// Processors.

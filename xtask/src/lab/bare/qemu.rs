@@ -1,7 +1,7 @@
 //! The AMD machine: QEMU's q35 with its software CPU.
 
 use super::{Machine, iso};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::process::Step;
 use std::path::Path;
 
@@ -40,10 +40,13 @@ pub(super) fn step(
         let disc = iso::make(machine, folder)?;
         step.argument("-cdrom").argument(disc)
     } else {
+        let [module] = &machine.modules[..] else {
+            return Err(Failure::new("QEMU's -kernel takes one module: boot from a disc"));
+        };
         step.argument("-kernel")
             .argument(&machine.image)
             .argument("-initrd")
-            .argument(&machine.module)
+            .argument(&module.path)
             .arguments(["-append", &machine.command_line])
     };
     if let Some(disk) = &machine.disk {

@@ -6,7 +6,7 @@ mod archive;
 pub(crate) mod scenario;
 mod source;
 
-use super::bare::{Emulator, End, Machine, Said};
+use super::bare::{Emulator, End, Machine, Module, Said};
 use crate::failure::{Context, Failure, Result};
 use crate::{bare_metal, packages, workspace};
 use archive::{Disk, Files, Guest};
@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &CoreArguments) -> Result<i32> {
     let machine = Machine {
         emulator: arguments.machine,
         image: packed.core.clone(),
-        module: packed.archive.clone(),
+        modules: vec![Module::plain(packed.archive.clone())],
         command_line: arguments.core_append.clone(),
         cpus: arguments.cpus,
         cpu: None,

@@ -4,7 +4,7 @@
 use super::archive::{Disk, Files, Guest};
 use super::{Packed, Printer, Whose, describe, source};
 use crate::failure::{Context, Failure, Result};
-use crate::lab::bare::{Emulator, End, Machine, Said, probe};
+use crate::lab::bare::{Emulator, End, Machine, Module, Said, probe};
 use crate::lab::scenario::figure;
 use crate::{bare_metal, packages, workspace};
 use regex::Regex;
@@ -236,7 +236,7 @@ impl Scenario {
         let machine = Machine {
             emulator,
             image: packed.core.clone(),
-            module: packed.archive.clone(),
+            modules: vec![Module::plain(packed.archive.clone())],
             command_line: case.append.clone(),
             cpus: self.cpus,
             cpu: case.cpu.get(&emulator).cloned(),
