@@ -63,7 +63,7 @@ begin() {
     return 1
 }
 # pasted: the guest has what the host has.
-pasted() { [ "$(guest sh -c 'timeout 60 xclip -selection clipboard -o | cksum')" = "$(cksum <large)" ]; }
+pasted() { [ "$(guest sh -c 'timeout 60 xclip -selection clipboard -o | md5sum')" = "$(md5sum <large)" ]; }
 # turn: one line of figures; false when the guest stalls.
 turn() {
     local socket raw serving whole agent desktop local host start
