@@ -1,7 +1,7 @@
 #!/bin/bash
 # Root beneath which the core lies cannot reach the core's memory, takes processors off line and back while guests run on
-# them, leaves an idle machine to itself, and suspends it with a guest on it; too little pool is an error that says so, and
-# two daemons share what there is.
+# them, and leaves an idle machine to itself; it starts no other kernel and turns no processor off to sleep; too little pool is
+# an error that says so, and two daemons share what there is.
 # lab: memory=768 cpus=2 limit=600 only-core core
 . /lab/lib.sh
 
