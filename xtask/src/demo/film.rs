@@ -163,6 +163,8 @@ fn encode(shots: &[Shot], size: [usize; 2]) -> std::io::Result<Vec<u8>> {
         let stays = u16::try_from(stays.as_millis()).unwrap_or(u16::MAX);
         let Area { x, y, width, height } = shot.area;
         if index > 0 {
+            // The new size is held against the old place.
+            writer.reset_frame_position().map_err(other)?;
             writer.set_frame_dimension(number(width), number(height)).map_err(other)?;
             writer.set_frame_position(number(x), number(y)).map_err(other)?;
         }
@@ -219,6 +221,16 @@ mod tests {
         assert_eq!((control.x_offset, control.y_offset), (2, 1));
         assert_eq!((info.width, info.height), (2, 1));
         assert_eq!(pixels[..6], [200, 1, 2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_large_picture_comes_after_one_at_the_edge() {
+        let at = Instant::now();
+        let whole = Area { x: 0, y: 0, width: 4, height: 2 };
+        let edge = Area { x: 3, y: 1, width: 1, height: 1 };
+        let shot =
+            |area: Area| Shot { at, area, pixels: vec![[1, 2, 3]; area.width * area.height] };
+        encode(&[shot(whole), shot(edge), shot(whole)], [4, 2]).expect("a film");
     }
 
     #[test]
