@@ -305,7 +305,10 @@ impl Demo {
         let editor = self.wait_for_windows(2)?;
         watch(5);
         xdotool(&["windowactivate", "--sync", &editor])?;
-        xdotool(&["type", "--delay", "150", "A guest's editor\non the host's desktop"])?;
+        xdotool(&["type", "--delay", "150", "A guest's editor"])?;
+        // A line's end in the text would be the key Linefeed, which GTK does not know.
+        xdotool(&["key", "Return"])?;
+        xdotool(&["type", "--delay", "150", "on the host's desktop"])?;
         watch(3);
         for step in 0..12 {
             let (x, y) = ((100 + 30 * step).to_string(), (80 + 14 * step).to_string());
