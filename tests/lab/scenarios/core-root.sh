@@ -1,6 +1,7 @@
 #!/bin/bash
 # Root beneath which the core lies cannot reach the core's memory, takes processors off line and back while guests run on
-# them, and leaves an idle machine to itself; too little pool is an error that says so, and two daemons share what there is.
+# them, and leaves an idle machine to itself; it starts no other kernel and turns no processor off to sleep; too little pool is
+# an error that says so, and two daemons share what there is.
 # lab: memory=768 cpus=2 limit=600 only-core core
 . /lab/lib.sh
 
@@ -10,6 +11,14 @@ macrohard-hypervisor core log | grep -q 'starting root' || fail "core log lacks 
 macrohard-hypervisor doctor | grep -q -i 'core' || fail "doctor does not know the core"
 grep -q hypervisor /proc/cpuinfo && fail "root sees a hypervisor"
 grep -q -w svm /proc/cpuinfo && fail "root sees SVM"
+
+step "what would take the processors away from the core is refused"
+grep -q '^sysctl.kernel.kexec_load_disabled=1 ' /proc/cmdline || fail "the core's words are missing: $(cat /proc/cmdline)"
+# kexec_load of no segments would be done, and is refused: EPERM.
+perl -e 'exit(syscall(246, 0, 0, 0, 0) < 0 && $! == 1 ? 0 : 1)' || fail "root can load a kernel for kexec"
+[ "$(cat /proc/sys/kernel/kexec_load_disabled)" = 1 ] || fail "kexec is allowed"
+(echo disk >/sys/power/state) 2>/dev/null && fail "root can suspend to disk"
+grep -q '\[s2idle\]' /sys/power/mem_sleep || fail "root would suspend to RAM: $(cat /sys/power/mem_sleep)"
 
 step "the core's memory is out of root's reach"
 place=$(macrohard-hypervisor core log | sed -n 's/^core: core [0-9]* MiB at \(0x[0-9a-f]*\)-.*/\1/p' | head -n 1)

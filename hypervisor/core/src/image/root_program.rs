@@ -11,6 +11,12 @@ use hypervisor_boot::pvh;
 use hypervisor_core::root::Start;
 use units::{Bytes, HostPhysical, PAGE_SIZE};
 
+/// Words before those of root's kernel (Linux Documentation/admin-guide/kernel-parameters): what would take the
+/// processors away from the core is refused by the kernel itself, or done another way. A kernel that starts
+/// another one (kexec, kdump) stops the processors where they are, and the new one's INIT reaches them behind
+/// the core's back; suspend to RAM and to disk turn them off. Suspend to idle, of the same commands, does not.
+const WORDS: &str = "sysctl.kernel.kexec_load_disabled=1 nohibernate mem_sleep_default=s2idle ";
+
 /// The name of root's program in the archive, and of a Linux kernel's initial RAM disk and command line.
 const NAME: &str = "root";
 const RAMDISK: &str = "initrd";
@@ -76,10 +82,10 @@ impl Program {
     fn linux(file: &'static [u8], ramdisk: Option<Span>, command_line: &'static str) -> Self {
         let kernel = Kernel::parse(file)
             .unwrap_or_else(|error| refuse!("root's kernel cannot be started: {error}"));
-        if command_line.len() > kernel.command_line {
+        let length = WORDS.len() + command_line.len();
+        if length > kernel.command_line {
             refuse!(
-                "the command line of root's kernel has {} bytes, it takes {}",
-                command_line.len(),
+                "the command line of root's kernel has {length} bytes, it takes {}",
                 kernel.command_line
             );
         }
@@ -199,8 +205,9 @@ fn load_linux(
     let told = information(&free);
     // SAFETY: as above.
     let (page, text) = unsafe { bytes_mut(told) }.split_at_mut(PAGE_SIZE as usize);
-    text[..command_line.len()].copy_from_slice(command_line.as_bytes());
-    text[command_line.len()] = 0;
+    for (place, byte) in text.iter_mut().zip(WORDS.bytes().chain(command_line.bytes()).chain([0])) {
+        *place = byte;
+    }
     let contents = linux::Contents {
         ramdisk: ramdisk.map_or((HostPhysical(0), Bytes(0)), |span| {
             let span = align(span);
