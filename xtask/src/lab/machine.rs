@@ -44,7 +44,7 @@ const CORE_MEMORY: u64 = 64;
 pub(crate) struct Machine {
     /// RAM in MiB.
     pub(crate) memory: u64,
-    /// CPUs.
+    /// CPUs the script has.
     pub(crate) cpus: u32,
     /// Count instructions instead of time: one host thread, repeatable figures.
     pub(crate) icount: bool,
@@ -189,6 +189,16 @@ impl Machine {
         }
     }
 
+    /// CPUs of the machine. With the core beneath, several of them need one more that programs do not use: the
+    /// first, whose world switches QEMU spoils when others load x87 registers (docs/src/lab.md).
+    const fn all_cpus(&self) -> u32 {
+        match self.engine {
+            _ if self.icount => 1,
+            Engine::Core if self.cpus > 1 => self.cpus + 1,
+            _ => self.cpus,
+        }
+    }
+
     /// RAM of the machine in MiB.
     const fn whole_memory(&self) -> u64 {
         match self.engine {
@@ -244,7 +254,7 @@ impl Machine {
             ])
             .arguments([
                 "-smp",
-                &if self.icount { 1 } else { self.cpus }.to_string(),
+                &self.all_cpus().to_string(),
                 "-m",
                 &self.whole_memory().to_string(),
             ])

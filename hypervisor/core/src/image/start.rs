@@ -77,6 +77,9 @@ extern "C" fn core_main(kind: u64, information: u64) -> ! {
     root.expect_processors(processors.len()).expect(OUT_OF_MEMORY);
     partition::initialize(plan.pool).expect("the core is out of memory for the pool's owners");
     learn_machine(began, plan.pool, &machine, processors.len());
+    if machine::machine().extended.spares_x87 {
+        log!("QEMU's processors: x87 registers are loaded only where they differ");
+    }
     write_information(processors.len());
     let Plan { frames, pool } = plan;
     let mebibytes = |span: Span| span.size().0 >> 20;
