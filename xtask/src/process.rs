@@ -23,6 +23,9 @@ pub(crate) enum Output {
     Logged(PathBuf),
 }
 
+/// Time between two looks at a program whose lines are read.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// One program to run.
 pub(crate) struct Step {
     program: OsString,
@@ -181,6 +184,16 @@ impl Step {
     /// Runs it to its end, gives every line of its standard output to `each`, and returns how it ended
     /// (`None`: killed at its limit). Standard error is shown.
     pub(crate) fn lines(self, each: &mut dyn FnMut(&str)) -> Result<Option<ExitStatus>> {
+        self.lines_watched(each, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Self::lines`]. Calls `look` once a second, and with `true` before it is killed at its limit; ends
+    /// it when `look` says so (`None`, too).
+    pub(crate) fn lines_watched(
+        self,
+        each: &mut dyn FnMut(&str),
+        look: &mut dyn FnMut(bool) -> ControlFlow<()>,
+    ) -> Result<Option<ExitStatus>> {
         let line = self.line();
         let mut command = self.command()?;
         command.stdout(Stdio::piped());
@@ -200,14 +213,20 @@ impl Step {
             }
         });
         let end = Instant::now() + self.limit;
+        let mut next = Instant::now() + LOOK;
         loop {
-            match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match receiver.recv_timeout(end.min(next).saturating_duration_since(Instant::now())) {
                 Ok(text) => each(&text),
-                Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if now >= end || now >= next {
+                next = now + LOOK;
+                if look(now >= end).is_break() || now >= end {
                     running.kill();
                     return Ok(None);
                 }
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
         }
         running.finish(end.saturating_duration_since(Instant::now()).max(Duration::from_secs(10)))

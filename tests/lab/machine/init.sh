@@ -35,6 +35,7 @@ done
 cd /root || exit 1
 # The port is opened once: a virtio port has one opener at a time.
 exec 3>"$output"
+echo begun >"$status_port"
 # Beneath Linux with the core the first CPU is left to the kernel: its world switches are spoilt by QEMU when the
 # others load x87 registers (docs/src/lab.md).
 last=$(($(nproc) - 1))

@@ -4,6 +4,7 @@
 use crate::cpio::Archive;
 use crate::failure::{Context, Failure, Result};
 use crate::image::Image;
+use crate::lab::watch::{self, Found, Watch};
 use crate::process::{Output, Step, tail};
 use crate::{bare_metal, workspace};
 use std::ffi::OsString;
@@ -64,8 +65,9 @@ pub(crate) struct Machine {
 enum Run {
     /// The script's status.
     Status(i32),
-    /// The machine's own processor gave up, without a word of its kernel; with the story.
-    TripleFault(String),
+    /// The emulator lost the machine: its kernel gave up without a word, or has not come to the script. With
+    /// the story.
+    Lost(String),
 }
 
 /// Runs of one machine, the first included.
@@ -77,7 +79,8 @@ impl Machine {
     ///
     /// A machine whose own kernel met a triple fault runs again: QEMU may lose a change of the first
     /// processor's mode when another one loads its x87 registers (docs/src/lab.md), and no program on
-    /// this machine, ours included, can do that to a kernel in order.
+    /// this machine, ours included, can do that to a kernel in order. So does one whose kernel does not come
+    /// to the script: what its processors did is printed.
     pub(crate) fn run(&self, image: &Image, each: &mut dyn FnMut(&str)) -> Result<i32> {
         let folder = workspace::folder("lab/runs")?.join(std::process::id().to_string());
         for run in 1..=MOST_RUNS {
@@ -88,8 +91,8 @@ impl Machine {
                     let _ = std::fs::remove_dir_all(&folder);
                     return Ok(status);
                 }
-                Run::TripleFault(story) if run == MOST_RUNS => return Err(Failure::new(story)),
-                Run::TripleFault(story) => {
+                Run::Lost(story) if run == MOST_RUNS => return Err(Failure::new(story)),
+                Run::Lost(story) => {
                     println!("AGAIN: the emulator lost the lab machine (run {run}): {story}");
                 }
             }
@@ -99,31 +102,40 @@ impl Machine {
 
     fn run_in(&self, folder: &Path, image: &Image, each: &mut dyn FnMut(&str)) -> Result<Run> {
         let files = self.pack(folder)?;
-        let console = folder.join("console.log");
-        let status = folder.join("status");
+        let console = folder.join(watch::CONSOLE);
+        let status = folder.join(watch::STATUS);
         let start = Instant::now();
-        let ended = self.qemu(folder, image, &files)?.lines(each)?;
+        let mut watch = Watch::new(folder, self.icount);
+        let ended = self
+            .qemu(folder, image, &files)?
+            .lines_watched(each, &mut |limit| watch.look(limit))?;
         let seconds = start.elapsed().as_secs();
         let said = std::fs::read_to_string(&status).unwrap_or_default();
-        if let Some(status) = said.trim().strip_prefix("status ").and_then(|text| text.parse().ok())
-        {
+        let status = said.lines().find_map(|line| line.strip_prefix("status "));
+        if let Some(status) = status.and_then(|text| text.trim().parse().ok()) {
             return Ok(Run::Status(status));
         }
-        let how = match ended {
-            None => {
-                format!("the lab machine was killed after its limit of {} s", self.limit.as_secs())
-            }
-            Some(status) => {
+        let how = match (ended, watch.found) {
+            (Some(status), _) => {
                 format!("the lab machine ended after {seconds} s without a result (QEMU: {status})")
             }
+            (None, Some(found)) => format!("{found}, and the lab machine was killed"),
+            (None, None) => {
+                format!("the lab machine was killed after its limit of {} s", self.limit.as_secs())
+            }
         };
-        let story =
-            format!("{how}; the last it wrote ({}):\n{}", console.display(), tail(&console, 40));
+        let story = format!(
+            "{how}; the last it wrote ({}):\n{}\n{}",
+            console.display(),
+            tail(&console, 40),
+            watch.state
+        );
         let emulator = std::fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
         // QEMU's words where a processor without a handler resets the machine (check_exception in
         // target/i386/tcg/excp_helper.c).
-        if ended.is_some() && emulator.contains("Triple fault") {
-            return Ok(Run::TripleFault(story));
+        let triple_fault = ended.is_some() && emulator.contains("Triple fault");
+        if triple_fault || watch.found == Some(Found::NoScript) {
+            return Ok(Run::Lost(story));
         }
         Err(Failure::new(story))
     }
@@ -260,7 +272,9 @@ impl Machine {
             ])
             .arguments(self.boot(folder, image)?)
             .argument("-serial")
-            .argument(format!("file:{}", folder.join("console.log").display()))
+            .argument(format!("file:{}", folder.join(watch::CONSOLE).display()))
+            .argument("-monitor")
+            .argument(watch::monitor(folder))
             // Resets, with the processor's state.
             .arguments(["-d", "cpu_reset", "-D"])
             .argument(folder.join("qemu.log"))
@@ -273,7 +287,7 @@ impl Machine {
                 "virtserialport,chardev=output,name=lab.output",
             ])
             .argument("-chardev")
-            .argument(format!("file,id=status,path={}", folder.join("status").display()))
+            .argument(format!("file,id=status,path={}", folder.join(watch::STATUS).display()))
             .arguments(["-device", "virtserialport,chardev=status,name=lab.status"])
             .argument("-drive")
             .argument(drive("root", &image.root(), ",readonly=on"))

@@ -9,6 +9,7 @@ pub(crate) mod guest;
 pub(crate) mod machine;
 pub(crate) mod scenario;
 pub(crate) mod small;
+mod watch;
 
 use crate::failure::{Failure, Result};
 use crate::{binaries, image};

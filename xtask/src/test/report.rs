@@ -10,7 +10,7 @@ use crate::failure::Result;
 use std::time::{Duration, Instant};
 
 /// How long a run may have taken when something is still run a second time.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(4200);
 
 /// Tests by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
