@@ -93,6 +93,9 @@ impl Watch {
     }
 }
 
+/// Lines on a local APIC that tell why its processor hears nothing.
+const TELLING: [&str; 6] = ["LVTT\t", "Timer", "SPIV", "ISR", "IRR", "APR"];
+
 /// Where each processor is, and what its local APIC holds: twice, so that what stands still shows.
 fn processors(monitor: &Path) -> std::io::Result<String> {
     let mut monitor = Monitor::connect(monitor)?;
@@ -111,8 +114,9 @@ fn processors(monitor: &Path) -> std::io::Result<String> {
         }
         for id in 0..apic_ids {
             let apic = monitor.ask(&format!("info lapic {id}"))?;
-            for line in apic.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
-                state += &format!("  {line}\n");
+            state += &format!("  local APIC {id}\n");
+            for line in apic.lines().filter(|line| TELLING.iter().any(|w| line.starts_with(w))) {
+                state += &format!("    {}\n", line.replace('\t', " ").trim_end());
             }
         }
         std::thread::sleep(Duration::from_millis(500));
