@@ -13,7 +13,7 @@ pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(crate) const PROGRAMS: &[&str] =
     &["macrohard-hypervisor", "macrohardd", "macrohard-vm", "macrohard-share"];
 /// Version of virtiofsd, a separate program that serves virtio-fs shares.
-const VIRTIOFSD: &str = "1.13.2";
+const VIRTIOFSD: &str = "1.14.0";
 
 /// The cargo that runs this task runner.
 pub(crate) fn cargo() -> Step {

@@ -62,8 +62,9 @@ pub struct Capabilities {
     pub read_only_memory: bool,
     /// A guest may itself run a hypervisor.
     pub nested: bool,
-    /// Guests' memory lies in files that a process for one of their devices (vhost-user) can map.
-    pub vhost_user: bool,
+    /// The files that guests' memory lies in have a length. Where they are a device's they have none, and a
+    /// process that maps them for one of a guest's devices (vhost-user) must not ask for it.
+    pub memory_has_length: bool,
 }
 
 /// Opens the engine `kind`.

@@ -12,6 +12,8 @@ const LONGEST_INSTRUCTION: usize = 15;
 pub(super) enum Happened {
     /// Something for the caller: [`decode`] says what.
     Exit,
+    /// The same, and a write: perhaps a doorbell.
+    Write,
     /// A physical interrupt, or a kick.
     Interrupted,
     /// The guest's timer is due before the promised interrupt.
@@ -97,6 +99,7 @@ impl Page {
             Some(ExitReason::WaitForSipi) => Happened::WaitForSipi,
             Some(ExitReason::Wake) => Happened::Wake,
             Some(ExitReason::Hypercall) => Happened::Call,
+            Some(ExitReason::PortWrite | ExitReason::MemoryWrite) => Happened::Write,
             _ => Happened::Exit,
         }
     }

@@ -13,6 +13,7 @@
 mod calls;
 mod clock;
 mod convert;
+mod doorbell;
 mod error;
 mod exit;
 mod find;
@@ -146,11 +147,11 @@ impl Engine for CoreEngine {
         Capabilities {
             max_processors: MAX_VCPUS as u32,
             interrupt_fd: false,
-            doorbell: false,
+            doorbell: true,
             dirty_log: true,
             read_only_memory: true,
             nested: false,
-            vhost_user: false,
+            memory_has_length: false,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::calls::PartitionNumber;
 use super::convert;
+use super::doorbell::Doorbells;
 use super::error::CoreError;
 use super::memory::{self, Mappings};
 use super::pool::{GRANULE, Slot};
@@ -23,6 +24,7 @@ pub(super) struct Handle {
     pub(super) number: PartitionNumber,
     slot: Mutex<Slot>,
     sleepers: [Sleeper; MAX_VCPUS],
+    pub(super) doorbells: Arc<Doorbells>,
 }
 
 impl Handle {
@@ -78,6 +80,7 @@ impl CorePartition {
             number,
             slot: Mutex::new(slot),
             sleepers: [const { Sleeper::new() }; MAX_VCPUS],
+            doorbells: Arc::default(),
         };
         Ok(Self {
             processors,
@@ -165,10 +168,10 @@ impl Partition for CorePartition {
 
     fn doorbell(
         &self,
-        _doorbell: Doorbell,
-        _event: BorrowedFd<'_>,
+        doorbell: Doorbell,
+        event: BorrowedFd<'_>,
     ) -> Result<Option<Box<dyn Send + Sync>>, EngineError> {
-        Ok(None)
+        self.handle.doorbells.add(doorbell, event).map(Some)
     }
 
     fn dirty_pages(&self, guest: GuestPhysical) -> Result<Vec<u64>, EngineError> {

@@ -9,8 +9,8 @@ use super::statistics::CoreCounters;
 use super::timer::RunTimer;
 use crate::counters::ProcessorCounters;
 use crate::{
-    CpuidEntry, EngineError, Exit, Kick, Msr, Processor, Registers, RunState, Statistics,
-    SystemRegisters,
+    CpuidEntry, DoorbellAddress, EngineError, Exit, Kick, Msr, Processor, Registers, RunState,
+    Statistics, SystemRegisters,
 };
 use hypervisor_abi::{
     ACTIVITY_HALTED, ACTIVITY_WAIT_FOR_SIPI, Fault, MAX_CPUID_ROWS, RootCall, RunFlags, VcpuState,
@@ -19,6 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use units::GuestPhysical;
 
 /// How kickers reach a vCPU. The flag is set before the core is told, so that a run which the kick ends
 /// finds it; the core keeps the kick for the next run when there is none, and then the run after it ends
@@ -130,6 +131,12 @@ impl CoreProcessor {
             self.core_counters.count(happened);
             match happened {
                 Happened::Exit => return Ok(false),
+                Happened::Write => {
+                    if !self.rings() {
+                        return Ok(false);
+                    }
+                    self.core_counters.count_doorbell();
+                }
                 Happened::Interrupted => {
                     if self.kicks.kicked.swap(false, SeqCst) {
                         return Ok(true);
@@ -153,6 +160,21 @@ impl CoreProcessor {
                 Happened::Call => self.page.refuse_call(),
             }
         }
+    }
+
+    /// The guest has written: where a doorbell stands there, it rings.
+    fn rings(&self) -> bool {
+        let (address, data) = match self.page.decode() {
+            Exit::MemoryWrite { address, data } => {
+                (DoorbellAddress::Memory(GuestPhysical(address)), data)
+            }
+            // A string of writes is several.
+            Exit::PortWrite { port, width, data } if data.len() == usize::from(width) => {
+                (DoorbellAddress::Port(port), data)
+            }
+            _ => return false,
+        };
+        self.handle.doorbells.ring(address, data)
     }
 
     /// Sleeps until the vCPU has something to do, or its timer is due.

@@ -14,7 +14,7 @@ const NAMES: [&str; 6] =
 
 const fn slot(happened: Happened) -> Option<usize> {
     Some(match happened {
-        Happened::Exit => return None,
+        Happened::Exit | Happened::Write => return None,
         Happened::Interrupted => 0,
         Happened::Deadline => 1,
         Happened::Halt => 2,
@@ -27,6 +27,7 @@ const fn slot(happened: Happened) -> Option<usize> {
 /// The counters of one processor.
 pub(super) struct CoreCounters {
     runs: [AtomicU64; NAMES.len()],
+    doorbells: AtomicU64,
     handle: Arc<Handle>,
     index: u32,
     /// The core's own, as it said last: while the vCPU runs it does not.
@@ -36,7 +37,8 @@ pub(super) struct CoreCounters {
 impl CoreCounters {
     pub(super) fn new(handle: &Arc<Handle>, index: u32) -> Self {
         let handle = Arc::clone(handle);
-        Self { runs: Default::default(), handle, index, last: Mutex::default() }
+        let (runs, doorbells) = Default::default();
+        Self { runs, doorbells, handle, index, last: Mutex::default() }
     }
 
     #[inline]
@@ -44,6 +46,12 @@ impl CoreCounters {
         if let Some(slot) = slot(happened) {
             self.runs[slot].fetch_add(1, Relaxed);
         }
+    }
+
+    /// A write of the guest's was a doorbell's.
+    #[inline]
+    pub(super) fn count_doorbell(&self) {
+        self.doorbells.fetch_add(1, Relaxed);
     }
 
     /// What the core counted, as far as it says now.
@@ -67,6 +75,7 @@ impl More for Arc<CoreCounters> {
         let record = self.core();
         let runs = NAMES.iter().zip(&self.runs).map(|(name, count)| (*name, count.load(Relaxed)));
         let core = [
+            ("doorbells", self.doorbells.load(Relaxed)),
             ("exits", record.exits.iter().sum()),
             ("entries", record.entries),
             ("interrupts", record.interrupts),

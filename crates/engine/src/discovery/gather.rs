@@ -343,6 +343,12 @@ pub fn system_firmware() -> Option<PathBuf> {
     FIRMWARE.iter().map(PathBuf::from).find(|path| path.is_file())
 }
 
+/// The program `name` with the version it says, and where it is.
+#[must_use]
+pub fn versioned_program(name: &str) -> Option<Program> {
+    program(name, true)
+}
+
 fn program(name: &str, has_version: bool) -> Option<Program> {
     let path = program_path(name)?;
     let version = has_version

@@ -15,7 +15,7 @@ pub use choice::{Choice, EngineKind, NoEngine};
 pub use facts::{
     Core, Cpu, Device, Facts, HugePages, Iommu, Memory, Module, Program, Svm, Vendor, Version, Vmx,
 };
-pub use gather::{program_path, system_firmware};
+pub use gather::{program_path, system_firmware, versioned_program};
 pub use report::{Overall, Report, Requirement, Row, Verdict};
 
 /// Reads the machine and judges it.

@@ -138,7 +138,7 @@ impl Engine for KvmEngine {
             dirty_log: true,
             read_only_memory: self.offers.read_only_memory,
             nested: self.offers.nested_state,
-            vhost_user: true,
+            memory_has_length: true,
         }
     }
 

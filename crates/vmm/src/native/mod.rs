@@ -50,15 +50,18 @@ const LEAST_RAM: Bytes = Bytes::mib(64);
 fn check_shares(engine: &dyn Engine, spec: &LaunchSpec) -> Result<(), MachineError> {
     let by_process = |share: &definition::Share| share.kind == definition::ShareKind::VirtioFs;
     match spec.definition.shares.iter().position(by_process) {
-        Some(index) if !engine.capabilities().vhost_user => Err(MachineError::Definition {
-            field: format!("share[{index}].kind").into(),
-            value: "virtio-fs".to_owned(),
-            reason: format!(
-                "virtiofsd cannot map the memory of engine {}'s guests; allowed: 9p, and folders shared \
-                 while the VM runs",
-                engine.name()
-            ),
-        }),
+        Some(index) if !engine.capabilities().memory_has_length => {
+            crate::service::check_virtiofsd_maps_devices().map_err(|reason| {
+                MachineError::Definition {
+                    field: format!("share[{index}].kind").into(),
+                    value: "virtio-fs".to_owned(),
+                    reason: format!(
+                        "engine {} needs {reason}; allowed: 9p, and folders shared while the VM runs",
+                        engine.name()
+                    ),
+                }
+            })
+        }
         _ => Ok(()),
     }
 }

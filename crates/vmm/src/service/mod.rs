@@ -10,6 +10,7 @@ mod passt;
 mod virtiofsd;
 
 pub use passt::passt;
+pub(crate) use virtiofsd::check_virtiofsd_maps_devices;
 pub use virtiofsd::{shared_folder, virtiofsd};
 
 use crate::MachineError;

@@ -42,7 +42,7 @@ impl Engine for StillEngine {
             dirty_log: false,
             read_only_memory: true,
             nested: false,
-            vhost_user: true,
+            memory_has_length: true,
         }
     }
     fn create_partition(&self, _: &PartitionConfig) -> Result<Arc<dyn Partition>, EngineError> {

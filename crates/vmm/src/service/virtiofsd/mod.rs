@@ -6,6 +6,7 @@ mod tests;
 use super::{ExitCode, Service, listen_at};
 use crate::MachineError;
 use definition::Share;
+use engine::discovery::Version;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,25 @@ use virtio::remote::RemoteDevice;
 
 const INSTALL: &str = "install the package virtiofsd, or run `cargo install virtiofsd` (needs libcap-ng-dev and \
      libseccomp-dev), or share the folder as 9p";
+
+/// The first virtiofsd that maps memory of files without a length, such as the pool of engine `core`: with
+/// vm-memory 0.17, which leaves it to mmap(2) whether the range is there.
+const MAPS_DEVICES: Version = Version(1, 14, 0);
+
+/// Whether the system's virtiofsd can map guest memory that is a device's; else what is wrong with it.
+pub(crate) fn check_virtiofsd_maps_devices() -> Result<(), String> {
+    maps_devices(engine::discovery::versioned_program("virtiofsd").and_then(|it| it.version))
+}
+
+/// One that is not there, or does not say which it is, is left to its start.
+fn maps_devices(version: Option<Version>) -> Result<(), String> {
+    match version {
+        Some(version) if version < MAPS_DEVICES => Err(format!(
+            "virtiofsd {MAPS_DEVICES} or later and there is {version} (`cargo install virtiofsd` builds the newest)"
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// Starts virtiofsd for `share`; it takes one connection at the socket `path`.
 ///

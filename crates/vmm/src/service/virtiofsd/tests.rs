@@ -1,8 +1,9 @@
 //! A FUSE client as small as it can be, on a real virtiofsd.
 
-use super::{arguments, shared_folder};
+use super::{arguments, maps_devices, shared_folder};
 use crate::service::Service;
 use definition::{Share, ShareKind};
+use engine::discovery::Version;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use virtio::Device;
@@ -155,4 +156,13 @@ fn a_read_only_share_is_read_only() {
     let arguments = arguments(&share, 5);
     assert!(arguments.contains(&"--readonly".into()));
     assert_eq!(arguments[0], "--fd=5");
+}
+
+#[test]
+fn only_a_virtiofsd_known_to_be_too_old_is_refused() {
+    for fine in [None, Some(Version(1, 14, 0)), Some(Version(2, 0, 0))] {
+        assert_eq!(maps_devices(fine), Ok(()));
+    }
+    let reason = maps_devices(Some(Version(1, 13, 2))).unwrap_err();
+    assert!(reason.starts_with("virtiofsd 1.14.0 or later and there is 1.13.2"), "{reason}");
 }
