@@ -6,38 +6,18 @@
 # One CPU: with several, QEMU now and then undoes half a world switch when another loads x87 registers, as programs with
 # windows do all the time; their guest then meets a triple fault (docs/src/lab.md).
 . /lab/lib.sh
+. /lab/userland.sh
 
-guest_initrd initrd <<'END'
-mkdir -p /lower /upper /new
-mount -t virtiofs system /lower || exit 2
-mount -t tmpfs tmpfs /upper && mkdir /upper/data /upper/work || exit 3
-mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /new || exit 4
-mkdir -p /dev/pts && mount -t devpts devpts /dev/pts
-for folder in proc sys dev; do mount -o bind /$folder /new/$folder || exit 5; done
-mount -t tmpfs tmpfs /new/run && mount -t tmpfs -o mode=1777 tmpfs /new/tmp || exit 6
-mkdir -p /new/dev/shm /new/run/lock /new/run/user/1000 /new/home/guest /new/tmp/.X11-unix
-mount -t tmpfs -o mode=1777 tmpfs /new/dev/shm
-chmod 1777 /new/tmp/.X11-unix && chmod 0700 /new/run/user/1000 && chown 1000:1000 /new/run/user/1000 /new/home/guest
-grep -q ^guest: /new/etc/passwd || echo guest:x:1000:1000::/home/guest:/bin/bash >>/new/etc/passwd
-grep -q ^guest: /new/etc/group || echo guest:x:1000: >>/new/etc/group
-cp /bin/macrohard-guest-agent /new/usr/bin/
-cat >/new/start <<'START'
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8
-ip link set lo up
-as_guest() { setpriv --reuid 1000 --regid 1000 --clear-groups env HOME=/home/guest USER=guest DISPLAY=:0 XDG_RUNTIME_DIR=/run/user/1000 "$@"; }
-cd /home/guest
+userland_initrd initrd <<'END'
 as_guest Xvfb :0 -screen 0 800x600x24 -nolisten tcp >/tmp/xvfb.log 2>&1 &
 while :; do macrohard-guest-agent system; sleep 1; done &
-while :; do as_guest dbus-run-session -- macrohard-guest-agent session; sleep 1; done
-START
-exec chroot /new /bin/bash /start
+while :; do as_guest DISPLAY=:0 dbus-run-session -- macrohard-guest-agent session; sleep 1; done
 END
-mkdir system && mount --bind / system || fail "the lab machine's root cannot be bound"
 Xvfb :9 -screen 0 800x600x24 -nolisten tcp >xvfb.log 2>&1 &
 export DISPLAY=:9
 wait_for 30 "the host's X server" test -S /tmp/.X11-unix/X9
 macrohard-hypervisor create --name desktop --engine "$engine" --memory 1024 --cpus 1 --net none --kernel "$kernel" --initrd "$work/initrd" \
-    --append "$quiet" --share "$work/system:system:ro:virtio-fs" || fail "create"
+    --append "$quiet" --share "$userland:ro:virtio-fs" || fail "create"
 macrohard-hypervisor start desktop || fail "start"
 start=$(now)
 /lab/end-to-end.sh desktop || {

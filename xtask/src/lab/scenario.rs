@@ -29,6 +29,8 @@ pub(crate) struct Scenario {
     only: Option<Engine>,
     /// `cargo xtask test` runs it on engine core, too; all others `cargo xtask test --all` does.
     pub(crate) core: bool,
+    /// Its machine has the compositor.
+    compositor: bool,
 }
 
 /// Starts the line with a scenario's machine.
@@ -55,13 +57,14 @@ impl Scenario {
             long: false,
             only: None,
             core: false,
+            compositor: false,
         };
         for word in
             comment().filter_map(|line| line.strip_prefix(WANTS)).flat_map(str::split_whitespace)
         {
             let wrong = || {
                 Failure::new(format!(
-                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER, icount, long, core, only-kvm or only-core",
+                    "{}: `{word}` is not memory=, cpus=, limit=, scratch=NUMBER, icount, long, core, compositor, only-kvm or only-core",
                     path.display()
                 ))
             };
@@ -75,6 +78,7 @@ impl Scenario {
                 "icount" => Some(&mut scenario.icount),
                 "long" => Some(&mut scenario.long),
                 "core" => Some(&mut scenario.core),
+                "compositor" => Some(&mut scenario.compositor),
                 _ => None,
             };
             if let Some(flag) = flag {
@@ -119,11 +123,16 @@ impl Scenario {
         engine: Engine,
         each: &mut dyn FnMut(&str),
     ) -> Result<Option<Map<String, Value>>> {
+        let mut files = machines.files.clone();
+        if self.compositor {
+            let program = "/opt/macrohard/bin/macrohard-compositor".to_owned();
+            files.push((binaries::compositor()?, program));
+        }
         let machine = Machine {
             memory: self.memory,
             cpus: self.cpus,
             icount: self.icount,
-            files: machines.files.clone(),
+            files,
             script: self.path.clone(),
             engine,
             scratch: self.scratch,
@@ -157,13 +166,23 @@ pub(crate) struct Machines {
     files: Vec<(PathBuf, String)>,
 }
 
+impl Machines {
+    /// For a run in which time matters: a scenario that finds `/lab/short` leaves out repetitions.
+    pub(crate) fn shorten(&mut self) -> Result {
+        let file = workspace::folder("lab")?.join("short");
+        std::fs::write(&file, "").context(|| format!("write {}", file.display()))?;
+        self.files.push((file, "/lab/short".to_owned()));
+        Ok(())
+    }
+}
+
 /// Builds and packs everything scenarios use.
 pub(crate) fn prepare() -> Result<Machines> {
     let image = image::prepare()?;
     let mut files = product_files()?;
     files.extend(guest::files(&image)?);
     files.push((binaries::virtiofsd()?, "/usr/libexec/virtiofsd".to_owned()));
-    for name in ["lib.sh", "multiboot.s"] {
+    for name in ["lib.sh", "userland.sh", "white.py", "multiboot.s"] {
         files.push((folder().join(name), format!("/lab/{name}")));
     }
     let check = workspace::root().join("tests/desktop/end-to-end.sh");

@@ -92,8 +92,12 @@ fn small_scenarios(report: &mut Report) {
 }
 
 fn scenarios(report: &mut Report, all: bool) {
-    let prepared =
-        lab::scenario::prepare().and_then(|machines| Ok((machines, lab::scenario::all()?)));
+    let prepared = lab::scenario::prepare().and_then(|mut machines| {
+        if !all {
+            machines.shorten()?;
+        }
+        Ok((machines, lab::scenario::all()?))
+    });
     let (machines, scenarios) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => return report.check("lab", || Err(failure)),
