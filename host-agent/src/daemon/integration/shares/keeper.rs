@@ -106,7 +106,7 @@ fn take(inner: &Arc<Inner>, run: u64, (served, child): Started) {
         if state.run != Some(run) {
             drop(state);
             // The VM it was started for has ended meanwhile.
-            let _ = process.kill();
+            tokio::spawn(served.discard(child));
             return;
         }
         state.served.insert(tag.clone(), served);

@@ -105,6 +105,14 @@ impl Served {
         Ok((Self { record, process }, Some(child)))
     }
 
+    /// Ends one that nobody needs, and leaves nothing of it, a zombie neither.
+    pub(super) async fn discard(self, child: Option<Child>) {
+        if let Err(error) = self.process.kill() {
+            tracing::warn!(%error, tag = self.record.wanted.tag, "a share goes on");
+        }
+        let _ = Self::ended(self.process, child).await;
+    }
+
     /// Waits for its end and says how it came.
     pub(super) async fn ended(process: Process, child: Option<Child>) -> String {
         if let Err(error) = process.ended().await {
@@ -113,5 +121,22 @@ impl Served {
         // It has ended, so this only fetches the status.
         let status = child.and_then(|mut child| child.wait().ok());
         describe_end(status).replace("the VM process", "the share process")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_process_that_nobody_needs() {
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id();
+        let wanted =
+            Wanted { tag: "t".to_owned(), folder: "/".into(), read_only: true, only: None };
+        let record = Record { vm: 1, port: 1, wanted };
+        let served = Served { record, process: Process::of(pid).unwrap() };
+        served.discard(Some(child)).await;
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
 }
