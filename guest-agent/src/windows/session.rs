@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_link::{Address, Hello, introduce};
 use tokio::net::UnixStream;
@@ -26,6 +26,9 @@ use super::{memory, run, seat};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause: a compositor that comes back does not wait longer for its windows.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A connection that ends sooner counts as a try that failed: a host that takes connections and has no use for them
+/// is not asked without a pause.
+const LASTING: Duration = Duration::from_secs(2);
 /// How long a program's start waits for its display.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Largest screen of the agent's own X server: two monitors of 4K in a row.
@@ -132,8 +135,11 @@ where
         loop {
             match connect().await {
                 Ok(stream) => {
+                    let start = Instant::now();
                     mailbox.serve(stream).await;
-                    pause = FIRST_PAUSE;
+                    if start.elapsed() >= LASTING {
+                        pause = FIRST_PAUSE;
+                    }
                 }
                 Err(error) => tracing::debug!(%error, "no connection for windows"),
             }
