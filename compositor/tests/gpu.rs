@@ -7,7 +7,8 @@ use proto::v1;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use support::{Compositor, Desktop, Guest, opaque, pattern, window};
+use support::guest::{Guest, opaque, pattern, window};
+use support::{Compositor, Desktop};
 use window_memory::Span;
 use x11rb::protocol::xproto::ConnectionExt as _;
 

@@ -4,7 +4,8 @@ mod support;
 
 use compositor_control::{Answer, Mode, Question, ToCompositor};
 use proto::v1::{self, from_guest, from_host};
-use support::{COLOUR, Compositor, Desktop, Guest, menu, opaque, pattern, rectangle, window};
+use support::guest::{Guest, menu, opaque, pattern, rectangle, window};
+use support::{COLOUR, Compositor, Desktop};
 
 /// A window with content at its place.
 fn shown(desktop: &Desktop, guest: &mut Guest, id: u32, seed: u8) -> Vec<u8> {

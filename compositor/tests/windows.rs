@@ -4,7 +4,8 @@ mod support;
 
 use compositor_control::ToCompositor;
 use proto::v1::{self, from_guest, from_host};
-use support::{BORDER, COLOUR, Compositor, Desktop, VM, menu, opaque, pattern, rectangle, window};
+use support::guest::{menu, opaque, pattern, rectangle, window};
+use support::{BORDER, COLOUR, Compositor, Desktop, VM};
 
 #[test]
 fn the_desktop_sees_title_class_owner_type_and_sizes() {
