@@ -133,15 +133,19 @@ where
     let connections = async {
         let mut pause = FIRST_PAUSE;
         loop {
-            match connect().await {
+            let lasted = match connect().await {
                 Ok(stream) => {
                     let start = Instant::now();
                     mailbox.serve(stream).await;
-                    if start.elapsed() >= LASTING {
-                        pause = FIRST_PAUSE;
-                    }
+                    start.elapsed()
                 }
-                Err(error) => tracing::debug!(%error, "no connection for windows"),
+                Err(error) => {
+                    tracing::debug!(%error, "no connection for windows");
+                    Duration::ZERO
+                }
+            };
+            if lasted >= LASTING {
+                pause = FIRST_PAUSE;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -271,5 +275,39 @@ async fn tell_others(display: &Display) {
     match tokio::time::timeout(Duration::from_secs(2), command.output()).await {
         Ok(Ok(ended)) if ended.status.success() => {}
         _ => tracing::debug!("the session's D-Bus does not know of the display"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A host that closes every connection at once is asked less often with each.
+    #[tokio::test]
+    async fn a_host_without_a_use_for_connections_is_not_asked_without_a_pause() {
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let (_ends, lost) = oneshot::channel();
+        let display = Display { name: String::new(), authority: None };
+        let mut running = Running { display, mailbox: Arc::clone(&mailbox), lost };
+        let tries = Arc::new(AtomicUsize::new(0));
+        let connect = || {
+            tries.fetch_add(1, Ordering::Relaxed);
+            let mailbox = Arc::clone(&mailbox);
+            async move {
+                tokio::spawn(async move {
+                    while mailbox.take().is_none() {
+                        tokio::task::yield_now().await;
+                    }
+                    mailbox.over();
+                });
+                Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::empty())?)
+            }
+        };
+        let _ =
+            tokio::time::timeout(Duration::from_millis(1000), keep(&mut running, connect)).await;
+        // After 0, 50, 150, 350 and 750 ms; one each 50 ms would be twenty. A slow machine has fewer.
+        let tries = tries.load(Ordering::Relaxed);
+        assert!((2..=5).contains(&tries), "{tries} tries");
     }
 }
