@@ -55,7 +55,7 @@ pub(crate) fn strings(chance: &mut Chance) {
     let mut made = 0_u32;
     let mut endless = 0_u32;
     timer(true);
-    for round in 0..3000_u32 {
+    for round in 0..1500_u32 {
         let mut code = [0x90_u8; 14];
         let mut at = 0;
         if round % 5 == 0 {
