@@ -114,6 +114,10 @@ fn scenarios(report: &mut Report, all: bool) {
                 }
                 Engine::Core => continue,
             };
+            if scenario.open {
+                report.skip(&format!("lab {name}"), "known not to hold: its comment says why");
+                continue;
+            }
             println!("--- lab {name}: {}", scenario.claim);
             report.check_machine(&format!("lab {name}"), || {
                 match scenario.run(&machines, *engine)? {
