@@ -22,7 +22,10 @@ impl App {
         }
     }
 
-    pub(super) fn painter(&mut self, event_loop: &ActiveEventLoop) -> Result<&mut dyn Painter, AppError> {
+    pub(super) fn painter(
+        &mut self,
+        event_loop: &ActiveEventLoop,
+    ) -> Result<&mut dyn Painter, AppError> {
         if self.painter.is_none() {
             let display = event_loop.owned_display_handle();
             let connection = self.windowing.connection();
