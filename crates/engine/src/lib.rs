@@ -54,7 +54,8 @@ pub struct Capabilities {
     pub max_processors: u32,
     /// [`Partition::interrupt_fd`] works: an outside process can raise an MSI through a descriptor.
     pub interrupt_fd: bool,
-    /// [`Partition::doorbell`] works: a write by the guest signals a descriptor without an exit.
+    /// [`Partition::doorbell`] works: a write by the guest signals a descriptor, without an exit
+    /// that [`Processor::run`] returns.
     pub doorbell: bool,
     /// [`Partition::dirty_pages`] works.
     pub dirty_log: bool,

@@ -65,8 +65,8 @@ pub(crate) struct Machine {
 enum Run {
     /// The script's status.
     Status(i32),
-    /// The emulator lost the machine: its kernel gave up without a word, or has not come to the script. With
-    /// the story.
+    /// The machine is lost before its script or without a word of its kernel, with the story. Mostly that is the
+    /// emulator's doing.
     Lost(String),
 }
 
@@ -93,7 +93,7 @@ impl Machine {
                 }
                 Run::Lost(story) if run == MOST_RUNS => return Err(Failure::new(story)),
                 Run::Lost(story) => {
-                    println!("AGAIN: the emulator lost the lab machine (run {run}): {story}");
+                    println!("AGAIN: the lab machine was lost (run {run}): {story}");
                 }
             }
         }

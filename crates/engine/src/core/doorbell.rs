@@ -89,8 +89,9 @@ impl Doorbells {
         let bells = self.read();
         let first =
             bells.sorted.partition_point(|bell| order(bell.doorbell.address, address).is_lt());
-        let here = bells.sorted[first..].iter().take_while(|bell| bell.doorbell.address == address);
-        let Some(bell) = here.into_iter().find(|bell| matches(&bell.doorbell, data)) else {
+        let mut here =
+            bells.sorted[first..].iter().take_while(|bell| bell.doorbell.address == address);
+        let Some(bell) = here.find(|bell| matches(&bell.doorbell, data)) else {
             return false;
         };
         // A counter that is full rings already (eventfd(2)).
