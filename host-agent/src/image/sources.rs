@@ -14,7 +14,7 @@ pub(super) fn sources(order: &Order) -> Result<Vec<String>, Problem> {
         Ok(vec![mirror.clone()])
     } else {
         Err(Problem::usage(format!(
-            "--mirror is {mirror:?}; allowed: an address like http://deb.debian.org/debian"
+            "--mirror is {mirror:?}; allowed: an address like http://mirror.example/debian"
         )))
     }
 }
