@@ -100,9 +100,12 @@ pub(crate) fn virtiofsd() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// A copy of a program without what only debuggers read (strip(1), package binutils).
+/// A copy of a program without what only debuggers read (strip(1), package binutils). It is there at once: another
+/// run may be reading the one before.
 pub(crate) fn stripped(program: &Path, to: &Path) -> Result {
     let above = to.parent().unwrap_or(to);
     std::fs::create_dir_all(above).context(|| format!("make {}", above.display()))?;
-    Step::new("strip").argument("-o").argument(to).argument(program).run(Output::Shown)
+    let new = to.with_extension(format!("{}.new", std::process::id()));
+    Step::new("strip").argument("-o").argument(&new).argument(program).run(Output::Shown)?;
+    std::fs::rename(&new, to).context(|| format!("make {}", to.display()))
 }

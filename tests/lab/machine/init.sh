@@ -36,10 +36,10 @@ cd /root || exit 1
 # The port is opened once: a virtio port has one opener at a time.
 exec 3>"$output"
 echo begun >"$status_port"
-# Beneath Linux with the core the first CPU is left to the kernel: its world switches are spoilt by QEMU when the
-# others load x87 registers (docs/src/lab.md).
+# The first of several CPUs is left to the kernel: its world switches are spoilt by QEMU when the others load x87
+# registers (docs/src/lab.md).
 last=$(($(nproc) - 1))
-if [ "$(cat /lab/engine)" = core ] && [ $last -gt 0 ]; then
+if [ $last -gt 0 ]; then
     taskset -c "1-$last" /lab/script </dev/null >&3 2>&3
 else
     /lab/script </dev/null >&3 2>&3

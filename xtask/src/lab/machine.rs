@@ -201,13 +201,13 @@ impl Machine {
         }
     }
 
-    /// CPUs of the machine. With the core beneath, several of them need one more that programs do not use: the
-    /// first, whose world switches QEMU spoils when others load x87 registers (docs/src/lab.md).
+    /// CPUs of the machine. Several of them need one more that programs do not use: the first, whose world
+    /// switches QEMU spoils when others load x87 registers (docs/src/lab.md).
     const fn all_cpus(&self) -> u32 {
-        match self.engine {
+        match self.cpus {
             _ if self.icount => 1,
-            Engine::Core if self.cpus > 1 => self.cpus + 1,
-            _ => self.cpus,
+            1 => 1,
+            cpus => cpus + 1,
         }
     }
 

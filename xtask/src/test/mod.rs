@@ -1,14 +1,17 @@
 //! `cargo xtask test`: everything that can be checked here, each step with a limit, and closing
 //! lines that say what failed and count.
 
+mod pair;
 mod report;
 mod units;
 
 use crate::failure::{Failure, Result};
+use crate::lab::bare::Emulator;
 use crate::lab::machine::Engine;
 use crate::lab::small::Small;
 use crate::process::{Output, Step, during};
 use crate::{bare_metal, binaries, demo, docs, fuzz, lab, packages, workspace};
+use pair::Job;
 use report::Report;
 use std::path::Path;
 
@@ -39,8 +42,7 @@ pub(crate) fn run(all: bool) -> Result<i32> {
         report.check("cargo test", || Err(failure));
     }
     report.check("no_std crates for bare metal", bare_metal::check);
-    core_scenarios(&mut report);
-    small_scenarios(&mut report);
+    bare_scenarios(&mut report);
     scenarios(&mut report, all);
     report.check_machine("demo on tcg", demo::check);
     if all {
@@ -61,33 +63,40 @@ fn clippy() -> Result {
     })
 }
 
-fn core_scenarios(report: &mut Report) {
-    let scenarios = match lab::core::scenario::all() {
-        Ok(scenarios) => scenarios,
-        Err(failure) => return report.check("lab core", || Err(failure)),
-    };
+/// Scenarios of machines without disks: those of QEMU one after another, those of Bochs two at a time.
+fn bare_scenarios(report: &mut Report) {
+    let (scenarios, small) =
+        match lab::core::scenario::all().and_then(|all| Ok((all, Small::scenarios()?))) {
+            Ok(all) => all,
+            Err(failure) => return report.check("lab core", || Err(failure)),
+        };
+    // The longest first.
+    let mut jobs: Vec<Job> =
+        small.into_iter().map(|(name, claim, _)| Job { name, claim }).collect();
     for scenario in scenarios {
         for machine in &scenario.machines {
-            let name = format!("lab {}@{machine}", scenario.name);
+            let name = format!("{}@{machine}", scenario.name);
             if let Some(why) = scenario.open.get(machine) {
-                report.skip(&name, &format!("known not to hold: {why}"));
-                continue;
+                report.skip(&format!("lab {name}"), &format!("known not to hold: {why}"));
+            } else if *machine == Emulator::Bochs {
+                jobs.push(Job { name, claim: scenario.claim.clone() });
+            } else {
+                println!("--- lab {name}: {}", scenario.claim);
+                report.check_machine(&format!("lab {name}"), || scenario.run(*machine).map(drop));
             }
-            println!("--- {name}: {}", scenario.claim);
-            report.check_machine(&name, || scenario.run(*machine).map(drop));
         }
     }
-}
-
-fn small_scenarios(report: &mut Report) {
-    match Small::scenarios() {
-        Ok(scenarios) => {
-            for (name, claim, small) in scenarios {
-                println!("--- lab {name}: {claim}");
-                report.check_machine(&format!("lab {name}"), || small.check(&name));
-            }
+    let mut failed = Vec::new();
+    pair::run(&jobs, &mut |ended| {
+        if ended.result.is_ok() {
+            report.ended(&format!("lab {}", ended.job.name), ended.result, ended.took, || Ok(()));
+        } else {
+            failed.push(ended);
         }
-        Err(failure) => report.check("lab small", || Err(failure)),
+    });
+    for ended in failed {
+        let job = ended.job;
+        report.ended(&format!("lab {}", job.name), ended.result, ended.took, || pair::again(job));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::failure::Result;
 use std::time::{Duration, Instant};
 
 /// How long a run may have taken when something is still run a second time.
-const PATIENCE: Duration = Duration::from_secs(4200);
+const PATIENCE: Duration = Duration::from_secs(3900);
 
 /// Tests by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Report {
     pub(super) fn check(&mut self, name: &str, work: impl FnOnce() -> Result) {
         let start = Instant::now();
         match work() {
-            Ok(()) => self.passed(name, start),
+            Ok(()) => self.passed(name, start.elapsed()),
             Err(failure) => {
                 println!("FAILED  {name}: {failure}");
                 self.failed(name, failure.to_string());
@@ -65,12 +65,24 @@ impl Report {
     /// One test with a whole machine, which is run once more when it fails.
     pub(super) fn check_machine(&mut self, name: &str, work: impl Fn() -> Result) {
         let start = Instant::now();
-        match work() {
-            Ok(()) => self.passed(name, start),
+        let result = work();
+        self.ended(name, result, start.elapsed(), work);
+    }
+
+    /// As [`Self::check_machine`], with the first try made already.
+    pub(super) fn ended(
+        &mut self,
+        name: &str,
+        result: Result,
+        took: Duration,
+        again: impl FnOnce() -> Result,
+    ) {
+        match result {
+            Ok(()) => self.passed(name, took),
             Err(failure) if self.may_repeat() => {
                 println!("AGAIN   {name}: {failure}");
                 let failures = self.count.failed;
-                self.check(name, work);
+                self.check(name, again);
                 if self.count.failed == failures {
                     self.unstable(name, failure.to_string());
                 }
@@ -104,9 +116,9 @@ impl Report {
         self.start.elapsed() < PATIENCE
     }
 
-    fn passed(&mut self, name: &str, start: Instant) {
+    fn passed(&mut self, name: &str, took: Duration) {
         self.count.passed += 1;
-        println!("ok      {name} ({} s)", start.elapsed().as_secs());
+        println!("ok      {name} ({} s)", took.as_secs());
     }
 
     /// Prints the closing lines; whether nothing failed.
