@@ -298,8 +298,7 @@ async fn session(
     let role = Role::User(user.number);
     // Windows have a connection of their own, to another process of the host, and go on while this one is lost.
     let hello = Hello { role, direction: Direction::Windows, proof: proof.clone() };
-    let (address, memory, screen) = (host.clone(), memory.to_owned(), screen.to_owned());
-    tokio::spawn(async move { windows::hold(&address, &hello, &memory, &screen).await });
+    tokio::spawn(windows::hold(host.clone(), hello, memory.to_owned(), screen.to_owned()));
     let identity = Identity { host, role, proof, user: user.name };
     Ok(format!("the host turns this agent away: {}", identity.hold().await))
 }

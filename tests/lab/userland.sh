@@ -14,7 +14,7 @@ mount -t virtiofs system /lower || exit 2
 mount -t tmpfs tmpfs /upper && mkdir /upper/data /upper/work || exit 3
 mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /new || exit 4
 mkdir -p /dev/pts && mount -t devpts devpts /dev/pts
-for folder in proc sys dev; do mount -o bind /$folder /new/$folder || exit 5; done
+for folder in proc sys dev; do mount -o rbind /$folder /new/$folder || exit 5; done
 mount -t tmpfs tmpfs /new/run && mount -t tmpfs -o mode=1777 tmpfs /new/tmp || exit 6
 mkdir -p /new/dev/shm /new/run/lock /new/run/user/1000 /new/home/guest /new/tmp/.X11-unix
 mount -t tmpfs -o mode=1777 tmpfs /new/dev/shm

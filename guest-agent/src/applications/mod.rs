@@ -201,7 +201,7 @@ impl Applications {
         let known =
             catalog.known(&request.application).ok_or_else(|| unknown(&request.application))?;
         let languages = self.state().languages.clone();
-        let session = Session::now().await;
+        let session = Session::for_programs().await;
         let pid = launch::launch(request, known, &session, &languages).await?;
         Ok(v1::LaunchReply { pid })
     }

@@ -18,6 +18,9 @@ use crate::user::User;
 /// How long systemd may take to say what it knows.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// There in the runtime folder of a user who has a systemd.
+pub(super) const MANAGER: &str = "systemd/private";
+
 /// Of one program's start or of this agent alone: what it starts does not inherit them.
 const NOT_INHERITED: [&str; 11] = [
     "DESKTOP_STARTUP_ID",
@@ -44,25 +47,35 @@ impl Session {
     pub(super) async fn now() -> Self {
         let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         let shows = |name: &str| variables.get(OsStr::new(name)).is_some_and(|v| !v.is_empty());
-        if !shows("DISPLAY") && !shows("WAYLAND_DISPLAY") {
+        let runtime = variables.get(OsStr::new("XDG_RUNTIME_DIR"));
+        let managed = runtime.is_some_and(|folder| Path::new(folder).join(MANAGER).exists());
+        if managed && !shows("DISPLAY") && !shows("WAYLAND_DISPLAY") {
             let mut command = Command::new("systemctl");
             command.args(["--user", "show-environment"]).stdin(Stdio::null()).kill_on_drop(true);
             match tokio::time::timeout(PATIENCE, command.output()).await {
                 Ok(Ok(ended)) if ended.status.success() => variables.extend(parse(&ended.stdout)),
-                // No systemd: there is nothing more to know.
+                // It is busy or ends: there is nothing more to know.
                 _ => {}
-            }
-        }
-        if let Some((shown, elsewhere)) = crate::windows::session::variables().await {
-            variables.extend(shown.into_iter().map(|(name, value)| (name.into(), value)));
-            for name in elsewhere {
-                variables.remove(OsStr::new(name));
             }
         }
         for name in NOT_INHERITED {
             variables.remove(OsStr::new(name));
         }
         Self { variables }
+    }
+
+    /// As it is for programs that start in it: their windows are the host's where it wants them, and a display that
+    /// is being started for that is waited for.
+    pub(super) async fn for_programs() -> Self {
+        let shown = crate::windows::session::variables().await;
+        let mut session = Self::now().await;
+        if let Some((shown, elsewhere)) = shown {
+            session.variables.extend(shown.into_iter().map(|(name, value)| (name.into(), value)));
+            for name in elsewhere {
+                session.variables.remove(OsStr::new(name));
+            }
+        }
+        session
     }
 
     #[cfg(test)]

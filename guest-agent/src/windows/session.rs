@@ -29,8 +29,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that ends sooner counts as a try that failed: a host that takes connections and has no use for them
 /// is not asked without a pause.
 const LASTING: Duration = Duration::from_secs(2);
-/// How long a program's start waits for its display.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a program's start waits for its display: longer than X servers may take to start (`x11::server`). Without
+/// it the program would start where nobody sees it, or not at all.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Largest screen of the agent's own X server: two monitors of 4K in a row.
 const MOST: (u16, u16) = (7680, 4320);
 
@@ -185,15 +186,26 @@ pub async fn connect(address: &Address, hello: Option<&Hello>) -> io::Result<Own
 }
 
 /// Tells the host of this session's windows, for as long as the agent runs. Ends only where there is no
-/// window memory.
-pub async fn hold(address: &Address, hello: &Hello, socket: &Path, seat: &Path) {
-    let socket = socket.to_owned();
+/// window memory. From this call on programs wait until it is known where their windows go.
+pub fn hold(
+    address: Address,
+    hello: Hello,
+    socket: PathBuf,
+    seat: PathBuf,
+) -> impl Future<Output = ()> + Send {
+    SHOWN.send_replace(Shown::Unknown);
+    async move { tell(&address, &hello, socket, &seat).await }
+}
+
+async fn tell(address: &Address, hello: &Hello, socket: PathBuf, seat: &Path) {
     let asked = tokio::task::spawn_blocking(move || memory::open(&socket)).await;
     let given = match asked.map_err(io::Error::other).flatten() {
         Ok(given) => given,
-        Err(error) => return tracing::info!(%error, "no window memory"),
+        Err(error) => {
+            SHOWN.send_replace(Shown::Not);
+            return tracing::info!(%error, "no window memory");
+        }
     };
-    SHOWN.send_replace(Shown::Unknown);
     let mut pause = FIRST_PAUSE;
     loop {
         // Without a host that wants windows there is no need for an X server.
@@ -201,16 +213,14 @@ pub async fn hold(address: &Address, hello: &Hello, socket: &Path, seat: &Path) 
             Ok(stream) => Some(stream),
             Err(error) => {
                 tracing::debug!(%error, "no connection for windows");
-                SHOWN.send_if_modified(|shown| {
-                    let changes = *shown == Shown::Unknown;
-                    *shown = if changes { Shown::Not } else { shown.clone() };
-                    changes
-                });
+                SHOWN.send_replace(Shown::Not);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
             }
         };
+        // A program that starts meanwhile waits for the display: elsewhere nobody would see it.
+        SHOWN.send_replace(Shown::Unknown);
         let running = match given.memory.try_clone() {
             Ok(memory) => begin(memory, seat).await,
             Err(error) => Err(StartError::Lost(Lost(error.to_string()))),

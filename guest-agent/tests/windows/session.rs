@@ -106,13 +106,13 @@ async fn a_program_that_the_host_launches_shows_its_window_on_the_host() {
     let _agent = command.spawn().unwrap();
     let user = rustix::process::getuid().as_raw();
     let mut host = desk.connected(Role::User(user)).await;
-    // Applications are told once it is known whether windows are.
-    let told = async { tokio::join!(desk.windows(), host.lists.recv()) };
-    let (stream, list) = tokio::time::timeout(PATIENCE, told).await.unwrap();
+    let list = tokio::time::timeout(PATIENCE, host.lists.recv()).await.unwrap();
     assert_eq!(list.unwrap().applications.len(), 1);
     let request = LaunchRequest { application: "terminal".to_owned(), ..LaunchRequest::default() };
-    // At once: the display is waited for.
-    let pid = host.guest.launch(request).await.unwrap().into_inner().pid;
+    // At once, before the agent has a connection for windows: that and the display are waited for.
+    let launched = async { tokio::join!(host.guest.launch(request), desk.windows()) };
+    let (reply, stream) = tokio::time::timeout(PATIENCE, launched).await.unwrap();
+    let pid = reply.unwrap().into_inner().pid;
     let stream = stream.into_std().unwrap();
     let mut peer = memory.peer(stream, window_link::VERSION);
     let window = peer.find("XTerm");

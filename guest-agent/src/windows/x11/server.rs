@@ -23,8 +23,9 @@ use crate::windows::seat;
 const METHOD: &[u8] = b"MIT-MAGIC-COOKIE-1";
 /// Bytes of a key of that method.
 const KEY: usize = 16;
-/// How long an X server may take to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an X server may take to start: a slow guest reads the program and its keyboard's compiler from a cold
+/// disk. What is killed too soon is only begun anew.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The same for one on a screen, which looks for devices first.
 const ON_SCREEN: Duration = Duration::from_secs(90);
 /// Pauses while it starts, and how often systemd is asked whether it has ended.
