@@ -1,10 +1,7 @@
 #!/bin/bash
 # Applications, clipboard, shares, files opened in the guest, policy, and the agents killed in the middle, from one X
 # server to another: those of the lab machine and of a guest with a Debian userland, which is the lab machine's own.
-# lab: memory=3072 cpus=1 limit=1500 long
-#
-# One CPU: with several, QEMU now and then undoes half a world switch when another loads x87 registers, as programs with
-# windows do all the time; their guest then meets a triple fault (docs/src/lab.md).
+# lab: memory=3072 cpus=2 limit=1500 long
 . /lab/lib.sh
 . /lab/userland.sh
 

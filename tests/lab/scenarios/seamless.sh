@@ -2,7 +2,7 @@
 # Windows of a guest's programs are windows of the lab machine's own desktop, through window memory of the engine's:
 # keys and sizes go in, titles, sizes and pixels come out, the windows outlive the compositor and the agent, and go with
 # the VM.
-# lab: memory=3072 cpus=2 limit=1500 long compositor
+# lab: memory=3072 cpus=2 limit=1500 long core compositor
 . /lab/lib.sh
 . /lab/userland.sh
 

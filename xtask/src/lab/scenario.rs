@@ -23,12 +23,12 @@ pub(crate) struct Scenario {
     limit: u64,
     scratch: u64,
     icount: bool,
-    /// Only `cargo xtask test --all` runs it.
-    pub(crate) long: bool,
+    /// Only `cargo xtask test --all` runs it on KVM.
+    long: bool,
     /// It is about KVM itself, or the core.
     only: Option<Engine>,
     /// `cargo xtask test` runs it on engine core, too; all others `cargo xtask test --all` does.
-    pub(crate) core: bool,
+    core: bool,
     /// Its machine has the compositor.
     compositor: bool,
     /// It is known not to hold, for a reason in the comment at its head: `cargo xtask test` skips it.
@@ -39,6 +39,14 @@ pub(crate) struct Scenario {
 const WANTS: &str = "# lab:";
 
 impl Scenario {
+    /// Whether `cargo xtask test` runs it on this engine, with `--all` or without.
+    pub(crate) const fn tested(&self, engine: Engine, all: bool) -> bool {
+        all || match engine {
+            Engine::Kvm => !self.long,
+            Engine::Core => self.core,
+        }
+    }
+
     fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).context(|| format!("read {}", path.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -129,8 +137,9 @@ impl Scenario {
     ) -> Result<Option<Map<String, Value>>> {
         let mut files = machines.files.clone();
         if self.compositor {
-            let program = "/opt/macrohard/bin/macrohard-compositor".to_owned();
-            files.push((binaries::compositor()?, program));
+            let small = workspace::folder("lab")?.join("macrohard-compositor");
+            binaries::stripped(&binaries::compositor_of_tests()?, &small)?;
+            files.push((small, "/opt/macrohard/bin/macrohard-compositor".to_owned()));
         }
         let machine = Machine {
             memory: self.memory,

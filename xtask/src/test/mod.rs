@@ -112,16 +112,13 @@ fn scenarios(report: &mut Report, all: bool) {
         Err(failure) => return report.check("lab", || Err(failure)),
     };
     for scenario in scenarios {
-        if scenario.long && !all {
-            continue;
-        }
         for engine in scenario.engines() {
+            if !scenario.tested(*engine, all) {
+                continue;
+            }
             let name = match engine {
                 Engine::Kvm => scenario.name.clone(),
-                Engine::Core if scenario.core || all => {
-                    format!("{}@{}", scenario.name, engine.name())
-                }
-                Engine::Core => continue,
+                Engine::Core => format!("{}@{}", scenario.name, engine.name()),
             };
             if scenario.open {
                 report.skip(&format!("lab {name}"), "known not to hold: its comment says why");
