@@ -14,6 +14,7 @@ mod calls;
 mod clock;
 mod convert;
 mod doorbell;
+mod early;
 mod error;
 mod exit;
 mod find;

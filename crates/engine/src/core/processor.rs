@@ -1,7 +1,9 @@
 //! One virtual CPU of the core's, in a thread like any other: a physical interrupt ends its run, and what
 //! the kernel then does (another thread's turn, a signal, a move to another CPU) is none of this code's.
 
+use super::clock::tsc;
 use super::convert;
+use super::early::Early;
 use super::error::CoreError;
 use super::exit::{Happened, Page};
 use super::partition::Handle;
@@ -50,6 +52,7 @@ pub(super) struct CoreProcessor {
     kicks: Arc<Kicks>,
     /// `None` where the core ends runs in time itself.
     timer: Option<RunTimer>,
+    early: Early,
     counters: Arc<ProcessorCounters>,
     core_counters: Arc<CoreCounters>,
     /// A vector of an 8259 for the next run.
@@ -79,6 +82,7 @@ impl CoreProcessor {
             page,
             kicks: Arc::new(kicks),
             timer,
+            early: Early::new(handle.shared.clock().frequency()),
             counters: Arc::new(counters),
             core_counters,
             external: None,
@@ -178,17 +182,26 @@ impl CoreProcessor {
     }
 
     /// Sleeps until the vCPU has something to do, or its timer is due.
-    fn sleep(&self, happened: Happened) {
+    fn sleep(&mut self, happened: Happened) {
         let deadline = match happened {
             Happened::Halt => self.page.deadline(),
             _ => u64::MAX,
         };
-        let limit = (deadline != u64::MAX).then(|| {
-            let left = self.handle.shared.clock().until(deadline, super::clock::tsc());
-            // A century is as good as for ever, and can be added to now.
-            Instant::now() + left.min(Duration::from_secs(100 * 365 * 24 * 3600))
-        });
-        self.handle.sleeper(self.index).sleep(limit);
+        let sleeper = self.handle.sleeper(self.index);
+        if deadline == u64::MAX {
+            sleeper.sleep(None);
+            return;
+        }
+        let wake = deadline.saturating_sub(self.early.ticks());
+        let left = self.handle.shared.clock().until(wake, tsc());
+        // A century is as good as for ever, and can be added to now.
+        let limit = Instant::now() + left.min(Duration::from_secs(100 * 365 * 24 * 3600));
+        if sleeper.sleep(Some(limit)) {
+            if left > Duration::ZERO {
+                self.early.woke(tsc().saturating_sub(wake));
+            }
+            sleeper.linger(|| tsc() < deadline);
+        }
     }
 
     fn state(&self) -> Result<VcpuState, EngineError> {

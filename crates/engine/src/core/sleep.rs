@@ -41,23 +41,31 @@ impl Sleeper {
         }
     }
 
-    /// After a run that ended with a halt: sleeps until there is a token, or until `limit`.
-    pub(super) fn sleep(&self, limit: Option<Instant>) {
+    /// After a run that ended with a halt: sleeps until there is a token, or until `limit`; true when it was that.
+    pub(super) fn sleep(&self, limit: Option<Instant>) -> bool {
         if self.0.compare_exchange(IDLE, SLEEPS, SeqCst, SeqCst).is_err() {
-            return;
+            return false;
         }
         while self.0.load(SeqCst) == SLEEPS {
             let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return;
+                return true;
             }
             // Woken, changed meanwhile or interrupted by a signal: looked at again. What the clock says when the
             // time is over is known; asking for it is a hundred instructions of a timer's way to the guest.
             let left = left.and_then(|left| left.try_into().ok());
             let waited = futex::wait(&self.0, futex::Flags::PRIVATE, SLEEPS, left.as_ref());
             if waited == Err(Errno::TIMEDOUT) {
-                return;
+                return true;
             }
+        }
+        false
+    }
+
+    /// Behind a sleep up to its limit: stays awake `while` it is told so and there is no token.
+    pub(super) fn linger(&self, mut longer: impl FnMut() -> bool) {
+        while longer() && self.0.load(SeqCst) == SLEEPS {
+            std::hint::spin_loop();
         }
     }
 }
@@ -74,8 +82,16 @@ mod tests {
         sleeper.sleep(None);
         sleeper.before_run();
         let before = Instant::now();
-        sleeper.sleep(Some(before + Duration::from_millis(5)));
+        assert!(sleeper.sleep(Some(before + Duration::from_millis(5))));
         assert!(before.elapsed() >= Duration::from_millis(5));
+        let mut looks = 0;
+        sleeper.linger(|| {
+            looks += 1;
+            looks < 10
+        });
+        assert_eq!(looks, 10);
+        sleeper.wake();
+        sleeper.linger(|| true);
     }
 
     #[test]
