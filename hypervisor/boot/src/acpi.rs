@@ -1,5 +1,10 @@
-//! As much of ACPI as is needed to find the processors: root pointer, root table, MADT (ACPI 6.5 5.2.5,
-//! 5.2.7, 5.2.8, 5.2.12). The tables are the firmware's and checked like anyone's.
+//! As much of ACPI as is needed to find the processors and to take suspend to RAM away: root pointer, root table, MADT,
+//! FADT, names in DSDT and SSDTs (ACPI 6.5 5.2.5, 5.2.7 to 5.2.9, 5.2.11, 5.2.12). The tables are the firmware's and checked
+//! like anyone's.
+
+mod sleep;
+
+pub use sleep::hide_suspend_to_ram;
 
 use units::HostPhysical;
 
@@ -9,7 +14,13 @@ pub trait Memory {
     fn read(&self, address: HostPhysical, into: &mut [u8]) -> bool;
 }
 
-/// Why the processors were not found.
+/// Memory whose tables can be changed.
+pub trait Tables: Memory {
+    /// The bytes of a table; `None` when that is not memory one may write.
+    fn table(&mut self, address: HostPhysical, length: usize) -> Option<&mut [u8]>;
+}
+
+/// Why something was not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The root pointer does not begin with "RSD PTR " or its checksum is wrong.
@@ -35,6 +46,10 @@ fn u32_from(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(word)
 }
 
+fn u64_from(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_from(bytes, at)) | u64::from(u32_from(bytes, at + 4)) << 32
+}
+
 /// Whether these are the first 20 bytes of a root pointer.
 #[must_use]
 pub fn is_root_pointer(bytes: &[u8; 20]) -> bool {
@@ -51,43 +66,58 @@ pub fn processors(
     root_pointer: HostPhysical,
     mut found: impl FnMut(u32),
 ) -> Result<(), Error> {
-    let unreadable = |address: u64| Error::Unreadable { address };
-    let read = |address: u64, into: &mut [u8]| {
-        if memory.read(HostPhysical(address), into) { Ok(()) } else { Err(unreadable(address)) }
-    };
+    let madt = each_table(memory, root_pointer, |address, header| {
+        header.starts_with(b"APIC").then_some((address, u32_from(header, 4)))
+    })?;
+    let (table, length) = madt.ok_or(Error::NoMadt)?;
+    let read = |address: u64, into: &mut [u8]| read(memory, address, into);
+    self::madt(&read, table, length, &mut found)
+}
+
+fn read(memory: &impl Memory, address: u64, into: &mut [u8]) -> Result<(), Error> {
+    match memory.read(HostPhysical(address), into) {
+        true => Ok(()),
+        false => Err(Error::Unreadable { address }),
+    }
+}
+
+/// Calls `look` with address and header of every table that the root table names, until it finds something.
+fn each_table<T>(
+    memory: &impl Memory,
+    root_pointer: HostPhysical,
+    mut look: impl FnMut(u64, &[u8; HEADER]) -> Option<T>,
+) -> Result<Option<T>, Error> {
     let mut pointer = [0; 36];
     let mut first = [0; 20];
-    read(root_pointer.0, &mut first)?;
+    read(memory, root_pointer.0, &mut first)?;
     if !is_root_pointer(&first) {
         return Err(Error::RootPointer);
     }
     let new = first[15] >= 2;
     let (root, width) = if new {
-        read(root_pointer.0, &mut pointer)?;
-        let mut address = [0; 8];
-        address.copy_from_slice(&pointer[24..32]);
-        (u64::from_le_bytes(address), 8)
+        read(memory, root_pointer.0, &mut pointer)?;
+        (u64_from(&pointer, 24), 8)
     } else {
         (u64::from(u32_from(&first, 16)), 4)
     };
     let mut header = [0; HEADER];
-    read(root, &mut header)?;
+    read(memory, root, &mut header)?;
     let length = u32_from(&header, 4);
     if length > LONGEST {
-        return Err(unreadable(root));
+        return Err(Error::Unreadable { address: root });
     }
     let mut at = HEADER as u64;
     while at + width <= u64::from(length) {
         let mut entry = [0; 8];
-        read(root + at, &mut entry[..width as usize])?;
+        read(memory, root.saturating_add(at), &mut entry[..width as usize])?;
         let table = u64::from_le_bytes(entry);
-        read(table, &mut header)?;
-        if header.starts_with(b"APIC") {
-            return madt(&read, table, u32_from(&header, 4), &mut found);
+        read(memory, table, &mut header)?;
+        if let Some(found) = look(table, &header) {
+            return Ok(Some(found));
         }
         at += width;
     }
-    Err(Error::NoMadt)
+    Ok(None)
 }
 
 /// ACPI 6.5 5.2.12.2 and 5.2.12.12: local APIC and local x2APIC structures; flag bit 0 is "enabled".
@@ -136,7 +166,7 @@ mod tests {
     use std::vec::Vec;
     use units::HostPhysical;
 
-    struct Bytes(Vec<u8>);
+    pub(super) struct Bytes(pub(super) Vec<u8>);
 
     impl Memory for Bytes {
         fn read(&self, address: HostPhysical, into: &mut [u8]) -> bool {

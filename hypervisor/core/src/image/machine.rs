@@ -37,6 +37,31 @@ pub(super) struct Machine {
     command_length: usize,
 }
 
+/// The firmware's tables, as far as they lie below [`MAPPED`].
+struct Low;
+
+impl Low {
+    fn span(address: HostPhysical, length: usize) -> Option<Span> {
+        let span = Span::of(address, Bytes(length as u64));
+        (address.0 != 0 && !span.is_empty() && span.end.0 <= MAPPED).then_some(span)
+    }
+}
+
+impl acpi::Memory for Low {
+    fn read(&self, address: HostPhysical, into: &mut [u8]) -> bool {
+        let Some(span) = Self::span(address, into.len()) else { return false };
+        into.copy_from_slice(bytes(span));
+        true
+    }
+}
+
+impl acpi::Tables for Low {
+    fn table(&mut self, address: HostPhysical, length: usize) -> Option<&mut [u8]> {
+        // SAFETY: the firmware's, which nobody reads while the core starts; one table is borrowed at a time.
+        Self::span(address, length).map(|span| unsafe { bytes_mut(span) })
+    }
+}
+
 /// Bytes at a physical address below [`MAPPED`].
 pub(super) fn bytes(span: Span) -> &'static [u8] {
     // SAFETY: nobody writes there while the core starts.
@@ -187,17 +212,6 @@ impl Machine {
     /// APIC ids of the machine's processors, this one's first, at most as many as the core can run.
     /// Only this one's when it is not in the table of them.
     pub(super) fn processors(&self, own: u32) -> ([u32; MAX_CPUS], usize) {
-        struct Low;
-        impl acpi::Memory for Low {
-            fn read(&self, address: HostPhysical, into: &mut [u8]) -> bool {
-                let span = Span::of(address, Bytes(into.len() as u64));
-                if address.0 == 0 || span.is_empty() || span.end.0 > MAPPED {
-                    return false;
-                }
-                into.copy_from_slice(bytes(span));
-                true
-            }
-        }
         let mut ids = [own; MAX_CPUS];
         let mut count = 1;
         let mut listed = false;
@@ -214,5 +228,13 @@ impl Machine {
             listed = false;
         }
         (ids, if listed { count } else { 1 })
+    }
+
+    /// Takes suspend to RAM away from root: the firmware would wake it without the core.
+    pub(super) fn hide_suspend_to_ram(&self) {
+        match acpi::hide_suspend_to_ram(&mut Low, self.root_pointer) {
+            Ok(hidden) => hypervisor_core::log!("suspend to RAM: {hidden} definitions taken away"),
+            Err(error) => hypervisor_core::log!("suspend to RAM is not taken away ({error:?})"),
+        }
     }
 }
