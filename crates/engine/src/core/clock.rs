@@ -1,11 +1,17 @@
 //! The time-stamp counter as a clock. Deadlines of guests' timers come as counts of it; the kernel's timers
 //! want durations.
 
+use crate::CpuidEntry;
 use std::arch::x86_64::_rdtsc;
 use std::time::{Duration, Instant};
 
 /// How long the counter is watched when nobody tells its frequency.
 const WATCH: Duration = Duration::from_millis(10);
+/// Where the kernel names the clock it keeps time by.
+const SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+/// CPUID's leaf for power management, and its bit in EDX for a counter whose rate never changes (APM 3, E.4.6).
+const POWER: u32 = 0x8000_0007;
+const INVARIANT: u32 = 1 << 8;
 const NANOSECONDS: u128 = 1_000_000_000;
 
 /// The counter now.
@@ -14,6 +20,20 @@ pub(super) fn tsc() -> u64 {
     // SAFETY: reading the counter changes nothing; user space may (the kernel and the core leave
     // CR4.TSD clear).
     unsafe { _rdtsc() }
+}
+
+/// Whether this system's kernel keeps time by the counter. It does so only while the counter has proved steady, on
+/// processors that promise nothing of the kind, too (`Documentation/virt/kvm/x86/timekeeping.rst`).
+pub(super) fn is_steady() -> bool {
+    std::fs::read_to_string(SOURCE).is_ok_and(|name| name.trim_end() == "tsc")
+}
+
+/// Adds the promise of a steady counter to what a guest's CPUID may say. Without it Linux may count a port's reads
+/// instead, each of which leaves the guest.
+pub(super) fn promise_steadiness(entries: &mut [CpuidEntry]) {
+    for entry in entries.iter_mut().filter(|entry| entry.leaf == POWER) {
+        entry.edx |= INVARIANT;
+    }
 }
 
 /// The counter's pace.
@@ -79,6 +99,14 @@ mod tests {
         assert_eq!(clock.until(5, 5), Duration::ZERO);
         assert_eq!(clock.until(5, 6), Duration::ZERO);
         assert_eq!(Clock { frequency: 1 }.until(u64::MAX, 0), Duration::from_nanos(u64::MAX));
+    }
+
+    #[test]
+    fn only_the_leaf_that_is_there_promises_a_steady_counter() {
+        let entry = |leaf| CpuidEntry { leaf, edx: 1, ..CpuidEntry::default() };
+        let mut entries = [entry(1), entry(POWER), entry(POWER + 1)];
+        promise_steadiness(&mut entries);
+        assert_eq!(entries.map(|entry| entry.edx), [1, 1 | INVARIANT, 1]);
     }
 
     #[test]

@@ -55,6 +55,8 @@ struct Shared {
     pool: Pool,
     owner: u64,
     clock: OnceLock<Clock>,
+    /// The counter's pace does not change.
+    steady: bool,
     ids: Arc<ApicIds>,
 }
 
@@ -106,7 +108,8 @@ impl CoreEngine {
             tracing::warn!("who this process is cannot be told: if it dies, its VM stays");
         }
         let ids = Arc::new(ApicIds::of_this_machine());
-        Ok(Self(Arc::new(Shared { calls, pool, owner, clock: OnceLock::new(), ids })))
+        let steady = clock::is_steady();
+        Ok(Self(Arc::new(Shared { calls, pool, owner, clock: OnceLock::new(), steady, ids })))
     }
 
     /// What there is.

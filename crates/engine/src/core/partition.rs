@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::calls::PartitionNumber;
+use super::clock;
 use super::convert;
 use super::doorbell::Doorbells;
 use super::error::CoreError;
@@ -134,7 +135,12 @@ impl Partition for CorePartition {
             let count =
                 calls.supported_cpuid(slot.offset(), MAX_CPUID_ROWS).map_err(CoreError::from)?;
             let count = usize::try_from(count).map_or(MAX_CPUID_ROWS, |n| n.min(MAX_CPUID_ROWS));
-            Ok((0..count).map(|row| convert::cpuid_from(&slot.read::<CpuidRow>(row))).collect())
+            let row = |row| convert::cpuid_from(&slot.read::<CpuidRow>(row));
+            let mut entries: Vec<_> = (0..count).map(row).collect();
+            if self.handle.shared.steady {
+                clock::promise_steadiness(&mut entries);
+            }
+            Ok(entries)
         })
     }
 

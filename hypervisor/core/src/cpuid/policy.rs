@@ -197,7 +197,8 @@ pub fn restrict(
 }
 
 /// What is left of `asked` where `offered` is all there is. Bits that tell of several processors are
-/// free: a table for one does not offer them.
+/// free: a table for one does not offer them. So is the promise of a counter whose rate never changes: it is no
+/// feature but a fact, which root's kernel may know better than the processor tells it.
 fn cut(leaf: u32, subleaf: u32, asked: [u32; 4], offered: [u32; 4]) -> [u32; 4] {
     let [a, b, c, d] = asked;
     let both = [EAX, EBX, ECX, EDX].map(|register| asked[register] & offered[register]);
@@ -208,6 +209,7 @@ fn cut(leaf: u32, subleaf: u32, asked: [u32; 4], offered: [u32; 4]) -> [u32; 4] 
         (leaf::EXTENDED_FEATURES, _) => [a, b, both[ECX] | c & bit::CMP_LEGACY, both[EDX]],
         (leaf::SIZES, _) => [smaller(0xff) | smaller(0xff00), both[EBX], c, 0],
         (leaf::FEATURES, 0) => [smaller(u32::MAX), both[EBX], both[ECX], both[EDX]],
+        (leaf::POWER, _) => [0, 0, 0, d],
         _ if free(leaf) => asked,
         _ => both,
     }

@@ -292,3 +292,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn root_may_promise_a_steady_counter_and_nothing_beside_it() {
+    let table = supported(
+        |leaf, subleaf| match leaf {
+            0x8000_0007 => [0; 4],
+            _ => every_bit(amd())(leaf, subleaf),
+        },
+        &EVERYTHING,
+    )
+    .expect("fits");
+    let row = CpuidRow { leaf: 0x8000_0007, answer: [!0; 4], ..CpuidRow::default() };
+    let made = restrict([row], &table, 0).expect("well formed");
+    assert_eq!(made.lookup(0x8000_0007, 0), [0, 0, 0, 1 << 8]);
+    let none = restrict(table.rows(), &table, 0).expect("well formed");
+    assert_eq!(none.lookup(0x8000_0007, 0), [0; 4]);
+}
