@@ -30,6 +30,11 @@ impl Early {
         self.ticks
     }
 
+    /// Ticks that may be waited awake.
+    pub(super) const fn most(self) -> u64 {
+        self.most
+    }
+
     /// A wake-up came `late` ticks after the moment that was asked for.
     pub(super) fn woke(&mut self, late: u64) {
         let late = late.min(self.most);
@@ -67,7 +72,7 @@ mod tests {
         for _ in 0..40 {
             early.woke(u64::MAX);
         }
-        assert_eq!(early.ticks(), 10_000);
+        assert_eq!((early.ticks(), early.most()), (10_000, 10_000));
         let mut still = Early::new(3);
         still.woke(7);
         assert_eq!(still.ticks(), 0);

@@ -197,10 +197,14 @@ impl CoreProcessor {
         // A century is as good as for ever, and can be added to now.
         let limit = Instant::now() + left.min(Duration::from_secs(100 * 365 * 24 * 3600));
         if sleeper.sleep(Some(limit)) {
+            let now = tsc();
             if left > Duration::ZERO {
-                self.early.woke(tsc().saturating_sub(wake));
+                self.early.woke(now.saturating_sub(wake));
             }
-            sleeper.linger(|| tsc() < deadline);
+            // More is left where the kernel's clock runs ahead of the counter: the next halt sleeps for it.
+            if deadline.saturating_sub(now) <= self.early.most() {
+                sleeper.linger(|| tsc() < deadline);
+            }
         }
     }
 
