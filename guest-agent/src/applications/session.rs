@@ -18,9 +18,6 @@ use crate::user::User;
 /// How long systemd may take to say what it knows.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// There in the runtime folder of a user who has a systemd.
-pub(super) const MANAGER: &str = "systemd/private";
-
 /// Of one program's start or of this agent alone: what it starts does not inherit them.
 const NOT_INHERITED: [&str; 11] = [
     "DESKTOP_STARTUP_ID",
@@ -47,14 +44,12 @@ impl Session {
     pub(super) async fn now() -> Self {
         let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         let shows = |name: &str| variables.get(OsStr::new(name)).is_some_and(|v| !v.is_empty());
-        let runtime = variables.get(OsStr::new("XDG_RUNTIME_DIR"));
-        let managed = runtime.is_some_and(|folder| Path::new(folder).join(MANAGER).exists());
-        if managed && !shows("DISPLAY") && !shows("WAYLAND_DISPLAY") {
+        if !shows("DISPLAY") && !shows("WAYLAND_DISPLAY") {
             let mut command = Command::new("systemctl");
             command.args(["--user", "show-environment"]).stdin(Stdio::null()).kill_on_drop(true);
             match tokio::time::timeout(PATIENCE, command.output()).await {
                 Ok(Ok(ended)) if ended.status.success() => variables.extend(parse(&ended.stdout)),
-                // It is busy or ends: there is nothing more to know.
+                // No systemd: there is nothing more to know.
                 _ => {}
             }
         }

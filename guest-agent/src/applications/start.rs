@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::process::Command;
 
-use super::session::{MANAGER, Session};
+use super::session::Session;
 
 /// How long systemd-run may take to say its version.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ pub(super) async fn start(
 /// systemd-run up to the program's name: it becomes the program, with the same process id, once the unit
 /// is there.
 async fn scope(id: &str, session: &Session) -> Option<Command> {
-    let manager = session.folder("XDG_RUNTIME_DIR")?.join(MANAGER);
+    let manager = session.folder("XDG_RUNTIME_DIR")?.join("systemd/private");
     let program = session.program(OsStr::new("systemd-run"))?;
     if !manager.exists() {
         return None;
