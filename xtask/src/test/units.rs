@@ -46,8 +46,8 @@ pub(super) fn run(report: &mut Report, variables: &[(&str, OsString)]) -> Result
     for Failed { name, said } in &failed {
         println!("AGAIN   {name}: {said}");
     }
-    let mut again = failed.len() as u64 == count.failed && report.may_repeat();
-    if again && !failed.is_empty() {
+    let mut settled = Vec::new();
+    if failed.len() as u64 == count.failed && report.may_repeat() && !failed.is_empty() {
         let log = workspace::folder("test")?.join("again.log");
         let _ = std::fs::remove_file(&log);
         for target in targets {
@@ -63,20 +63,18 @@ pub(super) fn run(report: &mut Report, variables: &[(&str, OsString)]) -> Result
         let text = std::fs::read(&log).context(|| format!("read {}", log.display()))?;
         let text = String::from_utf8_lossy(&text);
         let second = read(&text);
-        again = second.failed.is_empty() && second.count.passed >= failed.len() as u64;
-        if again {
-            count.passed += count.failed;
-            count.failed = 0;
-        }
-        for Failed { name, said } in second.failed {
+        for Failed { name, said } in &second.failed {
             println!("FAILED  {name}: {said}");
         }
+        settled = passed_again(&failed, &second);
+        count.passed += settled.len() as u64;
+        count.failed -= settled.len() as u64;
     }
-    for Failed { name, said } in failed {
-        if again {
-            report.unstable(name, said);
+    for Failed { name, said } in &failed {
+        if settled.contains(name) {
+            report.unstable(name, said.clone());
         } else {
-            report.failed(name, said);
+            report.failed(name, said.clone());
         }
     }
     println!(
@@ -107,6 +105,15 @@ struct Failed<'a> {
     name: &'a str,
     /// The end of what it wrote, on one line.
     said: String,
+}
+
+/// Names of those that failed and then passed: all that did not fail again, if all were run.
+fn passed_again<'a>(failed: &[Failed<'a>], second: &Outcome<'_>) -> Vec<&'a str> {
+    if second.count.passed + second.count.failed < failed.len() as u64 {
+        return Vec::new();
+    }
+    let names = failed.iter().map(|failed| failed.name);
+    names.filter(|name| second.failed.iter().all(|again| again.name != *name)).collect()
 }
 
 /// Lines of a failed test that are kept.
@@ -168,7 +175,7 @@ fn said(text: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Count, Failed, Outcome, read};
+    use super::{Count, Failed, Outcome, passed_again, read};
 
     #[test]
     fn sums_cargos_closing_lines_and_counts_skipped_ones_apart() {
@@ -199,5 +206,19 @@ mod tests {
                 targets: vec!["-p vmm --lib"],
             }
         );
+    }
+
+    #[test]
+    fn what_passes_at_the_second_try_is_told_from_what_fails_again() {
+        let failed = ["a", "b"].map(|name| Failed { name, said: String::new() });
+        let second = |passed, names: &[&'static str]| Outcome {
+            count: Count { passed, failed: names.len() as u64, skipped: 0 },
+            failed: names.iter().map(|name| Failed { name, said: String::new() }).collect(),
+            ..Outcome::default()
+        };
+        assert_eq!(passed_again(&failed, &second(2, &[])), ["a", "b"]);
+        assert_eq!(passed_again(&failed, &second(1, &["b"])), ["a"]);
+        // The second run did not come to its end.
+        assert!(passed_again(&failed, &second(1, &[])).is_empty());
     }
 }
