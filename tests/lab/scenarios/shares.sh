@@ -6,13 +6,6 @@
 
 for kind in 9p virtio-fs; do
     step "$kind"
-    if [ "$kind" = virtio-fs ] && [ "$engine" = core ]; then
-        mkdir -p shared
-        macrohard-hypervisor run --engine core --timeout 60 --memory 64 --net none --kernel "$kernel" --share "$work/shared:shared:virtio-fs" \
-            </dev/null >refused.console 2>&1 && fail "virtio-fs is not refused"
-        grep -q 'virtiofsd cannot map' refused.console || fail "virtio-fs is refused without its reason: $(cat refused.console)"
-        continue
-    fi
     rm -rf shared fixed secret && mkdir shared fixed && echo "of the host" >shared/from-host
     echo fixed >fixed/file && echo secret >secret
     ln -s ../secret shared/relative && ln -s "$work/secret" shared/absolute
