@@ -469,7 +469,7 @@ fn in_desktop_mode_the_guests_screen_is_one_window() {
     assert_eq!((width, height), (324, 204));
 
     // Input goes to the screen and not to the guest's windows.
-    desktop.run("xdotool", &["windowactivate", "--sync", &id]);
+    desktop.activate(id.parse().unwrap());
     let (left, top) = ((x + 319).to_string(), (y + 100).to_string());
     desktop.run("xdotool", &["mousemove", &left, &top, "click", "3", "key", "a"]);
     let mut heard = Vec::new();

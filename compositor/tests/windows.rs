@@ -193,8 +193,7 @@ fn keys_and_clicks_reach_the_window_at_the_right_place() {
     let told = guest.configured(1, |_| true);
     // Shadow included, as the guest counts.
     assert_eq!(told.geometry, Some(rectangle(200, 150, 400, 300)));
-    let host = compositor.host(1).to_string();
-    desktop.run("xdotool", &["windowactivate", "--sync", &host]);
+    desktop.activate(compositor.host(1));
     guest.expect(|message| {
         (*message == from_host::Message::Focus(v1::Focus { window: 1 })).then_some(())
     });
@@ -236,8 +235,7 @@ fn keys_and_clicks_reach_the_window_at_the_right_place() {
     });
     guest.tell(window(2, 700, 150, 100, 100));
     guest.configured(2, |_| true);
-    let other = compositor.host(2).to_string();
-    desktop.run("xdotool", &["windowactivate", &other]);
+    desktop.activate(compositor.host(2));
     let released = guest.expect(|message| match message {
         from_host::Message::Key(key) => Some(*key),
         from_host::Message::Focus(focus) => panic!("{focus:?} before the key is released"),
@@ -277,7 +275,8 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
     guest.tell(wish.clone());
     guest.settle();
     assert!(!desktop.property(id, "_NET_WM_STATE").contains("FULLSCREEN"));
-    desktop.run("xdotool", &["windowactivate", "--sync", &host, "key", "f"]);
+    desktop.activate(id);
+    desktop.run("xdotool", &["key", "f"]);
     guest.expect(|message| {
         matches!(message, from_host::Message::Key(key) if !key.pressed).then_some(())
     });
@@ -292,7 +291,8 @@ fn states_go_both_ways_and_a_window_closes_when_the_guest_says_so() {
     let strip = desktop.pixels(0, 0, 200, 12);
     assert!(strip.contains(&[255; 3]), "the VM's name is on the border");
     // The user gets out, and the guest never sees the keys for it.
-    desktop.run("xdotool", &["windowactivate", "--sync", &host, "key", "ctrl+alt+Return"]);
+    desktop.activate(id);
+    desktop.run("xdotool", &["key", "ctrl+alt+Return"]);
     let mut enter = false;
     guest.expect(|message| match message {
         from_host::Message::Key(key) => {

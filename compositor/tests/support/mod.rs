@@ -233,10 +233,14 @@ impl Desktop {
         self.x.get_input_focus().unwrap().reply().unwrap();
     }
 
-    /// Gives a window the keyboard.
+    /// Gives a window the keyboard: keys pressed from here on are its own.
     pub(crate) fn activate(&self, window: u64) {
-        self.run("xdotool", &["windowactivate", "--sync", &window.to_string()]);
-        self.until("the keyboard", || (self.active() == window).then_some(()));
+        self.until("the keyboard", || {
+            // A window manager that has not seen the window yet does not hear it.
+            self.run("xdotool", &["windowactivate", &window.to_string()]);
+            let focus = self.x.get_input_focus().unwrap().reply().unwrap().focus;
+            (self.active() == window && u64::from(focus) == window).then_some(())
+        });
     }
 
     /// The window that has the keyboard, as the window manager says.

@@ -12,6 +12,8 @@ pub(crate) const PROCESSORS: usize = 2;
 const DONE: u8 = 0x80;
 /// A tick of the timer while an attempt runs.
 pub(crate) const TICK: u8 = 0x81;
+/// RFLAGS.IF (SDM 1 3.4.3).
+pub(crate) const INTERRUPTS_ON: u64 = 1 << 9;
 /// An attempt ends after so many ticks.
 const PATIENCE: u32 = 4;
 
@@ -156,7 +158,7 @@ extern "C" fn hostile_trap(frame: &mut Frame) {
 }
 
 unsafe extern "C" {
-    fn attempt_kernel(code: u64, registers: *mut Registers, slot: *mut u64) -> u64;
+    fn attempt_kernel(code: u64, registers: *mut Registers, slot: *mut u64, flags: u64) -> u64;
     fn attempt_user(
         code: u64,
         registers: *mut Registers,
@@ -181,10 +183,15 @@ fn outcome(cpu: usize, faulted: u64) -> Outcome {
 
 /// Runs code at `code`, which ends with RET, in kernel mode.
 pub(crate) fn attempt(code: u64, registers: &mut Registers) -> Outcome {
+    attempt_with(code, 0, registers)
+}
+
+/// As `attempt`, with interrupts on if `flags` say so.
+fn attempt_with(code: u64, flags: u64, registers: &mut Registers) -> Outcome {
     let cpu = current();
     TICKS.store(0, Ordering::Relaxed);
     // SAFETY: faults come back here; what else the code does is what the test is about.
-    let faulted = unsafe { attempt_kernel(code, registers, SLOTS[cpu].as_ptr()) };
+    let faulted = unsafe { attempt_kernel(code, registers, SLOTS[cpu].as_ptr(), flags) };
     outcome(cpu, faulted)
 }
 
@@ -205,6 +212,12 @@ fn place(at: u64, code: &[u8], end: &[u8]) {
 pub(crate) fn kernel(code: &[u8], registers: &mut Registers) -> Outcome {
     place(KERNEL_CODE, code, &[0xc3]);
     attempt(KERNEL_CODE, registers)
+}
+
+/// Runs `code` in kernel mode with interrupts on.
+pub(crate) fn interruptible(code: &[u8], registers: &mut Registers) -> Outcome {
+    place(KERNEL_CODE, code, &[0xc3]);
+    attempt_with(KERNEL_CODE, INTERRUPTS_ON, registers)
 }
 
 /// Runs `code` in user mode with these flags besides the one that is always set.
@@ -330,8 +343,8 @@ pub(crate) fn load(cpu: usize) {
     }
 }
 
-/// Ticks get the stack for interrupts in kernel mode too: attempts may leave anything in RSP. One that
-/// comes twice only takes an attempt off.
+/// Ticks get the stack for interrupts in kernel mode too: attempts may leave anything in RSP. They may come only while an
+/// attempt runs: one that comes twice takes it off, and would come for ever if there were none.
 pub(crate) fn keep_ticks_apart(apart: bool) {
     let stack = if apart { INTERRUPTS as u64 } else { 0 };
     // SAFETY: the table is this guest's, and no tick comes meanwhile.

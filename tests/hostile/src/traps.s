@@ -75,8 +75,9 @@ trap_common:
     mov 0x30(%rsi), %rsi
 .endm
 
-# attempt_kernel(code, registers, slot): calls `code` with `registers`, which it changes. 0 when the code
-# returned, 1 when it faulted; the slot holds RSP meanwhile.
+# attempt_kernel(code, registers, slot, flags): calls `code` with `registers`, which it changes, with interrupts on if
+# `flags` (those of RFLAGS) say so. 0 when the code returned, 1 when it faulted; the slot holds RSP meanwhile. RFLAGS are
+# the caller's again.
 .global attempt_kernel
 attempt_kernel:
     push %rbx
@@ -85,11 +86,15 @@ attempt_kernel:
     push %r13
     push %r14
     push %r15
+    pushf
     push %rsi
     push %rdi
     push %rdx
     mov %rsp, (%rdx)
-    load_registers
+    test $0x200, %ecx
+    jz 1f
+    sti
+1:  load_registers
     call *8(%rsp)
     xchg %rsi, 16(%rsp)
     mov %rax, 0x00(%rsi)
@@ -113,10 +118,13 @@ attempt_kernel:
 .global attempt_faulted
 attempt_faulted:
     mov $1, %eax
-1:  mov (%rsp), %rdx
+    # A tick must not find an attempt that is over: one that comes twice on the stack of its own would come for ever.
+1:  cli
+    mov (%rsp), %rdx
     movq $0, (%rdx)
     cld
     add $24, %rsp
+    popf
     pop %r15
     pop %r14
     pop %r13
@@ -135,6 +143,7 @@ attempt_user:
     push %r13
     push %r14
     push %r15
+    pushf
     push %rsi
     push %rdi
     push %rdx

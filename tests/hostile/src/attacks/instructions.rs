@@ -1,11 +1,11 @@
 //! Random bytes as instructions.
 
 use crate::machine::{Chance, SCRATCH, USER, fail, flush, interrupts, page_directories, say};
-use crate::traps::{self, Outcome, Registers, TICK, kernel, user};
+use crate::traps::{self, INTERRUPTS_ON, Outcome, Registers, TICK, interruptible, user};
 
 const ROUNDS: u32 = 20_000;
 
-/// The timer takes the processor off code that does not end.
+/// The timer takes the processor off code that does not end; interrupts are on in attempts that ask for them.
 pub(super) fn timer(on: bool) {
     interrupts(false);
     traps::keep_ticks_apart(on);
@@ -17,7 +17,6 @@ pub(super) fn timer(on: bool) {
         register(0x320).write_volatile(if on { 1 << 17 | u32::from(TICK) } else { 1 << 16 });
         register(0x380).write_volatile(if on { 4_000_000 } else { 0 });
     }
-    interrupts(on);
 }
 
 fn registers(chance: &mut Chance, base: u64) -> Registers {
@@ -55,15 +54,13 @@ pub(crate) fn user_bytes(chance: &mut Chance) {
     let (mut done, mut faults, mut endless) = (0_u32, 0_u32, 0_u32);
     for _ in 0..ROUNDS {
         let mut registers = registers(chance, USER + 0x8000);
-        // Interrupts on.
-        match user(&code(chance), 0x200, &mut registers) {
+        match user(&code(chance), INTERRUPTS_ON, &mut registers) {
             Outcome::Done => done += 1,
             Outcome::Fault(_) => faults += 1,
             Outcome::Endless => endless += 1,
         }
         // SAFETY: what the code may have left in the task's flags is the kernel's own again.
         unsafe { core::arch::asm!("mov dr7, {}", in(reg) 0x400_u64) };
-        interrupts(true);
     }
     timer(false);
     say!("user-bytes: {done} came back, {faults} faulted, {endless} were taken off");
@@ -91,8 +88,7 @@ pub(crate) fn bytes(chance: &mut Chance) {
                 *byte = 0x90;
             }
         }
-        interrupts(true);
-        if kernel(&code, &mut registers) == Outcome::Endless {
+        if interruptible(&code, &mut registers) == Outcome::Endless {
             worse += 1;
         }
         if round % 5000 == 0 {

@@ -2,7 +2,7 @@
 
 use super::instructions::timer;
 use crate::machine::{Chance, MEMORY_END, SCRATCH, USER, fail, interrupts, out8, say, tsc, window};
-use crate::traps::{Outcome, Registers, kernel, user};
+use crate::traps::{INTERRUPTS_ON, Outcome, Registers, interruptible, kernel, user};
 
 const GENERAL_PROTECTION: u8 = 13;
 const PAGE_FAULT: u8 = 14;
@@ -92,9 +92,7 @@ pub(crate) fn strings(chance: &mut Chance) {
         // COM1's scratch register, the POST port, nothing.
         registers[2] = [0x3ff, 0x80, 0x1234][chance.below(3) as usize];
         (registers[6], registers[7]) = (target, target);
-        interrupts(true);
-        let outcome = kernel(&code, &mut registers);
-        interrupts(false);
+        let outcome = interruptible(&code, &mut registers);
         endless += u32::from(outcome == Outcome::Endless);
         let faults = [GENERAL_PROTECTION, PAGE_FAULT, STACK_FAULT, 6];
         if outcome != Outcome::Done && outcome != Outcome::Endless && !outcome.is(&faults) {
@@ -105,8 +103,8 @@ pub(crate) fn strings(chance: &mut Chance) {
             let mut registers = registers;
             registers[7] = USER + 0x2ffc;
             registers[6] = registers[7];
-            // The right to use ports, and interrupts on.
-            let outcome = user(&code, 0x3200, &mut registers);
+            // The right to use ports (RFLAGS.IOPL 3).
+            let outcome = user(&code, 3 << 12 | INTERRUPTS_ON, &mut registers);
             if outcome == Outcome::Fault(2) {
                 fail!("a program met an NMI");
             }
