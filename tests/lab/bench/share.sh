@@ -12,8 +12,8 @@
 # Turns of each measurement that are wanted, and guests that may be started for them: where instructions are counted a
 # guest is given an interrupt twice now and then, and rarely survives it (docs/src/lab.md). Thousands of requests are as many
 # occasions.
-turns=3
-guests=12
+turns=2
+guests=24
 mkdir tree && cd tree && export HOME=$work || fail "no folder"
 git init -q . && git config user.name lab && git config user.email lab@example.org || fail "git init"
 for ((folder = 0; folder < 40; folder++)); do
