@@ -1,9 +1,11 @@
-//! As much of ACPI as is needed to find the processors and to take suspend to RAM away: root pointer, root table, MADT,
-//! FADT, names in DSDT and SSDTs (ACPI 6.5 5.2.5, 5.2.7 to 5.2.9, 5.2.11, 5.2.12). The tables are the firmware's and checked
+//! As much of ACPI as is needed to find the processors and what puts the machine to sleep: root pointer, root table, MADT,
+//! FADT, FACS, names in DSDT and SSDTs (ACPI 6.5 5.2.5, 5.2.7 to 5.2.9, 5.2.11, 5.2.12). The tables are the firmware's and checked
 //! like anyone's.
 
+mod fadt;
 mod sleep;
 
+pub use fadt::{SleepControl, sleep_control};
 pub use sleep::hide_suspend_to_ram;
 
 use units::HostPhysical;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::cpu::descriptors::Tables;
+use crate::cpu::suspension::Place;
 use crate::cpu::{control, exceptions, msr, physical_apic};
 use crate::exit::{Exit, KINDS};
 use crate::memory::{CpuSpace, Object, Window};
@@ -51,6 +52,14 @@ impl Vendor {
         if has_vmx() { VmxCpu::enable().map(Self::Vmx) } else { SvmCpu::enable().map(Self::Svm) }
     }
 
+    /// Turns it on again on the same processor, which was off.
+    pub fn again(&mut self) {
+        match self {
+            Self::Svm(cpu) => cpu.again(),
+            Self::Vmx(cpu) => cpu.again(),
+        }
+    }
+
     /// Lets an NMI that waits reach the core's handler, which counts it.
     pub fn take_nmi(&self) {
         match self {
@@ -92,7 +101,14 @@ pub struct Shared {
     inside: AtomicBool,
     /// Exits of root's virtual CPU on it, by kind.
     exits: [AtomicU64; KINDS.len()],
+    /// Its GDT and TSS.
+    tables: *mut Tables,
+    /// Where it was when it was turned off.
+    pub place: Place,
 }
+
+// SAFETY: only the processor itself uses the tables, all else is atomic or constant.
+unsafe impl Sync for Shared {}
 
 /// Bits of [`Shared::wake`].
 pub mod wake {
@@ -106,6 +122,8 @@ pub mod wake {
     pub const NMI: u32 = 1 << 11;
     /// The core has stopped the machine: do nothing any more.
     pub const STOP: u32 = 1 << 12;
+    /// The machine goes to sleep.
+    pub const SLEEP: u32 = 1 << 13;
 }
 
 const _: () = assert!(core::mem::offset_of!(Shared, current_vmcs) == 8);
@@ -200,6 +218,38 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Loads this processor's tables and registers that the rest of the core relies on.
+    ///
+    /// # Safety
+    /// It is the data of the processor that runs.
+    unsafe fn load(&'static self) {
+        // SAFETY: the tables were given up for good, so they neither move nor go, and are this processor's.
+        unsafe { (*self.tables).load() };
+        // SAFETY: the handlers find `self` there.
+        unsafe { msr::write(msr::GS_BASE, ptr::from_ref(self) as u64) };
+        // AMD's nested tables name memory types through the core's PAT: the values after power-on.
+        // SAFETY: the core's own pages are write-back or uncached by entries 0 and 3, as after power-on.
+        unsafe { msr::write(msr::PAT, crate::msr::PAT_RESET) };
+    }
+
+    /// The processor was off: it goes on where it was.
+    ///
+    /// # Safety
+    /// It is the data of the processor that runs, which has left by [`Self::place`] and was off since.
+    pub unsafe fn come_back(&'static self) -> ! {
+        // SAFETY: the caller's promise.
+        unsafe { self.load() };
+        self.current_vmcs.store(0, Ordering::SeqCst);
+        self.nmis.store(0, Ordering::SeqCst);
+        self.kicked.store(false, Ordering::SeqCst);
+        self.wake.store(0, Ordering::SeqCst);
+        self.inside.store(false, Ordering::SeqCst);
+        // SAFETY: as above.
+        unsafe { self.place.go_on() }
+    }
+}
+
 /// Stops all other CPUs for good: those that run root or a guest leave it.
 pub fn stop_others() {
     let own = physical_apic::id();
@@ -221,9 +271,7 @@ pub fn all() -> impl Iterator<Item = &'static Shared> {
 /// Makes this CPU's data, loads its tables and turns virtualization on. `None` when the core is out of
 /// memory or that fails. The caller has checked that nothing is missing.
 pub fn bring_up(index: u32, apic_id: u32, space: &CpuSpace) -> Option<Cpu> {
-    let tables = Object::new(Tables::new(space.exception_stacks))?.leak();
-    // SAFETY: the tables were given up for good, so they neither move nor go.
-    unsafe { tables.load() };
+    let tables = Object::new(Tables::new(space.exception_stacks))?.into_raw();
     let shared: &'static Shared = Object::new(Shared {
         index,
         apic_id,
@@ -233,13 +281,12 @@ pub fn bring_up(index: u32, apic_id: u32, space: &CpuSpace) -> Option<Cpu> {
         wake: AtomicU32::new(0),
         inside: AtomicBool::new(false),
         exits: [const { AtomicU64::new(0) }; KINDS.len()],
+        tables,
+        place: Place::default(),
     })?
     .leak();
-    // SAFETY: the handlers find `shared` there; it was given up for good.
-    unsafe { msr::write(msr::GS_BASE, ptr::from_ref(shared) as u64) };
-    // AMD's nested tables name memory types through the core's PAT: the values after power-on.
-    // SAFETY: the core's own pages are write-back or uncached by entries 0 and 3, as after power-on.
-    unsafe { msr::write(msr::PAT, crate::msr::PAT_RESET) };
+    // SAFETY: it was made for this processor a moment ago.
+    unsafe { shared.load() };
     let vendor = Vendor::enable()?;
     CPUS[index as usize].store(ptr::from_ref(shared).cast_mut(), Ordering::Release);
     Some(Cpu {

@@ -6,6 +6,7 @@ mod apic;
 mod exits;
 mod memory_types;
 mod microcode;
+pub mod sleep;
 
 pub(crate) use exits::has_error;
 
@@ -47,6 +48,8 @@ pub struct Root {
     /// Processors that root does not run on: it starts them by INIT and start-up IPI, for which the core
     /// watches while there are some ([`apic`]).
     absent: AtomicUsize,
+    /// How it sleeps; without it the firmware offers no sleep that turns the processors off.
+    sleep: Option<sleep::Sleep>,
 }
 
 /// How a virtual CPU of root's starts.
@@ -77,6 +80,7 @@ impl Root {
         core: [Span; 2],
         memory_end: u64,
         address_bits: u32,
+        sleep: Option<sleep::Sleep>,
     ) -> Option<Self> {
         let mut tables = SecondLevel::new(format, CoreTables)?;
         let end = memory_end.max(1 << 32).next_multiple_of(1 << 30);
@@ -91,17 +95,24 @@ impl Root {
         }
         let mut msr_map = Frames::allocate(2)?;
         exits::fill_msr_map(msr_map.bytes_mut());
+        let mut port_map = Frames::allocate(3)?;
+        let watched = sleep.iter().flat_map(|sleep| sleep.control.ports).filter(|port| *port != 0);
+        for byte in watched.flat_map(|port| [usize::from(port), usize::from(port) + 1]) {
+            // A bit each; on Intel two maps, one behind the other (SDM 3C 25.6.4, APM 2 15.10.1).
+            port_map.bytes_mut()[byte / 8] |= 1 << (byte % 8);
+        }
         Some(Self {
             pointer: tables.root_pointer(),
             tables: Lock::new(tables),
             msr_map: Lock::new(msr_map),
-            port_map: Frames::allocate(3)?.into_raw(),
+            port_map: port_map.into_raw(),
             mapped: end,
             mtrrs: Lock::new(mtrrs),
             end: 1 << address_bits.min(48),
             core,
             empty: Frames::allocate(1)?.into_raw(),
             absent: AtomicUsize::new(0),
+            sleep,
         })
     }
 
@@ -289,6 +300,9 @@ impl RootCpu {
             let bits = shared.wake.swap(0, Ordering::SeqCst);
             if bits & wake::STOP != 0 {
                 control::stop();
+            }
+            if bits & wake::SLEEP != 0 {
+                self.sleep(cpu);
             }
             if bits & wake::INIT != 0 {
                 self.set_state(&reset_state(own_signature()));

@@ -45,8 +45,8 @@ pub(crate) struct Small {
 }
 
 impl Small {
-    /// The scenario in a script of `tests/lab/small`, on Bochs: the comment at its head is its claim, the line
-    /// `# lab:` its machine.
+    /// The scenario in a script of `tests/lab/small`: the comment at its head is its claim, the line `# lab:` its
+    /// machine, which Bochs emulates unless it says `qemu`.
     fn read(script: &Path) -> Result<(String, Self)> {
         let text =
             std::fs::read_to_string(script).context(|| format!("read {}", script.display()))?;
@@ -69,6 +69,10 @@ impl Small {
         {
             let number =
                 word.split_once('=').and_then(|(key, value)| Some((key, value.parse().ok()?)));
+            if word == "qemu" {
+                small.emulator = Emulator::Qemu;
+                continue;
+            }
             match number {
                 Some(("memory", value)) => small.memory = value,
                 Some(("pool", value)) => small.pool = value,
@@ -76,7 +80,7 @@ impl Small {
                 Some(("limit", value)) => small.limit = Duration::from_secs(value),
                 _ => {
                     return Err(Failure::new(format!(
-                        "{}: `{word}` is not memory=, pool=, cpus= or limit=NUMBER",
+                        "{}: `{word}` is not qemu, nor memory=, pool=, cpus= or limit=NUMBER",
                         script.display()
                     )));
                 }

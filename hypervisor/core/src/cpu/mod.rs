@@ -9,3 +9,4 @@ pub mod exceptions;
 pub mod msr;
 pub mod physical_apic;
 pub mod port;
+pub mod suspension;

@@ -14,6 +14,30 @@ pub fn write_u8(port: u16, value: u8) {
     unsafe { x86::io::outb(port, value) };
 }
 
+/// Reads 1, 2 or 4 bytes on behalf of root, whose port it is.
+pub fn read(port: u16, width: u8) -> u32 {
+    // SAFETY: as `read_u8`.
+    unsafe {
+        match width {
+            1 => x86::io::inb(port).into(),
+            2 => x86::io::inw(port).into(),
+            _ => x86::io::inl(port),
+        }
+    }
+}
+
+/// Writes 1, 2 or 4 bytes on behalf of root, whose port it is: root could do so itself but for the core's watch.
+pub fn write(port: u16, width: u8, value: u32) {
+    // SAFETY: what the device does is root's own business.
+    unsafe {
+        match width {
+            1 => x86::io::outb(port, value as u8),
+            2 => x86::io::outw(port, value as u16),
+            _ => x86::io::outl(port, value),
+        }
+    }
+}
+
 /// Resets the machine: by the chipset's reset control register (ICH9 13.7.5: system reset, then all of
 /// the processor), else by the keyboard controller's.
 pub fn reset_machine() -> ! {

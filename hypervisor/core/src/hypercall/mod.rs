@@ -34,6 +34,7 @@ pub fn of_root(context: &mut Context, cpu: &mut Cpu, extended: &mut Extended) {
     let general = context.general_mut();
     let answer = if KEY.map(|register| general[register]) == machine().key {
         let arguments = ARGUMENTS.map(|register| general[register]);
+        partition::clock_goes_on();
         call(general[RAX], arguments, cpu, extended)
     } else {
         Err(Status::fault(Fault::Denied))

@@ -1,6 +1,7 @@
 //! What the boot loader said, copied out of its memory.
 
 use super::refuse;
+use hypervisor_boot::acpi::SleepControl;
 use hypervisor_boot::memory_map::{Kind, MemoryMap, Span};
 use hypervisor_boot::{acpi, multiboot2, pvh};
 use hypervisor_core::processor::MAX_CPUS;
@@ -230,8 +231,17 @@ impl Machine {
         (ids, if listed { count } else { 1 })
     }
 
-    /// Takes suspend to RAM away from root: the firmware would wake it without the core.
-    pub(super) fn hide_suspend_to_ram(&self) {
+    /// How the machine is put to sleep. Where the core would not learn of it suspend to RAM is taken away from root: the
+    /// firmware would wake it without the core.
+    pub(super) fn sleep_control(&self) -> Option<SleepControl> {
+        let control = acpi::sleep_control(&Low, self.root_pointer).ok().flatten();
+        if control.is_none() {
+            self.hide_suspend_to_ram();
+        }
+        control
+    }
+
+    fn hide_suspend_to_ram(&self) {
         match acpi::hide_suspend_to_ram(&mut Low, self.root_pointer) {
             Ok(hidden) => hypervisor_core::log!("suspend to RAM: {hidden} definitions taken away"),
             Err(error) => hypervisor_core::log!("suspend to RAM is not taken away ({error:?})"),

@@ -1,9 +1,11 @@
 //! The other processors: started one after the other, all of them or none.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use hypervisor_boot::acpi::SleepControl;
 use hypervisor_core::cpu::{control, descriptors, physical_apic, port};
 use hypervisor_core::memory::{CpuSpace, Object};
 use hypervisor_core::processor::{bring_up, is_complete};
+use hypervisor_core::root::sleep::{self, Sleep};
 use hypervisor_core::root::{self, Root, Start};
 use hypervisor_core::sync::Lock;
 use hypervisor_core::vcpu::ExtendedFeatures;
@@ -63,34 +65,73 @@ pub(super) fn plan() -> &'static Plan {
     PLAN.lock().expect("prepared before")
 }
 
+/// What was where the trampoline is.
+static KEPT: Lock<[u8; 256]> = Lock::new([0; 256]);
+
+/// Puts the trampoline where processors start, or what was there back.
+fn lay(trampoline: bool) {
+    let page = TRAMPOLINE.0 as *mut u8;
+    let code = &raw const trampoline_start;
+    let length = (&raw const trampoline_end) as usize - code as usize;
+    let mut kept = KEPT.lock();
+    assert!(length <= kept.len());
+    // SAFETY: the page is RAM on every PC; its bytes are kept and put back, and nobody runs there then.
+    unsafe {
+        if trampoline {
+            core::ptr::copy_nonoverlapping(page, kept.as_mut_ptr(), length);
+            core::ptr::copy_nonoverlapping(code, page, length);
+        } else {
+            core::ptr::copy_nonoverlapping(kept.as_ptr(), page, length);
+        }
+    }
+}
+
+/// The processor that starts next, and its stack.
+fn announce(index: usize, stack: u64) {
+    OUTCOME.store(0, Ordering::SeqCst);
+    STARTING.store(index as u32, Ordering::SeqCst);
+    // SAFETY: the only processor that reads it has not started yet.
+    unsafe { (&raw mut start_stack).write_volatile(stack) };
+}
+
+/// A stack for a processor whose own is in use: that for machine checks.
+const fn spare_stack(processor: &Processor) -> u64 {
+    processor.space.exception_stacks[2]
+}
+
+/// What a sleep takes of the image, where the firmware says how the machine is put to sleep.
+pub(super) fn sleep(control: SleepControl) -> Sleep {
+    let lays = |lay_it| {
+        // The first processor is the one that the firmware wakes.
+        announce(0, spare_stack(&plan().processors[0]));
+        lay(lay_it);
+    };
+    let starts_others = || {
+        for (index, processor) in plan().processors.iter().enumerate().skip(1) {
+            announce(index, spare_stack(processor));
+            if !send_start(processor.id) {
+                hypervisor_core::log!("processor {index} does not come out of the sleep");
+            }
+        }
+    };
+    Sleep { control, entry: TRAMPOLINE, lays, starts_others }
+}
+
 /// Starts all but the first. When one fails all are given back and the machine stops with the reason.
 pub(super) fn start(processors: &[Processor]) {
     if processors.len() == 1 {
         return;
     }
-    let page = TRAMPOLINE.0 as *mut u8;
-    let code = &raw const trampoline_start;
-    let length = (&raw const trampoline_end) as usize - code as usize;
-    let mut kept = [0; 256];
-    assert!(length <= kept.len());
-    // SAFETY: the page is RAM on every PC; its bytes are kept and put back.
-    unsafe {
-        core::ptr::copy_nonoverlapping(page, kept.as_mut_ptr(), length);
-        core::ptr::copy_nonoverlapping(code, page, length);
-    }
+    lay(true);
     let failed = processors.iter().enumerate().skip(1).find_map(|(index, processor)| {
-        OUTCOME.store(0, Ordering::SeqCst);
-        STARTING.store(index as u32, Ordering::SeqCst);
-        // SAFETY: the only processor that reads it has not started yet.
-        unsafe { (&raw mut start_stack).write_volatile(processor.space.stack) };
+        announce(index, processor.space.stack);
         if !send_start(processor.id) {
             return Some((index, "it did not start"));
         }
         let why = "it lacks something or the core is out of memory: see above";
         (OUTCOME.load(Ordering::SeqCst) == FAILED).then_some((index, why))
     });
-    // SAFETY: as above; nobody runs there any longer.
-    unsafe { core::ptr::copy_nonoverlapping(kept.as_ptr(), page, length) };
+    lay(false);
     let Some((index, why)) = failed else {
         VERDICT.store(GO, Ordering::SeqCst);
         return;
@@ -132,12 +173,31 @@ fn send_start(id: u32) -> bool {
 
 #[unsafe(no_mangle)]
 extern "C" fn core_other() -> ! {
-    let index = STARTING.load(Ordering::SeqCst);
-    let plan = plan();
     descriptors::load_idt();
     physical_apic::prepare_other();
-    // CR4 as on the first processor.
-    let _ = ExtendedFeatures::detect(plan.processors.len());
+    if sleep::is_waking() { come_back() } else { begin() }
+}
+
+/// On the small stack that [`spare_stack`] gives: apart from what needs the large one.
+#[inline(never)]
+fn come_back() -> ! {
+    set_up();
+    let index = STARTING.load(Ordering::SeqCst);
+    OUTCOME.store(READY, Ordering::SeqCst);
+    // SAFETY: the trampoline has led here, on the stack that `announce` named.
+    unsafe { sleep::wake_up(index as usize) }
+}
+
+/// CR4 as on the first processor.
+fn set_up() {
+    let _ = ExtendedFeatures::detect(plan().processors.len());
+}
+
+#[inline(never)]
+fn begin() -> ! {
+    let index = STARTING.load(Ordering::SeqCst);
+    let plan = plan();
+    set_up();
     let space = &plan.processors[index as usize].space;
     let cpu = is_complete().then(|| bring_up(index, physical_apic::id(), space)).flatten();
     OUTCOME.store(if cpu.is_some() { READY } else { FAILED }, Ordering::SeqCst);

@@ -14,9 +14,8 @@ use units::{Bytes, HostPhysical, PAGE_SIZE};
 /// Words before those of root's kernel (Linux Documentation/admin-guide/kernel-parameters): what would take the
 /// processors away from the core is refused by the kernel itself, or done another way. A kernel that starts
 /// another one (kexec, kdump) stops the processors where they are, and the new one's INIT reaches them behind
-/// the core's back; suspend to RAM (which the firmware's tables do not offer any more, [`Machine::hide_suspend_to_ram`]) and
-/// to disk turn them off. Suspend to idle, of the same commands, does not.
-const WORDS: &str = "sysctl.kernel.kexec_load_disabled=1 nohibernate mem_sleep_default=s2idle ";
+/// the core's back; suspend to disk loses the core's memory.
+const WORDS: &str = "sysctl.kernel.kexec_load_disabled=1 nohibernate ";
 
 /// The name of root's program in the archive, and of a Linux kernel's initial RAM disk and command line.
 const NAME: &str = "root";
@@ -218,7 +217,6 @@ fn load_linux(
         root_pointer: machine.root_pointer,
     };
     let page: &mut [u8; PAGE_SIZE as usize] = page.try_into().expect("split at a page's size");
-    machine.hide_suspend_to_ram();
     // The kernel copies both before it gives memory away, so that they may lie in memory it may use.
     kernel.write_zero_page(page, &contents, map.e820());
     Start::Linux { entry: place.start, zero_page: told.start }

@@ -63,6 +63,10 @@ extern "C" fn core_main(kind: u64, information: u64) -> ! {
     let program = Program::find(&machine);
     let (plan, map) = divide(&machine, &program);
     let start = program.load(&machine, &map);
+    // The monitor never sleeps.
+    let sleep = matches!(program, Program::Linux { .. })
+        .then(|| machine.sleep_control().map(others::sleep))
+        .flatten();
     take_frames(plan.frames);
     physical_apic::prepare(program.sets_apic_mode());
     let (mut tables, processors) = build_tables(&machine, &plan);
@@ -71,7 +75,7 @@ extern "C" fn core_main(kind: u64, information: u64) -> ! {
     // SAFETY: the new tables map the image, the core's frames and this stack, which is in the image.
     unsafe { control::set_cr3(tables.root()) };
     let memory_end = map.ranges().last().map_or(MAPPED, |range| range.span.end.0);
-    let root = Root::new(root_format(), [image(), plan.frames], memory_end, address_bits())
+    let root = Root::new(root_format(), [image(), plan.frames], memory_end, address_bits(), sleep)
         .and_then(Object::new)
         .expect("the core is out of memory for root's tables");
     root.expect_processors(processors.len()).expect(OUT_OF_MEMORY);

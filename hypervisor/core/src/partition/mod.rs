@@ -1,17 +1,19 @@
 //! Partitions: a guest's memory, its virtual CPUs, and how interrupts find them. Partition 0 is root
 //! and not in here (`crate::root`).
 //!
-//! `slots` is the table of partitions and who uses them, `pool` the memory they are made of,
+//! `slots` is the table of partitions and who uses them, `clock` their time behind a sleep of the machine, `pool` the memory they are made of,
 //! `run_page` what a vCPU shares with root, `route` interrupt routing.
 //!
 //! `unsafe` here: the table of virtual CPUs, and in `slots`, `pool` and `run_page`.
 #![allow(unsafe_code)]
 
+mod clock;
 mod pool;
 mod route;
 mod run_page;
 mod slots;
 
+pub use clock::{goes_on as clock_goes_on, stops as clock_stops};
 pub use pool::{initialize, unreserved};
 pub use run_page::{Orders, RunPageSlot};
 pub use slots::{PartitionRef, create, destroy, get};
@@ -70,7 +72,7 @@ pub struct Partition {
     /// Root of its tables, as the processor wants it.
     pub pointer: u64,
     /// What is added to its time-stamp counters.
-    pub tsc_offset: u64,
+    tsc_offset: AtomicU64,
     memory: Lock<Memory>,
     /// Counts changes of the tables that take something away.
     changes: AtomicU64,
@@ -87,11 +89,22 @@ impl Partition {
             tag: 2 + (number - 1) % (machine().tags - 2),
             pointer: tables.root_pointer(),
             // Guests' time starts with them.
-            tsc_offset: 0_u64.wrapping_sub(crate::cpu::control::tsc().0),
+            tsc_offset: AtomicU64::new(0_u64.wrapping_sub(crate::cpu::control::tsc().0)),
             memory: Lock::new(Memory { tables, ranges: MemoryMap::new() }),
             changes: AtomicU64::new(1),
             vcpus: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_VCPUS],
         })
+    }
+
+    /// What is added to its time-stamp counters.
+    pub fn tsc_offset(&self) -> u64 {
+        self.tsc_offset.load(Ordering::Relaxed)
+    }
+
+    /// Moves its time-stamp counters.
+    fn move_clock(&self, by: u64) {
+        self.tsc_offset.fetch_add(by, Ordering::Relaxed);
+        self.vcpus().for_each(|vcpu| vcpu.move_clock(by));
     }
 
     /// A number that changes when something is taken from its tables.

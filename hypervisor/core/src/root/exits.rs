@@ -1,6 +1,6 @@
 //! The core's answers to root's exits.
 
-use super::{Presence, RootCpu, apic, memory_types, microcode};
+use super::{Presence, RootCpu, apic, memory_types, microcode, sleep};
 use crate::cpu::{control, msr, physical_apic, port};
 use crate::cpuid::spell;
 use crate::exit::{Event, Exit, Failure, GENERAL_PROTECTION, INVALID_OPCODE, MemoryFault};
@@ -43,7 +43,7 @@ pub(super) fn fill_msr_map(map: &mut [u8]) {
 impl RootCpu {
     /// Goes on behind the instruction that caused `exit`.
     #[inline(always)]
-    fn advance(&mut self, cpu: &Cpu, exit: &Exit) {
+    pub(super) fn advance(&mut self, cpu: &Cpu, exit: &Exit) {
         let length = instruction::length_of_root(&self.context, &cpu.vendor, exit);
         self.context.advance(length);
     }
@@ -71,6 +71,7 @@ pub(super) fn answer(root: &mut RootCpu, cpu: &mut Cpu, exit: Exit) {
         Exit::NmiWindow | Exit::Handled | Exit::InterruptWindow | Exit::Interrupt | Exit::Timer => {
         }
         Exit::Memory(fault) => memory(root, cpu, &fault),
+        Exit::Port(access) => sleep::access(root, cpu, &access),
         Exit::SetExtendedControl => {
             let value = root.context.edx_eax();
             let index = root.context.general()[1] as u32;

@@ -80,8 +80,9 @@ impl SvmContext {
         // INIT arrives as #SX (APM 2 15.28, VM_CR.R_INIT).
         vmcb.intercept_exceptions = 1 << SECURITY;
         if setup.root {
-            // What a processor does that goes off line.
+            // What a processor does that goes off line, and what turns the machine off.
             vmcb.intercept2 |= intercept2::WBINVD;
+            vmcb.intercept1 |= intercept1::PORTS;
         } else {
             vmcb.intercept1 |= intercept1::INTR
                 | intercept1::INIT

@@ -58,7 +58,7 @@ pub fn missing(mut report: impl FnMut(Arguments<'_>)) {
 /// A processor that runs SVM.
 pub struct SvmCpu {
     /// The processor's own host save area.
-    _save_area: Frames,
+    save_area: Frames,
     /// What the world switch loads of the core's state behind a guest.
     pub(super) host: Object<Vmcb>,
     /// CPUID 0x8000_000A EDX.
@@ -72,18 +72,24 @@ impl SvmCpu {
         let save_area = Frames::allocate(1)?;
         // SAFETY: all zeros is a control block.
         let host = unsafe { Object::<Vmcb>::zeroed() }?;
+        let [.., features] = control::cpuid(0x8000_000a, 0);
+        let mut cpu = Self { save_area, host, features };
+        cpu.again();
+        Some(cpu)
+    }
+
+    /// Turns it on again on the same processor, which was off. GDT, TR and GS base are what they were.
+    pub fn again(&mut self) {
         // SAFETY: SVM is there and on; the save area is a page of the core's that nobody else uses;
         // GIF=0 keeps interrupts off, so that RFLAGS.IF can be set (see `world_switch`).
         unsafe {
             msr::write(msr::EFER, msr::read(msr::EFER) | EFER_SVME);
-            msr::write(msr::VM_HSAVE_PA, save_area.physical().0);
+            msr::write(msr::VM_HSAVE_PA, self.save_area.physical().0);
             if let Some(vm_cr) = exceptions::try_read_msr(msr::VM_CR) {
                 let _ = exceptions::try_write_msr(msr::VM_CR, vm_cr | VM_CR_R_INIT);
             }
-            asm!("clgi", "sti", "vmsave rax", in("rax") host.physical().0, options(nostack));
+            asm!("clgi", "sti", "vmsave rax", in("rax") self.host.physical().0, options(nostack));
         }
-        let [.., features] = control::cpuid(0x8000_000a, 0);
-        Some(Self { _save_area: save_area, host, features })
     }
 
     /// Whether the processor has this feature of CPUID 0x8000_000A EDX.

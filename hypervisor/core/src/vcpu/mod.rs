@@ -19,7 +19,7 @@ pub use access::Progress;
 pub use context::{Context, Setup};
 pub use extended::{Extended, ExtendedFeatures};
 pub use inbox::{Inbox, Place, PlaceCell, signal};
-pub use registers::{directory_pointers, own_signature, reset_state, startup_state};
+pub use registers::{directory_pointers, own_signature, reset_state, startup_state, waking_state};
 pub use run::{Run, run};
 
 use crate::apic::{Config, LocalApic, Reach};
@@ -107,7 +107,7 @@ impl Vcpu {
             msr_map: machine.guest_msr_map,
             port_map: machine.guest_port_map,
             tag: partition.tag,
-            tsc_offset: partition.tsc_offset,
+            tsc_offset: partition.tsc_offset(),
         };
         let apic = LocalApic::new(Config {
             id: index,
@@ -152,6 +152,15 @@ impl Vcpu {
     #[must_use]
     pub fn hold(&self) -> Option<Held<'_>> {
         self.inner.try_lock().map(|inner| Held { vcpu: self, inner })
+    }
+
+    /// Moves its time-stamp counter, while it does not run: nobody has it.
+    pub fn move_clock(&self, by: u64) {
+        if let Some(mut held) = self.hold() {
+            held.msrs.tsc_offset = held.msrs.tsc_offset.wrapping_add(by);
+            let offset = held.msrs.tsc_offset;
+            held.context.set_tsc_offset(offset);
+        }
     }
 
     /// Who its APIC is to others.

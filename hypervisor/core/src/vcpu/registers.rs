@@ -45,6 +45,14 @@ pub fn startup_state(page: u8, signature: u32) -> (SystemRegisters, GeneralRegis
     initial(u16::from(page) << 8, u64::from(page) << 12, 0, signature)
 }
 
+/// The state in which a firmware goes on at its waking vector: real mode, in the segment that begins at most 15 bytes before
+/// it (ACPI 6.5 5.2.10), or 63 bytes: its selector's lowest bits are a privilege level, which Bochs compares with the segment's
+/// when it enters a guest in real mode, too. Kernels load another segment first, or lie at the start of a page.
+pub fn waking_state(vector: u32, signature: u32) -> (SystemRegisters, GeneralRegisters) {
+    let (base, offset) = (vector & 0xf_ffc0, vector & 0x3f);
+    initial((base >> 4) as u16, u64::from(base), u64::from(offset), signature)
+}
+
 /// Where the four page-directory pointers lie that a processor with PAE paging loads with CR3
 /// (SDM 3A 4.4.1); `None` without it.
 pub fn directory_pointers(system: &SystemRegisters) -> Option<GuestPhysical> {
@@ -172,7 +180,10 @@ pub fn own_signature() -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{CR0_PG, CR4_PAE, EFER_LMA, GuestPhysical, SystemRegisters, directory_pointers};
+    use super::{
+        CR0_PG, CR4_PAE, EFER_LMA, GuestPhysical, SegmentName, SystemRegisters, directory_pointers,
+        waking_state,
+    };
 
     #[test]
     fn only_pae_paging_outside_long_mode_has_directory_pointers() {
@@ -182,5 +193,17 @@ mod tests {
         assert_eq!(directory_pointers(&SystemRegisters { efer: EFER_LMA, ..pae }), None);
         assert_eq!(directory_pointers(&SystemRegisters { cr0: 1, ..pae }), None);
         assert_eq!(directory_pointers(&SystemRegisters { cr4: 0, ..pae }), None);
+    }
+
+    #[test]
+    fn a_processor_wakes_at_the_vector() {
+        for vector in [0x0, 0x8000, 0x9_91f0, 0x9_9234, 0xf_ffff] {
+            let (system, general) = waking_state(vector, 0);
+            let code = system.segments[SegmentName::Cs as usize];
+            assert_eq!(code.base + general.rip, u64::from(vector));
+            assert_eq!(code.base, u64::from(code.selector) << 4);
+            assert_eq!(code.selector & 3, 0);
+            assert_eq!(system.cr0 & 1, 0);
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::capability::{
 };
 use super::controls::{Controls, Kind, Shortfall};
 use super::host_state;
+use super::instruction_error::VmxFailure;
 use super::instructions::{invept, invvpid, vmxoff, vmxon};
 use super::residue::Residue;
 use super::unswitched::{Loaded, Unswitched};
@@ -86,25 +87,11 @@ impl VmxCpu {
             return failed(format_args!("too little memory for VMX"));
         };
         let before = [control::cr0(), control::cr4()];
-        // SAFETY: the fixed bits are PE, NE, PG and VMXE: the core runs with paging and without x87
-        // errors as interrupts. The region is a page of the core's that nobody else uses.
-        let entered = unsafe {
-            if capabilities.feature_control & FEATURE_CONTROL_LOCK == 0 {
-                let on = FEATURE_CONTROL_VMX | FEATURE_CONTROL_LOCK;
-                msr::write(IA32_FEATURE_CONTROL, capabilities.feature_control | on);
-            }
-            control::set_cr0(capabilities.cr0.apply(before[0]));
-            control::set_cr4(capabilities.cr4.apply(before[1] | CR4_VMXE));
-            vmxon(region.physical())
-        };
-        if let Err(failure) = entered {
+        if let Err(failure) = turn_on(&capabilities, &region) {
             // SAFETY: the values the processor came with.
             unsafe { restore(before) };
             return failed(format_args!("VMXON: {failure}"));
         }
-        // Translations of an earlier hypervisor may still be cached (SDM 3C 29.4.3.3).
-        invept(None);
-        invvpid(None);
         Some(Self {
             region,
             capabilities,
@@ -114,6 +101,15 @@ impl VmxCpu {
             before,
             loaded: Loaded::read(),
         })
+    }
+
+    /// Turns it on again on the same processor, which was off. GDT, TR, GS base and CR3 are what they were.
+    pub fn again(&mut self) {
+        let capabilities = Capabilities::read(msr::read);
+        if let Err(failure) = turn_on(&capabilities, &self.region) {
+            panic!("this processor cannot turn VMX on again: {failure}");
+        }
+        self.loaded = Loaded::read();
     }
 
     /// Its own name: the address of its VMXON region.
@@ -137,6 +133,25 @@ impl VmxCpu {
         // SAFETY: the core's IDT is loaded and its NMI handler changes nothing but its count.
         unsafe { asm!("int 2", options(nostack)) };
     }
+}
+
+/// Sets the bits that VMX wants and enters it.
+fn turn_on(capabilities: &Capabilities, region: &Object<Region>) -> Result<(), VmxFailure> {
+    // SAFETY: the fixed bits are PE, NE, PG and VMXE: the core runs with paging and without x87
+    // errors as interrupts. The region is a page of the core's that nobody else uses.
+    unsafe {
+        if capabilities.feature_control & FEATURE_CONTROL_LOCK == 0 {
+            let on = FEATURE_CONTROL_VMX | FEATURE_CONTROL_LOCK;
+            msr::write(IA32_FEATURE_CONTROL, capabilities.feature_control | on);
+        }
+        control::set_cr0(capabilities.cr0.apply(control::cr0()));
+        control::set_cr4(capabilities.cr4.apply(control::cr4() | CR4_VMXE));
+        vmxon(region.physical())?;
+    }
+    // Translations of an earlier hypervisor may still be cached (SDM 3C 29.4.3.3).
+    invept(None);
+    invvpid(None);
+    Ok(())
 }
 
 /// Sets CR0 and CR4 back.
