@@ -113,8 +113,10 @@ fn each_table<T>(
         let mut entry = [0; 8];
         read(memory, root.saturating_add(at), &mut entry[..width as usize])?;
         let table = u64::from_le_bytes(entry);
-        read(memory, table, &mut header)?;
-        if let Some(found) = look(table, &header) {
+        // Kernels skip an entry that leads nowhere, too.
+        if read(memory, table, &mut header).is_ok()
+            && let Some(found) = look(table, &header)
+        {
             return Ok(Some(found));
         }
         at += width;

@@ -301,7 +301,7 @@ impl RootCpu {
             if bits & wake::STOP != 0 {
                 control::stop();
             }
-            if bits & wake::SLEEP != 0 {
+            if bits & wake::SLEEP != 0 && sleep::is_waking() {
                 self.sleep(cpu);
             }
             if bits & wake::INIT != 0 {

@@ -23,6 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use units::GuestPhysical;
 
+/// The longest sleep of a halted vCPU whose timer is due some day: then it looks again how far away that is. The counter may
+/// have begun anew meanwhile, while the machine slept.
+const NAP: Duration = Duration::from_secs(60);
+
 /// How kickers reach a vCPU. The flag is set before the core is told, so that a run which the kick ends
 /// finds it; the core keeps the kick for the next run when there is none, and then the run after it ends
 /// once for nothing.
@@ -194,11 +198,10 @@ impl CoreProcessor {
         }
         let wake = deadline.saturating_sub(self.early.ticks());
         let left = self.handle.shared.clock().until(wake, tsc());
-        // A century is as good as for ever, and can be added to now.
-        let limit = Instant::now() + left.min(Duration::from_secs(100 * 365 * 24 * 3600));
+        let limit = Instant::now() + left.min(NAP);
         if sleeper.sleep(Some(limit)) {
             let now = tsc();
-            if left > Duration::ZERO {
+            if left > Duration::ZERO && left <= NAP {
                 self.early.woke(now.saturating_sub(wake));
             }
             // More is left where the kernel's clock runs ahead of the counter: the next halt sleeps for it.

@@ -6,9 +6,11 @@ use units::HostPhysical;
 /// Bytes of a FADT that are looked at: up to the end of X_PM1b_CNT_BLK (ACPI 6.5 table 5.9).
 const SIZE: usize = 196;
 const FACS: usize = 36;
+const EVENTS: usize = 56;
 const CONTROL: [usize; 2] = [64, 68];
 const FLAGS: usize = 112;
 const X_FACS: usize = 132;
+const X_EVENTS: usize = 148;
 const X_CONTROL: [usize; 2] = [172, 184];
 /// Flag: there are no such registers.
 const HARDWARE_REDUCED: u32 = 1 << 20;
@@ -23,6 +25,8 @@ const FACS_SIZE: u32 = 64;
 pub struct SleepControl {
     /// The ports of PM1a_CNT and PM1b_CNT, 16 bits each; 0 where there is no second.
     pub ports: [u16; 2],
+    /// The port of PM1a_STS, 16 bits.
+    pub status: u16,
     /// The FACS, which has the address that the firmware goes on at behind S3.
     pub facs: HostPhysical,
 }
@@ -46,7 +50,9 @@ pub fn sleep_control(
     }
     let (old, new) = (u64::from(u32_from(&table, FACS)), u64_from(&table, X_FACS));
     let facs = if old == 0 { new } else { old };
-    let Some(first) = port(&table, CONTROL[0], X_CONTROL[0]).filter(|port| *port != 0) else {
+    let there = |old, new| port(&table, old, new).filter(|port| *port != 0);
+    let (Some(first), Some(status)) = (there(CONTROL[0], X_CONTROL[0]), there(EVENTS, X_EVENTS))
+    else {
         return Ok(None);
     };
     let Some(second) = port(&table, CONTROL[1], X_CONTROL[1]) else { return Ok(None) };
@@ -56,7 +62,7 @@ pub fn sleep_control(
     let mut head = [0; 8];
     read(memory, facs, &mut head)?;
     let sound = head.starts_with(b"FACS") && u32_from(&head, 4) >= FACS_SIZE;
-    Ok(sound.then_some(SleepControl { ports: [first, second], facs: HostPhysical(facs) }))
+    Ok(sound.then_some(SleepControl { ports: [first, second], status, facs: HostPhysical(facs) }))
 }
 
 /// A register by its old field and by its new one, 0 for none; `None` when they differ or it is no port.
@@ -88,6 +94,7 @@ mod tests {
         memory[FADT..FADT + 4].copy_from_slice(b"FACP");
         memory[FADT + 4..FADT + 8].copy_from_slice(&244_u32.to_le_bytes());
         memory[FADT + 36..FADT + 40].copy_from_slice(&(FACS as u32).to_le_bytes());
+        memory[FADT + 56..FADT + 60].copy_from_slice(&0x600_u32.to_le_bytes());
         memory[FADT + 64..FADT + 68].copy_from_slice(&0x604_u32.to_le_bytes());
         memory[FACS..FACS + 4].copy_from_slice(b"FACS");
         memory[FACS + 4..FACS + 8].copy_from_slice(&64_u32.to_le_bytes());
@@ -101,11 +108,15 @@ mod tests {
 
     #[test]
     fn registers_are_found_by_old_and_new_fields() {
-        let usual = SleepControl { ports: [0x604, 0], facs: HostPhysical(FACS as u64) };
+        let usual =
+            SleepControl { ports: [0x604, 0], status: 0x600, facs: HostPhysical(FACS as u64) };
         assert_eq!(find(|_| {}), Some(usual));
         let new = |memory: &mut [u8]| {
             memory[FADT + 36..FADT + 40].fill(0);
             memory[FADT + 132..FADT + 140].copy_from_slice(&(FACS as u64).to_le_bytes());
+            memory[FADT + 56..FADT + 60].fill(0);
+            memory[FADT + 148] = 1;
+            memory[FADT + 152..FADT + 160].copy_from_slice(&0x600_u64.to_le_bytes());
             memory[FADT + 64..FADT + 68].fill(0);
             memory[FADT + 172] = 1;
             memory[FADT + 176..FADT + 184].copy_from_slice(&0x604_u64.to_le_bytes());
@@ -116,7 +127,7 @@ mod tests {
         // An old, short table has no new fields.
         let short = |memory: &mut [u8]| {
             memory[FADT + 4] = 116;
-            memory[FADT + 172..FADT + 200].fill(0xff);
+            memory[FADT + 148..FADT + 200].fill(0xff);
         };
         assert_eq!(find(short), Some(usual));
     }
@@ -125,6 +136,7 @@ mod tests {
     fn what_is_not_whole_or_contradicts_itself_is_not_used() {
         assert_eq!(find(|memory| memory[FADT + 114] = 0x10), None, "no such hardware");
         assert_eq!(find(|memory| memory[FADT + 64..FADT + 66].fill(0)), None, "no port");
+        assert_eq!(find(|memory| memory[FADT + 56..FADT + 58].fill(0)), None, "no status");
         assert_eq!(find(|memory| memory[FADT + 66] = 1), None, "no port has this number");
         assert_eq!(find(|memory| memory[FACS] = b'X'), None, "no FACS");
         assert_eq!(find(|memory| memory[FADT + 132] = 1), None, "another FACS");

@@ -7,7 +7,7 @@ pub fn read_u8(port: u16) -> u8 {
     unsafe { x86::io::inb(port) }
 }
 
-/// Writes a byte. The core writes to its serial line, its debug port and the reset port only, none of
+/// Writes a byte. The core writes to its serial line, its debug port, the POST port and the reset port only, none of
 /// which touches memory.
 pub fn write_u8(port: u16, value: u8) {
     // SAFETY: an OUT changes no memory of ours: see above.

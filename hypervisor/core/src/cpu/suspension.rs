@@ -12,7 +12,7 @@ impl Place {
     /// Calls `off`, which turns the processor off. True when it was and has come back by
     /// [`Self::go_on`], false when `off` returns.
     pub fn leave(&self, off: extern "C" fn()) -> bool {
-        // SAFETY: the stack stays as it is until `go_on`: the processor is off.
+        // SAFETY: `off` uses the stack below what is kept, and nobody else uses this one.
         unsafe { leave(self.0.as_ptr(), off) != 0 }
     }
 

@@ -18,7 +18,7 @@ unsafe extern "C" {
     static mut start_tables: u32;
 }
 
-/// Where the trampoline is put for as long as processors start: below 1 MiB, away from the firmware's
+/// Where the trampoline is put for as long as processors start or the machine sleeps: below 1 MiB, away from the firmware's
 /// tables. What was there is put back.
 pub(super) const TRAMPOLINE: HostPhysical = HostPhysical(0x8000);
 
@@ -109,9 +109,7 @@ pub(super) fn sleep(control: SleepControl) -> Sleep {
     let starts_others = || {
         for (index, processor) in plan().processors.iter().enumerate().skip(1) {
             announce(index, spare_stack(processor));
-            if !send_start(processor.id) {
-                hypervisor_core::log!("processor {index} does not come out of the sleep");
-            }
+            assert!(send_start(processor.id), "processor {index} does not come out of the sleep");
         }
     };
     Sleep { control, entry: TRAMPOLINE, lays, starts_others }

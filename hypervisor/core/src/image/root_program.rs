@@ -16,6 +16,8 @@ use units::{Bytes, HostPhysical, PAGE_SIZE};
 /// another one (kexec, kdump) stops the processors where they are, and the new one's INIT reaches them behind
 /// the core's back; suspend to disk loses the core's memory.
 const WORDS: &str = "sysctl.kernel.kexec_load_disabled=1 nohibernate ";
+/// Where the core does not learn of suspend to RAM.
+const IDLE_ONLY: &str = "mem_sleep_default=s2idle ";
 
 /// The name of root's program in the archive, and of a Linux kernel's initial RAM disk and command line.
 const NAME: &str = "root";
@@ -82,7 +84,7 @@ impl Program {
     fn linux(file: &'static [u8], ramdisk: Option<Span>, command_line: &'static str) -> Self {
         let kernel = Kernel::parse(file)
             .unwrap_or_else(|error| refuse!("root's kernel cannot be started: {error}"));
-        let length = WORDS.len() + command_line.len();
+        let length = WORDS.len() + IDLE_ONLY.len() + command_line.len();
         if length > kernel.command_line {
             refuse!(
                 "the command line of root's kernel has {length} bytes, it takes {}",
@@ -105,15 +107,17 @@ impl Program {
         matches!(self, Self::Linux { .. })
     }
 
-    /// Puts it into memory, which `map` says is root's, and says how to start it.
-    pub(super) fn load(&self, machine: &Machine, map: &MemoryMap<RANGES>) -> Start {
+    /// Puts it into memory, which `map` says is root's, and says how to start it. The core learns when root `sleeps`, or
+    /// root had better not.
+    pub(super) fn load(&self, machine: &Machine, map: &MemoryMap<RANGES>, sleeps: bool) -> Start {
         match self {
             Self::Pvh { image, entry, archive } => {
                 let information = load_pvh(image, *archive, machine, map);
                 Start::Boot { entry: *entry, information }
             }
             Self::Linux { kernel, ramdisk, command_line } => {
-                load_linux(kernel, *ramdisk, command_line, machine, map)
+                let words = [WORDS, if sleeps { "" } else { IDLE_ONLY }, command_line];
+                load_linux(kernel, *ramdisk, words, machine, map)
             }
         }
     }
@@ -183,7 +187,7 @@ fn load_pvh(
 fn load_linux(
     kernel: &Kernel<'_>,
     ramdisk: Option<Span>,
-    command_line: &str,
+    words: [&str; 3],
     machine: &Machine,
     map: &MemoryMap<RANGES>,
 ) -> Start {
@@ -205,7 +209,8 @@ fn load_linux(
     let told = information(&free);
     // SAFETY: as above.
     let (page, text) = unsafe { bytes_mut(told) }.split_at_mut(PAGE_SIZE as usize);
-    for (place, byte) in text.iter_mut().zip(WORDS.bytes().chain(command_line.bytes()).chain([0])) {
+    let bytes = words.into_iter().flat_map(str::bytes);
+    for (place, byte) in text.iter_mut().zip(bytes.chain([0])) {
         *place = byte;
     }
     let contents = linux::Contents {

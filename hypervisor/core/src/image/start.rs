@@ -62,11 +62,11 @@ extern "C" fn core_main(kind: u64, information: u64) -> ! {
     }
     let program = Program::find(&machine);
     let (plan, map) = divide(&machine, &program);
-    let start = program.load(&machine, &map);
     // The monitor never sleeps.
     let sleep = matches!(program, Program::Linux { .. })
         .then(|| machine.sleep_control().map(others::sleep))
         .flatten();
+    let start = program.load(&machine, &map, sleep.is_some());
     take_frames(plan.frames);
     physical_apic::prepare(program.sets_apic_mode());
     let (mut tables, processors) = build_tables(&machine, &plan);

@@ -13,9 +13,10 @@ use units::Tsc;
 static STANDS_AT: AtomicU64 = AtomicU64::new(0);
 static MOVES: Lock<()> = Lock::new(());
 
-/// The machine goes to sleep, and does not come back to root's programs before it was asleep.
+/// The machine was put to sleep at this time, and has not come back to root's programs yet.
 pub fn stops(now: Tsc) {
-    STANDS_AT.store(now.0.max(1), Ordering::SeqCst);
+    // It may stand since an earlier sleep.
+    let _ = STANDS_AT.compare_exchange(0, now.0.max(1), Ordering::SeqCst, Ordering::SeqCst);
 }
 
 /// A program of root's wants something: the guests' time goes on if it stands.

@@ -19,8 +19,12 @@ use units::HostPhysical;
 const SLEEP_ENABLE: u8 = 1 << 5;
 /// Where a FACS has the firmware's waking vector, 32 bits (ACPI 6.5 table 5.12).
 const WAKING_VECTOR: u64 = 12;
-/// Microseconds in which the machine goes to sleep.
-const PATIENCE: u32 = 500_000;
+/// WAK_STS (ACPI 6.5 table 4.13): the machine has slept, and the processors were not off.
+const AWAKE_STATUS: u32 = 1 << 15;
+/// How often the status is read, in about a microsecond each, until the machine must have gone to sleep; and where it wants
+/// a second register written before it does.
+const PATIENCE: u32 = 10_000_000;
+const SHORT_PATIENCE: u32 = 10_000;
 
 /// What sleeping takes of the image.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +33,7 @@ pub struct Sleep {
     pub control: SleepControl,
     /// Where the firmware is to go on behind the sleep, below 1 MiB.
     pub entry: HostPhysical,
-    /// Puts there what leads this processor to [`wake_up`], for `lays(true)`; puts back what was there before.
+    /// Puts there what leads the first processor to [`wake_up`], for `lays(true)`; puts back what was there before.
     pub lays: fn(bool),
     /// Starts the other processors, which go to [`wake_up`].
     pub starts_others: fn(),
@@ -41,10 +45,19 @@ const AWAKE: u32 = 0;
 const SLEEPING: u32 = 1;
 /// Processors that wait to be turned off.
 static WAITING: AtomicU32 = AtomicU32::new(0);
-/// The write that turns the machine off: port, width, value.
-static WRITE: Lock<(u16, u8, u32)> = Lock::new((0, 0, 0));
+/// The write that turns the machine off.
+static WRITE: Lock<Option<Write>> = Lock::new(None);
 /// Sleeps since the start.
 static SLEEPS: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Clone, Copy)]
+struct Write {
+    port: u16,
+    width: u8,
+    value: u32,
+    status: u16,
+    patience: u32,
+}
 
 /// Whether a processor that starts comes out of a sleep.
 pub fn is_waking() -> bool {
@@ -62,11 +75,13 @@ pub unsafe fn wake_up(index: usize) -> ! {
     unsafe { shared.come_back() }
 }
 
-/// Where an access to ports has the upper byte of a sleep control register, if it has.
-fn upper_byte(control: &SleepControl, access: &PortAccess) -> Option<u32> {
-    (0..u32::from(access.width)).find(|byte| {
+/// Which sleep control register a write of `value` enables the sleep in.
+fn enables(control: &SleepControl, access: &PortAccess, value: u32) -> Option<usize> {
+    (0..u32::from(access.width)).find_map(|byte| {
         let at = u32::from(access.port) + byte;
-        control.ports.iter().any(|port| *port != 0 && u32::from(*port) + 1 == at)
+        let is_upper = |port: &u16| *port != 0 && u32::from(*port) + 1 == at;
+        let set = (value >> (8 * byte)) as u8 & SLEEP_ENABLE != 0;
+        control.ports.iter().position(is_upper).filter(|_| set)
     })
 }
 
@@ -86,12 +101,18 @@ pub(super) fn access(root: &mut RootCpu, cpu: &mut Cpu, access: &PortAccess) {
         return;
     }
     let value = (before & mask) as u32;
-    let enables = upper_byte(&sleep.control, access)
-        .is_some_and(|byte| (value >> (8 * byte)) as u8 & SLEEP_ENABLE != 0);
-    if !enables {
-        return port::write(access.port, access.width, value);
+    let PortAccess { port, width, .. } = *access;
+    let Some(register) = enables(&sleep.control, access, value) else {
+        return port::write(port, width, value);
+    };
+    if cpu.shared.index != 0 {
+        // The firmware wakes the first processor, on which kernels put the machine to sleep. To turn it off any will do.
+        crate::log!("processor {} of root's turns the machine off", cpu.shared.index);
+        return port::write(port, width, value);
     }
-    *WRITE.lock() = (access.port, access.width, value);
+    let first_of_two = register == 0 && sleep.control.ports[1] != 0;
+    let patience = if first_of_two { SHORT_PATIENCE } else { PATIENCE };
+    *WRITE.lock() = Some(Write { port, width, value, status: sleep.control.status, patience });
     fall_asleep(root, cpu, &sleep);
 }
 
@@ -106,28 +127,24 @@ fn set_vector(window: &mut Window, sleep: &Sleep, vector: [u8; 4]) {
 }
 
 fn fall_asleep(root: &mut RootCpu, cpu: &mut Cpu, sleep: &Sleep) {
-    let first =
-        ASLEEP.compare_exchange(AWAKE, SLEEPING, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-    if !first {
-        // Another processor of root's does the same at the same time.
-        return root.sleep(cpu);
-    }
-    let own = cpu.shared.index;
-    let others = || processor::all().filter(|other| other.index != own);
+    ASLEEP.store(SLEEPING, Ordering::SeqCst);
+    let others = || processor::all().filter(|other| other.index != 0);
     others().for_each(|other| other.notify(wake::SLEEP));
-    while WAITING.load(Ordering::SeqCst) < others().count() as u32 {
+    let count = others().count() as u32;
+    while WAITING.load(Ordering::SeqCst) < count {
         core::hint::spin_loop();
     }
     (sleep.lays)(true);
     let roots = vector(&mut cpu.window, sleep);
-    // Whatever kind of sleep it is: only one that ends by the vector keeps memory.
+    // Whatever kind of sleep it is: only one that ends by the vector keeps memory and turns the processors off.
     set_vector(&mut cpu.window, sleep, (sleep.entry.0 as u32).to_le_bytes());
     root.context.release();
     let before = control::tsc();
-    control::flush_caches();
     let slept = cpu.shared.place.leave(turn_off);
     if slept {
         cpu.vendor.again();
+        // What they said may have been in their caches.
+        WAITING.store(count, Ordering::SeqCst);
         (sleep.starts_others)();
     }
     (sleep.lays)(false);
@@ -149,15 +166,18 @@ fn fall_asleep(root: &mut RootCpu, cpu: &mut Cpu, sleep: &Sleep) {
     root.set_presence(Presence::Runs);
 }
 
-/// The write that root has made.
+/// The write that root has made. What must outlive the sleep is written by now and goes to memory first.
 extern "C" fn turn_off() {
-    let (port, width, value) = *WRITE.lock();
+    let Some(Write { port, width, value, status, patience }) = *WRITE.lock() else { return };
+    control::flush_caches();
     port::write(port, width, value);
-    // A write to port 0x80 takes about a microsecond on every PC.
-    (0..PATIENCE).for_each(|_| port::write_u8(0x80, 0));
+    let _ = (0..patience).any(|_| port::read(status, 2) & AWAKE_STATUS != 0);
 }
 
+/// Waits to be turned off, all of this processor's in memory; comes back when the machine does not go to sleep.
 extern "C" fn wait() {
+    control::flush_caches();
+    WAITING.fetch_add(1, Ordering::SeqCst);
     while is_waking() {
         core::hint::spin_loop();
     }
@@ -167,8 +187,6 @@ impl RootCpu {
     /// Another processor turns the machine off: waits for it.
     pub(super) fn sleep(&mut self, cpu: &mut Cpu) {
         self.context.release();
-        control::flush_caches();
-        WAITING.fetch_add(1, Ordering::SeqCst);
         let slept = cpu.shared.place.leave(wait);
         if slept {
             cpu.vendor.again();
@@ -188,27 +206,30 @@ impl RootCpu {
 
 #[cfg(test)]
 mod tests {
-    use super::upper_byte;
+    use super::enables;
     use crate::exit::PortAccess;
     use hypervisor_boot::acpi::SleepControl;
     use units::HostPhysical;
 
     #[test]
     fn the_enabling_bit_is_found_however_the_register_is_written() {
-        let control = SleepControl { ports: [0x604, 0], facs: HostPhysical(0x1000) };
-        let access = |port, width| {
-            upper_byte(
-                &control,
-                &PortAccess { port, width, input: false, string: false, repeat: false },
-            )
+        let find = |ports, port, width, value| {
+            let control = SleepControl { ports, status: 0x600, facs: HostPhysical(0x1000) };
+            let access = PortAccess { port, width, input: false, string: false, repeat: false };
+            enables(&control, &access, value)
         };
-        assert_eq!(access(0x604, 2), Some(1));
-        assert_eq!(access(0x604, 4), Some(1));
-        assert_eq!(access(0x605, 1), Some(0));
-        assert_eq!(access(0x602, 4), Some(3));
-        assert_eq!(access(0x603, 2), None);
-        assert_eq!(access(0x604, 1), None);
+        let one = [0x604, 0];
+        assert_eq!(find(one, 0x604, 2, 0x2401), Some(0));
+        assert_eq!(find(one, 0x604, 2, 0x0401), None);
+        assert_eq!(find(one, 0x604, 4, 0x2000), Some(0));
+        assert_eq!(find(one, 0x605, 1, 0x20), Some(0));
+        assert_eq!(find(one, 0x602, 4, 0x2000_0000), Some(0));
+        assert_eq!(find(one, 0x603, 2, 0xffff), None);
+        assert_eq!(find(one, 0x604, 1, 0xff), None);
         // There is no second register.
-        assert_eq!(access(0, 2), None);
+        assert_eq!(find(one, 0, 2, 0xffff), None);
+        let two = [0x604, 0x606];
+        assert_eq!(find(two, 0x606, 2, 0x2000), Some(1));
+        assert_eq!(find(two, 0x604, 4, 0x2000_0000), Some(1));
     }
 }

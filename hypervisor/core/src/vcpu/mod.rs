@@ -160,6 +160,8 @@ impl Vcpu {
             held.msrs.tsc_offset = held.msrs.tsc_offset.wrapping_add(by);
             let offset = held.msrs.tsc_offset;
             held.context.set_tsc_offset(offset);
+            // What a processor has kept of it may be gone.
+            held.processor = None;
         }
     }
 
