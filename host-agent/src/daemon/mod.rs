@@ -5,6 +5,7 @@
 //! VMs go on, and the next daemon finds them ([`vms`]).
 
 mod agents;
+mod clock;
 mod desktop;
 mod exec;
 mod integration;
@@ -137,6 +138,9 @@ async fn serve(
     vms.adopt_all().await;
     let end = Arc::new(Notify::new());
     let on_bus = tokio::spawn(shells::serve(vms.clone()));
+    if let Err(error) = clock::follow(vms.clone()) {
+        tracing::warn!(%error, "guests are not told when the host's clock jumps");
+    }
     let service = service::Service::new(vms, Arc::clone(&end));
     tracing::info!(pid = std::process::id(), "ready");
     if announced {

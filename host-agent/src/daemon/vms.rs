@@ -159,6 +159,14 @@ impl Vms {
         Arc::clone(vm)
     }
 
+    /// Tells the guests that run what time it is. They may take their time with it.
+    pub(super) fn tell_time(&self) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for agents in known.values().filter_map(|vm| vm.agents()) {
+            tokio::spawn(async move { agents.set_time().await });
+        }
+    }
+
     /// The VM of this name, which is defined or runs.
     pub(super) async fn get(&self, name: &str) -> Result<Arc<Vm>, Problem> {
         let defined = self.store.text(name);

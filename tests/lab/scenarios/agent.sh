@@ -72,6 +72,18 @@ on_time() {
 }
 wait_for 60 "the guest's clock" on_time
 
+step "the clock when the host's jumps, as behind a sleep of the host"
+close() {
+    local there
+    there=$(in_guest date +%s) || return 1
+    there=$(($(date +%s) - there))
+    [ "${there#-}" -le 5 ]
+}
+for by in "+1 hour" "-1 hour"; do
+    date -s "$by" >/dev/null || fail "the host's clock cannot be set"
+    wait_for 60 "the guest's clock, the host's having jumped by $by" close
+done
+
 step "how long a program takes"
 start=$(now)
 for _ in 1 2 3 4 5 6 7 8 9 10; do in_guest true || fail "true"; done
