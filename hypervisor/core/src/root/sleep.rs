@@ -19,6 +19,7 @@ use units::HostPhysical;
 const SLEEP_ENABLE: u8 = 1 << 5;
 /// Where a FACS has the firmware's waking vector, 32 bits (ACPI 6.5 table 5.12).
 const WAKING_VECTOR: u64 = 12;
+const NO_VECTOR: [u8; 4] = [0; 4];
 /// WAK_STS (ACPI 6.5 table 4.13): the machine has slept, and the processors were not off.
 const AWAKE_STATUS: u32 = 1 << 15;
 /// How often the status is read, in about a microsecond each, until the machine must have gone to sleep; and where it wants
@@ -127,10 +128,20 @@ fn set_vector(window: &mut Window, sleep: &Sleep, vector: [u8; 4]) {
 }
 
 fn fall_asleep(root: &mut RootCpu, cpu: &mut Cpu, sleep: &Sleep) {
-    ASLEEP.store(SLEEPING, Ordering::SeqCst);
     let others = || processor::all().filter(|other| other.index != 0);
-    others().for_each(|other| other.notify(wake::SLEEP));
     let count = others().count() as u32;
+    if root.root.absent.load(Ordering::SeqCst) < count as usize {
+        // A kernel that turns the machine off stops the others anyhow, even where no NMI reaches them; one that sleeps has
+        // taken them off line.
+        if vector(&mut cpu.window, sleep) == NO_VECTOR {
+            write();
+        } else {
+            crate::log!("refused: root would sleep with processors on line");
+        }
+        return;
+    }
+    ASLEEP.store(SLEEPING, Ordering::SeqCst);
+    others().for_each(|other| other.notify(wake::SLEEP));
     while WAITING.load(Ordering::SeqCst) < count {
         core::hint::spin_loop();
     }
@@ -166,7 +177,14 @@ fn fall_asleep(root: &mut RootCpu, cpu: &mut Cpu, sleep: &Sleep) {
     root.set_presence(Presence::Runs);
 }
 
-/// The write that root has made. What must outlive the sleep is written by now and goes to memory first.
+/// Makes the write that root has made.
+fn write() {
+    if let Some(Write { port, width, value, .. }) = *WRITE.lock() {
+        port::write(port, width, value);
+    }
+}
+
+/// The same. What must outlive the sleep is written by now and goes to memory first.
 extern "C" fn turn_off() {
     let Some(Write { port, width, value, status, patience }) = *WRITE.lock() else { return };
     control::flush_caches();
