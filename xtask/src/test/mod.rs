@@ -70,10 +70,10 @@ fn bare_scenarios(report: &mut Report) {
             Ok(all) => all,
             Err(failure) => return report.check("lab core", || Err(failure)),
         };
-    // The longest first.
     let mut jobs = Vec::new();
     for (name, claim, machine) in small {
         if machine.emulator == Emulator::Bochs {
+            // They take longest, so they come first.
             jobs.push(Job { name, claim });
         } else {
             println!("--- lab {name}: {claim}");

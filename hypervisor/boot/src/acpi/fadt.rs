@@ -1,4 +1,4 @@
-//! What the FADT says of putting the machine to sleep (ACPI 6.5 4.8.3.2, 5.2.9, 5.2.10).
+//! What the FADT says: where the DSDT lies, and what puts the machine to sleep (ACPI 6.5 4.8.3.2, 5.2.9, 5.2.10).
 
 use super::{Error, Memory, each_table, read, u32_from, u64_from};
 use units::HostPhysical;
@@ -6,10 +6,12 @@ use units::HostPhysical;
 /// Bytes of a FADT that are looked at: up to the end of X_PM1b_CNT_BLK (ACPI 6.5 table 5.9).
 const SIZE: usize = 196;
 const FACS: usize = 36;
+const DSDT: usize = 40;
 const EVENTS: usize = 56;
 const CONTROL: [usize; 2] = [64, 68];
 const FLAGS: usize = 112;
 const X_FACS: usize = 132;
+const X_DSDT: usize = 140;
 const X_EVENTS: usize = 148;
 const X_CONTROL: [usize; 2] = [172, 184];
 /// Flag: there are no such registers.
@@ -43,8 +45,7 @@ pub fn sleep_control(
         header.starts_with(b"FACP").then_some((address, u32_from(header, 4)))
     })?;
     let Some((address, length)) = found else { return Ok(None) };
-    let mut table = [0; SIZE];
-    read(memory, address, &mut table[..SIZE.min(length as usize)])?;
+    let table = fadt(memory, address, length)?;
     if u32_from(&table, FLAGS) & HARDWARE_REDUCED != 0 {
         return Ok(None);
     }
@@ -63,6 +64,22 @@ pub fn sleep_control(
     read(memory, facs, &mut head)?;
     let sound = head.starts_with(b"FACS") && u32_from(&head, 4) >= FACS_SIZE;
     Ok(sound.then_some(SleepControl { ports: [first, second], status, facs: HostPhysical(facs) }))
+}
+
+/// A FADT, zeros where it is shorter.
+fn fadt(memory: &impl Memory, address: u64, length: u32) -> Result<[u8; SIZE], Error> {
+    let mut table = [0; SIZE];
+    read(memory, address, &mut table[..SIZE.min(length as usize)])?;
+    Ok(table)
+}
+
+/// Where a FADT says that the DSDT lies; 0 for nowhere.
+pub(super) fn dsdt(memory: &impl Memory, address: u64, length: u32) -> u64 {
+    let Ok(table) = fadt(memory, address, length) else { return 0 };
+    match u64_from(&table, X_DSDT) {
+        0 => u64::from(u32_from(&table, DSDT)),
+        address => address,
+    }
 }
 
 /// A register by its old field and by its new one, 0 for none; `None` when they differ or it is no port.

@@ -2,15 +2,12 @@
 //! not have that state (ACPI 6.5 7.4.2). In S3 the processors are off, and the firmware wakes the operating system alone,
 //! without what lay beneath it.
 
-use super::{Error, HEADER, Memory, Tables, each_table, read, u32_from, u64_from};
+use super::fadt::dsdt;
+use super::{Error, HEADER, Tables, each_table, read, u32_from};
 use units::HostPhysical;
 
 /// No table of definitions is longer.
 const LONGEST: u32 = 4 << 20;
-/// Bytes of a FADT up to the 64-bit address of the DSDT, and where the 32-bit one lies (ACPI 6.5 table 5.9).
-const FADT: usize = 148;
-const DSDT: usize = 40;
-const X_DSDT: usize = 140;
 /// Where a table's checksum lies.
 const CHECKSUM: usize = 9;
 /// AML: `Name (_S3_, ` and `Name (\_S3_, ` (ACPI 6.5 20.2.2, 20.2.5.1).
@@ -58,19 +55,6 @@ pub fn hide_suspend_to_ram(
         }
     }
     Ok(hidden)
-}
-
-/// Where a FADT says that the DSDT lies; 0 for nowhere.
-fn dsdt(memory: &impl Memory, address: u64, length: u32) -> u64 {
-    let mut fadt = [0; FADT];
-    let known = FADT.min(length as usize);
-    if read(memory, address, &mut fadt[..known]).is_err() {
-        return 0;
-    }
-    match u64_from(&fadt, X_DSDT) {
-        0 => u64::from(u32_from(&fadt, DSDT)),
-        address => address,
-    }
 }
 
 fn rename(table: &mut [u8]) -> u32 {

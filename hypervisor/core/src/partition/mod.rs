@@ -1,8 +1,8 @@
 //! Partitions: a guest's memory, its virtual CPUs, and how interrupts find them. Partition 0 is root
 //! and not in here (`crate::root`).
 //!
-//! `slots` is the table of partitions and who uses them, `clock` their time behind a sleep of the machine, `pool` the memory they are made of,
-//! `run_page` what a vCPU shares with root, `route` interrupt routing.
+//! `slots` is the table of partitions and who uses them, `clock` their time behind a sleep of the machine, `pool` the
+//! memory they are made of, `run_page` what a vCPU shares with root, `route` interrupt routing.
 //!
 //! `unsafe` here: the table of virtual CPUs, and in `slots`, `pool` and `run_page`.
 #![allow(unsafe_code)]

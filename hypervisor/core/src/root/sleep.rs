@@ -10,8 +10,8 @@ use crate::memory::Window;
 use crate::partition;
 use crate::processor::{self, Cpu, wake};
 use crate::sync::Lock;
-use crate::vcpu::{own_signature, waking_state};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::vcpu::{own_signature, reset_state, waking_state};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hypervisor_boot::acpi::SleepControl;
 use units::HostPhysical;
 
@@ -40,10 +40,8 @@ pub struct Sleep {
     pub starts_others: fn(),
 }
 
-/// All processors are awake, or on their way into a sleep or out of it.
-static ASLEEP: AtomicU32 = AtomicU32::new(AWAKE);
-const AWAKE: u32 = 0;
-const SLEEPING: u32 = 1;
+/// The processors are on their way into a sleep or out of it.
+static ASLEEP: AtomicBool = AtomicBool::new(false);
 /// Processors that wait to be turned off.
 static WAITING: AtomicU32 = AtomicU32::new(0);
 /// The write that turns the machine off.
@@ -62,7 +60,7 @@ struct Write {
 
 /// Whether a processor that starts comes out of a sleep.
 pub fn is_waking() -> bool {
-    ASLEEP.load(Ordering::SeqCst) == SLEEPING
+    ASLEEP.load(Ordering::SeqCst)
 }
 
 /// A processor with this number comes out of a sleep: goes on where it was. It has the core's page tables and IDT.
@@ -140,7 +138,7 @@ fn fall_asleep(root: &mut RootCpu, cpu: &mut Cpu, sleep: &Sleep) {
         }
         return;
     }
-    ASLEEP.store(SLEEPING, Ordering::SeqCst);
+    ASLEEP.store(true, Ordering::SeqCst);
     others().for_each(|other| other.notify(wake::SLEEP));
     while WAITING.load(Ordering::SeqCst) < count {
         core::hint::spin_loop();
@@ -160,7 +158,7 @@ fn fall_asleep(root: &mut RootCpu, cpu: &mut Cpu, sleep: &Sleep) {
     }
     (sleep.lays)(false);
     set_vector(&mut cpu.window, sleep, roots);
-    ASLEEP.store(AWAKE, Ordering::SeqCst);
+    ASLEEP.store(false, Ordering::SeqCst);
     while WAITING.load(Ordering::SeqCst) > 0 {
         core::hint::spin_loop();
     }
@@ -209,7 +207,7 @@ impl RootCpu {
         if slept {
             cpu.vendor.again();
             self.begin_again();
-            self.set_state(&crate::vcpu::reset_state(own_signature()));
+            self.set_state(&reset_state(own_signature()));
             self.set_presence(Presence::Waits);
         }
         WAITING.fetch_sub(1, Ordering::SeqCst);
